@@ -1,0 +1,216 @@
+"""A training run's settings: what each means, its unit, and what its extremes do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from .diffusers_model import AUTHORS_TARGETS
+
+
+@dataclass(frozen=True)
+class BaseConfig:
+    """The model to fine-tune.
+
+    Attributes:
+        path: hub id, diffusers folder, single ``.safetensors`` checkpoint, or ``module:function`` that returns a Base.
+        config: for a single checkpoint: a diffusers folder or hub id with the matching configuration and tokenizers;
+            empty takes the one that fits the checkpoint (downloaded or from the cache).
+        resolution: side of the training images, pixels, a multiple of 8; 0 takes the base's own (512, 768 or 1024).
+            Smaller is faster and uses less memory, but far below its own size a base makes poor pictures.
+        precision: of the frozen weights: fp32, bf16 or fp16 (the adapter is always fp32). bf16 and fp16 halve memory
+            and time on a GPU; fp16 needs a GPU and loss scaling, and makes importance ratios coarser.
+        gradient_checkpointing: recompute activations in the backward pass: far less memory, about a third more time.
+    """
+
+    path: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+    config: str = ""
+    resolution: int = 0
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    gradient_checkpointing: bool = False
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """The LoRA adapter.
+
+    Attributes:
+        rank: of the low-rank update. 1 is the smallest; large ranks learn more and overfit the reward sooner.
+        alpha: the update is scaled by alpha / rank. Larger acts like a larger learning rate; 0 would switch it off.
+        targets: endings of the layer names to adapt. The default is every attention projection (the authors').
+    """
+
+    rank: int = 4
+    alpha: float = 4.0
+    targets: list[str] = field(default_factory=lambda: list(AUTHORS_TARGETS))
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How images are made during training.
+
+    Attributes:
+        steps: denoising steps per image. Few are fast but each moves far; 50 is the authors' value.
+        eta: noise of the DDIM steps, above 0 to 1. Near 0 the policy hardly explores and KLs explode; 1 is DDPM.
+        guidance_scale: classifier-free guidance, part of the policy. 1 is none (and half the work); 7.5 is usual.
+        samples: images per iteration and process. More give a better gradient and take longer.
+        batch: images per network call, in sampling and in updates alike (so that fresh importance ratios are exactly
+            1: kernels round differently for other batch sizes). Larger is faster until memory ends; it must divide
+            ``samples``.
+    """
+
+    steps: int = 50
+    eta: float = 1.0
+    guidance_scale: float = 7.5
+    samples: int = 6
+    batch: int = 2
+
+
+@dataclass(frozen=True)
+class AlgorithmConfig:
+    """The policy gradient.
+
+    Attributes:
+        name: dpok (KL to the base, value function, replay buffer) or ddpo (no KL, per-prompt statistics, fresh data).
+        kl_weight: alpha of the objective reward - alpha * KL, in reward units per nat, the KL summed over all steps
+            and latent elements. 0 lets go of the base (over-optimisation); large values freeze it. The value 0.1 of
+            DPOK's code is about 0.001 here (0.01 for its single-prompt preset). Only for dpok.
+        kl_in_return: count later steps' KL in a step's return, which makes the gradient exact, and measure the base
+            at every sampling step (sampling takes twice the time). False leaves it out, as DPOK's code does.
+        clip: hard (DPOK: no gradient outside the range) or ppo (the minimum of both).
+        clip_range: allowed change of a step's likelihood ratio between sampling and update. Near 0 stops learning,
+            above 1 hardly limits it. DPOK's and DDPO's 1e-4 is per latent element: the true ratio of a 4x64x64
+            latent is its 16384th power, so theirs is about 1.6 in log-ratio here.
+        buffer: denoising steps kept for re-use per process (dpok). More than samples * steps re-uses old data.
+        updates: optimiser steps per iteration (dpok). More learn faster from stale data.
+        epochs: passes over the fresh data per iteration (ddpo).
+        statistics_window: rewards remembered per prompt (ddpo).
+        statistics_minimum: rewards of a prompt needed before its own statistics are used (ddpo).
+        advantage_clip: largest advantage in standard deviations (ddpo). Small values mute outliers.
+    """
+
+    name: Literal["dpok", "ddpo"] = "dpok"
+    kl_weight: float = 0.001
+    kl_in_return: bool = True
+    clip: Literal["hard", "ppo"] = "hard"
+    clip_range: float = 0.2
+    buffer: int = 1000
+    updates: int = 5
+    epochs: int = 1
+    statistics_window: int = 16
+    statistics_minimum: int = 16
+    advantage_clip: float = 5.0
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW for the adapter.
+
+    Attributes:
+        learning_rate: step size. 1e-5 is the authors'; DDPO uses 3e-4. Too large collapses into noise.
+        weight_decay: pull of the adapter's weights to 0, per step and learning rate. 0 is none.
+        clip_norm: largest gradient norm. Small values bound what a lucky sample can do; 0.1 is the authors'.
+        accumulate: network batches per optimiser step and process. More smooth the gradient at no memory cost.
+    """
+
+    learning_rate: float = 1e-5
+    weight_decay: float = 0.0
+    clip_norm: float = 0.1
+    accumulate: int = 12
+
+
+@dataclass(frozen=True)
+class ValueConfig:
+    """The value function (dpok).
+
+    Attributes:
+        updates: optimiser steps per iteration. 0 leaves it at the mean return of the first iteration.
+        batch: denoising steps per optimiser step and process.
+        learning_rate: AdamW's step size.
+        hidden: width of its two hidden layers.
+    """
+
+    updates: int = 5
+    batch: int = 256
+    learning_rate: float = 1e-4
+    hidden: int = 256
+
+
+@dataclass(frozen=True)
+class PromptConfig:
+    """What to draw.
+
+    Attributes:
+        source: short_drawbench, geneval, or a text file with one prompt per line.
+        count: prompts to generate (geneval) or to choose (0 takes all).
+        seed: of the generator or choice.
+    """
+
+    source: str = "short_drawbench"
+    count: int = 0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """The run itself.
+
+    Attributes:
+        iterations: rounds of sampling and updating.
+        seed: of every random number. The same seed, settings and machine give the same adapter.
+        save_every: iterations between checkpoints; what a kill costs at most. 1 is safest and slowest.
+        keep: checkpoints kept, at least 1.
+        watch_every: iterations between sample grids, reward curves and held-out rewards; 0 never.
+        watch_samples: images in the grid, always from the same prompts and noise.
+        stop_kl: stop when the KL to the base exceeds this many nats per image; 0 never stops.
+        stop_diversity: stop when images differ from each other less than this share of what they did at first
+            (collapse to one picture); 0 never stops.
+    """
+
+    iterations: int = 1000
+    seed: int = 0
+    save_every: int = 25
+    keep: int = 2
+    watch_every: int = 25
+    watch_samples: int = 8
+    stop_kl: float = 0.0
+    stop_diversity: float = 0.05
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Fine-tune a LoRA adapter against a reward with a KL leash to the base.
+
+    Attributes:
+        output: folder of the run: adapter.safetensors, checkpoints, metrics, pictures. Must be new, unless resuming.
+        rewards: name -> weight; the trained reward is the weighted sum. Names: image_reward, pick_score, clip_score,
+            hps_v2, aesthetic, jpeg_compressibility, jpeg_incompressibility, colourfulness, vila, or module:function.
+        heldout: rewards that are only watched, name -> any number; one that falls while the trained one rises shows
+            over-optimisation.
+        reward_folders: name -> local folder with that reward's model, instead of the hub's.
+        allow_download: permit downloads of the base and the reward models that are not on this machine yet.
+        resume: go on from the newest complete checkpoint in the output folder.
+        base: the model.
+        adapter: the LoRA.
+        sampling: how images are made.
+        algorithm: the policy gradient.
+        optimizer: AdamW for the adapter.
+        value: the value function.
+        prompts: what to draw.
+        run: length, seed, checkpoints, stops.
+    """
+
+    output: str
+    rewards: dict[str, float]
+    heldout: dict[str, float] = field(default_factory=dict)
+    reward_folders: dict[str, str] = field(default_factory=dict)
+    allow_download: bool = False
+    resume: bool = False
+    base: BaseConfig = field(default_factory=BaseConfig)
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    value: ValueConfig = field(default_factory=ValueConfig)
+    prompts: PromptConfig = field(default_factory=PromptConfig)
+    run: RunConfig = field(default_factory=RunConfig)

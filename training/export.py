@@ -1,0 +1,88 @@
+"""Adapter files: kohya keys, alpha, and metadata that LoRA managers and the blend nodes read."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.utils.state_dict_utils import convert_state_dict_to_kohya
+from peft import get_peft_model_state_dict
+from safetensors.torch import save
+
+_ARCHITECTURES = {
+    "sd_v1": ("stable-diffusion-v1/lora", "sd_v1"),
+    "sd_v2": ("stable-diffusion-v2-768-v/lora", "sd_v2"),
+    "sdxl": ("stable-diffusion-xl-v1-base/lora", "sdxl_base_v1-0"),
+}
+"""modelspec.architecture (Stability AI's modelspec 1.0.0) and kohya's ss_base_model_version."""
+
+
+def adapter_bytes(unet: UNet2DConditionModel, alpha: float, metadata: Mapping[str, str]) -> bytes:
+    """A UNet's LoRA adapter as the bytes of a ``.safetensors`` file with kohya keys.
+
+    ``lora_unet_<layer>.lora_down.weight``, ``.lora_up.weight`` and ``.alpha``: the spelling that ComfyUI, A1111 and
+    diffusers read; raw peft keys are not mapped by ComfyUI for SD 1.5 and SDXL.
+
+    Args:
+        unet: network with one peft LoRA adapter.
+        alpha: the adapter's alpha; readers scale the update by alpha / rank.
+        metadata: strings for the file's header.
+
+    Returns:
+        The file's content; tensors in float32.
+    """
+    state = {f"unet.{key}": value for key, value in get_peft_model_state_dict(unet).items()}
+    tensors = convert_state_dict_to_kohya(state)
+    for key, tensor in tensors.items():  # the converter writes the rank where alpha belongs
+        tensors[key] = torch.tensor(alpha) if key.endswith(".alpha") else tensor.detach().float().cpu().contiguous()
+    return save(tensors, metadata=dict(metadata))
+
+
+def adapter_metadata(
+    *,
+    title: str,
+    architecture: str,
+    base_model: str,
+    rank: int,
+    alpha: float,
+    resolution: tuple[int, int],
+    prediction_type: str,
+    training: Mapping[str, Any],
+) -> dict[str, str]:
+    """Header of an adapter file: ``diffusion_blend.*``, ``modelspec.*`` and kohya's ``ss_*``.
+
+    Args:
+        title: what LoRA managers show.
+        architecture: ``sd_v1``, ``sd_v2``, ``sdxl``, or another name, which is passed on as it is.
+        base_model: what the adapter was trained on.
+        rank: LoRA rank.
+        alpha: LoRA alpha.
+        resolution: width and height of the training images, pixels.
+        prediction_type: ``epsilon`` or ``v_prediction``.
+        training: values for the ``diffusion_blend.`` prefix; anything that is not a string is written as JSON.
+
+    Returns:
+        Strings only, as safetensors wants them.
+    """
+    modelspec, kohya = _ARCHITECTURES.get(architecture, (f"{architecture}/lora", architecture))
+    header = {
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": modelspec,
+        "modelspec.implementation": "diffusers",
+        "modelspec.title": title,
+        "modelspec.date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "modelspec.resolution": f"{resolution[0]}x{resolution[1]}",
+        "modelspec.prediction_type": "v" if prediction_type == "v_prediction" else prediction_type,
+        "ss_base_model_version": kohya,
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(rank),
+        "ss_network_alpha": str(alpha),
+        "diffusion_blend.base_model": base_model,
+    }
+    for name, value in training.items():
+        header[f"diffusion_blend.{name}"] = value if isinstance(value, str) else json.dumps(value)
+    return header

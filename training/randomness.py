@@ -1,0 +1,30 @@
+"""Random generators keyed by what they are for, so that nothing depends on how often others drew before.
+
+A run resumed from a checkpoint, or split over several processes, draws the same numbers for the same trajectory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+
+def keyed_generator(seed: int, *key: str | int) -> torch.Generator:
+    """A CPU generator whose stream is a function of the seed and the key alone.
+
+    Args:
+        seed: the run's seed.
+        key: what the numbers are for, e.g. ``("rollout", iteration, trajectory)``.
+
+    Returns:
+        A generator on the CPU (so that a run's noise does not depend on the device).
+    """
+    digest = hashlib.blake2b(repr((seed, *key)).encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+
+
+def trajectory_noise(seed: int, key: tuple[str | int, ...], steps: int, shape: tuple[int, int, int]) -> Tensor:
+    """Standard normal noise of one trajectory, float32[steps + 1, C, H, W]: starting latent, then one draw per step."""
+    return torch.randn(steps + 1, *shape, generator=keyed_generator(seed, *key))
