@@ -1,0 +1,77 @@
+"""Alignment: how well a picture shows what its prompt says, graded from 0 to 1, and whether it does so exactly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from .language import SHAPES, Description, Thing
+from .parser import Found, hue_distance
+from .renderer import CLEAR_BY, HUES, SIZE, clearance
+
+# Hues this far apart (degrees) count as nothing alike: about the distance of neighbouring colours.
+HUE_REACH = 60.0
+# A shape that fits this much better than every other counts in full.
+FIT_MARGIN = 0.1
+POSITION_SHARE = 0.3
+
+
+@dataclass(frozen=True)
+class Grade:
+    """``score`` in 0..1; ``exact`` when colours, shapes, number and positions are all as told; ``things`` the same
+    without the positions."""
+
+    score: float
+    exact: bool
+    things: bool
+
+
+def grade(found: list[Found], description: Description) -> Grade:
+    """Grade a parsed picture against a description.
+
+    ``score = (1 - p + p * position) * sum_matched(colour * (1 + shape) / 2) / max(asked, found)``, with the best
+    one-to-one matching of things; p is POSITION_SHARE where the prompt names a position and 0 elsewhere. So missing,
+    extra, wrongly coloured, misshapen and misplaced things all cost, each by degrees.
+    """
+    asked = description.things
+    if not found:
+        return Grade(0.0, False, False)
+    scores = np.asarray([[_likeness(thing, seen) for seen in found] for thing in asked])
+    # Where things are alike in all but place, a small bonus lets the matching choose the order that the words ask for.
+    rows, columns = linear_sum_assignment(-scores)
+    score = float(scores[rows, columns].sum()) / max(len(asked), len(found))
+    right = len(asked) == len(found) and all(
+        (found[c].colour, found[c].shape) == (asked[r].colour, asked[r].shape) for r, c in zip(rows, columns, strict=True)
+    )
+    words = description.relation or description.place
+    if words is None:
+        return Grade(score, right, right)
+    matched = {int(r): found[c] for r, c in zip(rows, columns, strict=True)}
+    clear = _clear(words, matched)
+    position = float(np.clip(0.5 + clear / (2 * CLEAR_BY), 0.0, 1.0))
+    return Grade(score * (1 - POSITION_SHARE + POSITION_SHARE * position), right and clear > 0, right)
+
+
+def _likeness(thing: Thing, seen: Found) -> float:
+    colour = max(0.0, 1.0 - float(hue_distance(HUES[thing.colour], seen.hue)) / HUE_REACH)
+    wanted = SHAPES.index(thing.shape)
+    others = max(fit for index, fit in enumerate(seen.fits) if index != wanted)
+    shape = float(np.clip(0.5 + (seen.fits[wanted] - others) / (2 * FIT_MARGIN), 0.0, 1.0))
+    return colour * (1 + shape) / 2
+
+
+def _clear(words: str, matched: dict[int, Found]) -> float:
+    first = matched.get(0)
+    second = (SIZE / 2, SIZE / 2)
+    if first is None:
+        return -CLEAR_BY
+    if len(matched) > 1:
+        second = (matched[1].x, matched[1].y)
+    elif 1 not in matched and words not in _PLACES:
+        return -CLEAR_BY
+    return clearance(words, (first.x, first.y), second)
+
+
+_PLACES = ("at the top", "at the bottom", "on the left", "on the right")

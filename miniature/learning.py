@@ -1,0 +1,225 @@
+"""Training of the miniature base model from scratch, on pictures rendered as it goes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from .language import sample, write
+from .model import make_pipeline
+from .pixel_vae import SCALING_FACTOR
+from .renderer import render, sample_scene
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+    from diffusers.training_utils import EMAModel
+
+MIN_SNR_GAMMA = 5.0
+
+
+@dataclass(frozen=True)
+class LearningConfig:
+    """Settings of one training run of the base model.
+
+    Attributes:
+        out: folder for the checkpoint, the log and, at the end, the model; a run found there goes on.
+        steps: optimiser steps in all. Too few leave wrong colours and counts; may be changed when a run goes on.
+        seed: of the initial weights, the pictures, the noise and the dropped prompts.
+        batch: pictures a step. Less is noisier, more is slower.
+        learning_rate: peak of AdamW's. Above about 3e-3 this model diverges.
+        warm_up: steps of linear rise at the start.
+        cool_down: last fraction of the steps, over which the rate falls to 0; most of the final sharpness comes here.
+        drop_prompt: share of pictures trained without their prompt, which guidance (CFG) needs.
+        ema_decay: of the average of the weights that is kept as the model; nearer to 1 is smoother and later.
+        save_every: steps between checkpoints.
+        compile: let torch.compile build the UNet's step (needs a C++ compiler; about 1.8 times as fast on a CPU).
+        threads: CPU threads; 0 leaves torch's own choice.
+    """
+
+    out: Path
+    steps: int = 5000
+    seed: int = 0
+    batch: int = 64
+    learning_rate: float = 1e-3
+    warm_up: int = 200
+    cool_down: float = 0.3
+    drop_prompt: float = 0.1
+    ema_decay: float = 0.998
+    save_every: int = 200
+    compile: bool = False
+    threads: int = 0
+
+
+@dataclass
+class _Run:
+    pipeline: StableDiffusionPipeline
+    averages: list[EMAModel]
+    optimizer: torch.optim.Optimizer
+    step: int
+    seconds: float
+
+    @property
+    def parts(self) -> list[torch.nn.Module]:
+        return [self.pipeline.unet, self.pipeline.text_encoder]
+
+
+def draw_batch(seed: int, step: int, count: int, drop_prompt: float) -> tuple[Tensor, list[str]]:
+    """Render one training batch; a function of the seed and the step alone, so that a resumed run sees the same.
+
+    Returns:
+        Latents, float32[count, 12, 16, 16], about unit variance; and the prompts, some of them empty.
+    """
+    choice = np.random.default_rng([seed, step])
+    wanted = [sample(choice) for _ in range(count)]
+    scenes = [sample_scene(description, choice) for description in wanted]
+    pictures = render(scenes, torch.Generator().manual_seed(int(choice.integers(2**62))))
+    latents = torch.nn.functional.pixel_unshuffle(2 * pictures - 1, 2) * SCALING_FACTOR
+    prompts = [write(description) if choice.uniform() >= drop_prompt else "" for description in wanted]
+    return latents, prompts
+
+
+def denoising_loss(pipeline: StableDiffusionPipeline, unet: Any, batch: tuple[Tensor, list[str]], key: int) -> Tensor:
+    """Noise prediction error, weighted by min-SNR.
+
+    ``mean_t[ min(snr_t, 5) / snr_t * (eps - eps_theta)^2 ]`` (Hang et al. 2023, arXiv 2303.09556).
+
+    Args:
+        pipeline: the model whose text encoder and noise schedule are used.
+        unet: the UNet, or a compiled form of it.
+        batch: latents and prompts.
+        key: seed of this step's noise and timesteps.
+    """
+    latents, prompts = batch
+    generator = torch.Generator().manual_seed(key)
+    steps = torch.randint(0, 1000, (len(latents),), generator=generator)
+    noise = torch.randn(latents.shape, generator=generator)
+    kept = pipeline.scheduler.alphas_cumprod[steps]
+    noisy = pipeline.scheduler.add_noise(latents, noise, steps)
+    ids = pipeline.tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    predicted = unet(noisy, steps, pipeline.text_encoder(ids).last_hidden_state).sample
+    snr = kept / (1 - kept)
+    error = (predicted - noise).square().mean(dim=(1, 2, 3))
+    return (error * snr.clamp(max=MIN_SNR_GAMMA) / snr).mean()
+
+
+def learning_rate(step: int, config: LearningConfig) -> float:
+    """Linear rise, plateau, linear fall: the plateau lets a run be lengthened or cut short when it goes on."""
+    rise = min(1.0, (step + 1) / max(1, config.warm_up))
+    fall = min(1.0, (config.steps - step) / max(1.0, config.cool_down * config.steps))
+    return config.learning_rate * min(rise, fall)
+
+
+def learn(config: LearningConfig, command: str) -> Path:
+    """Train the base model, or go on with the run found in ``config.out``.
+
+    Args:
+        config: the settings.
+        command: the command line, recorded with the model.
+
+    Returns:
+        The folder of the finished model, fp16, in diffusers' layout.
+
+    Raises:
+        ValueError: the run found was started with another seed.
+    """
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    config.out.mkdir(parents=True, exist_ok=True)
+    run = _start(config)
+    unet = torch.compile(run.pipeline.unet) if config.compile else run.pipeline.unet
+    parameters = [parameter for part in run.parts for parameter in part.parameters()]
+    smooth: float | None = None
+    bar = tqdm(range(run.step, config.steps), initial=run.step, total=config.steps, desc="miniature", mininterval=10)
+    began = time.monotonic() - run.seconds
+    for step in bar:
+        for group in run.optimizer.param_groups:
+            group["lr"] = learning_rate(step, config)
+        key = int(np.random.default_rng([config.seed, step, 1]).integers(2**62))
+        loss = denoising_loss(run.pipeline, unet, draw_batch(config.seed, step, config.batch, config.drop_prompt), key)
+        run.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        run.optimizer.step()
+        for average, part in zip(run.averages, run.parts, strict=True):
+            average.step(part.parameters())
+        smooth = loss.item() if smooth is None else 0.98 * smooth + 0.02 * loss.item()
+        bar.set_postfix(loss=f"{smooth:.4f}", refresh=False)
+        run.step, run.seconds = step + 1, time.monotonic() - began
+        if run.step % config.save_every == 0 or run.step == config.steps:
+            _save(run, config, smooth)
+    return finish(run.pipeline, run.averages, config, run, command)
+
+
+def _start(config: LearningConfig) -> _Run:
+    from diffusers.training_utils import EMAModel
+
+    pipeline = make_pipeline(config.out / "tokenizer", config.seed)
+    parts = [pipeline.unet, pipeline.text_encoder]
+    parameters = [parameter for part in parts for parameter in part.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
+    averages = [EMAModel(part.parameters(), decay=config.ema_decay, use_ema_warmup=True, power=0.75) for part in parts]
+    run = _Run(pipeline, averages, optimizer, 0, 0.0)
+    checkpoint = config.out / "checkpoint.pt"
+    if checkpoint.is_file():
+        state = torch.load(checkpoint, weights_only=True)
+        if state["seed"] != config.seed:
+            raise ValueError(
+                f"The run in {config.out} was started with seed {state['seed']}, not {config.seed}: "
+                "give that seed to go on with it, or another folder to start anew."
+            )
+        for part, average, saved, mean in zip(parts, averages, state["parts"], state["averages"], strict=True):
+            part.load_state_dict(saved)
+            average.load_state_dict(mean)
+        optimizer.load_state_dict(state["optimizer"])
+        run.step, run.seconds = state["step"], state["seconds"]
+    return run
+
+
+def _save(run: _Run, config: LearningConfig, loss: float) -> None:
+    state = {
+        "seed": config.seed,
+        "step": run.step,
+        "seconds": run.seconds,
+        "parts": [part.state_dict() for part in run.parts],
+        "averages": [average.state_dict() for average in run.averages],
+        "optimizer": run.optimizer.state_dict(),
+    }
+    # Written beside and then moved: a run stopped while saving still has its last checkpoint.
+    beside = config.out / "checkpoint.pt.part"
+    torch.save(state, beside)
+    beside.replace(config.out / "checkpoint.pt")
+    with (config.out / "loss.csv").open("a", encoding="utf-8") as file:
+        file.write(f"{run.step},{run.seconds:.0f},{loss:.5f}\n")
+
+
+def finish(
+    pipeline: StableDiffusionPipeline, averages: list[EMAModel], config: LearningConfig, run: _Run, command: str
+) -> Path:
+    """Write the averaged weights as the finished model, with the record of how it was made."""
+    parts = [pipeline.unet, pipeline.text_encoder]
+    for part, average in zip(parts, averages, strict=True):
+        average.store(part.parameters())
+        average.copy_to(part.parameters())
+    folder = config.out / "model"
+    pipeline.to(dtype=torch.float16)
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    # transformers 4 reads the slow tokenizer's two files, transformers 5 the one file written above.
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copy(config.out / "tokenizer" / name, folder / "tokenizer" / name)
+    settings = {key: value for key, value in asdict(config).items() if key != "out"}
+    record = {"command": command, **settings, "pictures": run.step * config.batch, "seconds": round(run.seconds)}
+    record["torch"] = str(torch.__version__)
+    (folder / "training.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    pipeline.to(dtype=torch.float32)
+    for part, average in zip(parts, averages, strict=True):
+        average.restore(part.parameters())
+    return folder
