@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from .diffusers_model import AUTHORS_TARGETS
+AUTHORS_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
+"""The attention projections that the paper's authors adapt, in self- and cross-attention."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,7 @@ class TrainConfig:
         output: folder of the run: adapter.safetensors, checkpoints, metrics, pictures. Must be new, unless resuming.
         rewards: name -> weight; the trained reward is the weighted sum. Names: image_reward, pick_score, clip_score,
             hps_v2, aesthetic, jpeg_compressibility, jpeg_incompressibility, colourfulness, vila, or module:function.
-        heldout: rewards that are only watched, name -> any number; one that falls while the trained one rises shows
+        heldout: names of rewards that are only watched; one that falls while the trained one rises shows
             over-optimisation.
         reward_folders: name -> local folder with that reward's model, instead of the hub's.
         allow_download: permit downloads of the base and the reward models that are not on this machine yet.
@@ -202,7 +203,7 @@ class TrainConfig:
 
     output: str
     rewards: dict[str, float]
-    heldout: dict[str, float] = field(default_factory=dict)
+    heldout: list[str] = field(default_factory=list)
     reward_folders: dict[str, str] = field(default_factory=dict)
     allow_download: bool = False
     resume: bool = False

@@ -13,12 +13,10 @@ from diffusers.training_utils import cast_training_params
 from peft import LoraConfig
 from torch import Tensor
 
+from .config import AUTHORS_TARGETS, AdapterConfig
 from .export import adapter_bytes
 from .models import Conditioning
 from .policy import DdimSteps, ddim_steps
-
-AUTHORS_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
-"""The attention projections that the paper's authors adapt, in self- and cross-attention."""
 
 
 @dataclass(frozen=True)
@@ -46,19 +44,10 @@ class Base:
     decode: Callable[[Tensor], Tensor]
 
 
-@dataclass(frozen=True)
-class Lora:
-    """The adapter's shape: rank, alpha (the update is scaled by alpha / rank) and which layers it sits on."""
-
-    rank: int = 4
-    alpha: float = 4.0
-    targets: Sequence[str] = AUTHORS_TARGETS
-
-
 class DiffusersModel:
     """A base with one trainable LoRA adapter; implements ``TextToImageModel``."""
 
-    def __init__(self, base: Base, lora: Lora, seed: int, *, gradient_checkpointing: bool = False) -> None:
+    def __init__(self, base: Base, lora: AdapterConfig, seed: int, *, gradient_checkpointing: bool = False) -> None:
         """Freeze the base and attach a fresh adapter, which changes nothing until it is trained.
 
         Args:
@@ -147,7 +136,7 @@ class DiffusersModel:
         return adapter_bytes(self._unet, self.lora.alpha, metadata)
 
 
-def _check_lora(unet: UNet2DConditionModel, lora: Lora) -> None:
+def _check_lora(unet: UNet2DConditionModel, lora: AdapterConfig) -> None:
     if lora.rank < 1:
         raise ValueError(f"LoRA rank {lora.rank}: it must be at least 1 (4 is the authors' value)")
     for target in lora.targets:

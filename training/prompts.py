@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .geneval import geneval_prompts
 
-SHORT_DRAWBENCH = (
+SHORT_DRAWBENCH: tuple[str, ...] = (
     "A red colored car.",
     "A black colored car.",
     "A pink colored car.",

@@ -1,0 +1,145 @@
+"""One iteration's data: prompts, rollouts, rewards; joined over processes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .config import SamplingConfig
+from .models import Conditioning, TextToImageModel, stack_conditioning
+from .policy import DdimSteps
+from .processes import Processes
+from .randomness import keyed_generator, trajectory_noise
+from .rewards.protocol import Reward, score
+from .rollout import Trajectories, collect
+
+_ENCODE_BATCH = 16
+
+
+class PromptTable:
+    """The run's prompts, each encoded once."""
+
+    def __init__(self, model: TextToImageModel, prompts: Sequence[str]) -> None:
+        self.prompts = list(prompts)
+        self._rows: list[Conditioning] = []
+        for start in range(0, len(self.prompts), _ENCODE_BATCH):
+            encoded = model.encode_prompts(self.prompts[start : start + _ENCODE_BATCH])
+            self._rows += [_row(encoded, i) for i in range(len(encoded.features))]
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def conditioning(self, index: Tensor) -> Conditioning:
+        """One conditioning row per entry of ``index``, int64[B]."""
+        return stack_conditioning([self._rows[i] for i in index.tolist()])
+
+    def texts(self, index: Tensor) -> list[str]:
+        """The prompts at ``index``, int64[B]."""
+        return [self.prompts[i] for i in index.tolist()]
+
+    def turn(self, seed: int, first: int, count: int) -> Tensor:
+        """Prompts first, ..., first + count - 1 of an endless list that goes through all of them, reshuffled each time.
+
+        Args:
+            seed: of the shuffles.
+            first: position in the endless list.
+            count: how many.
+
+        Returns:
+            Rows of this table, int64[count].
+        """
+        chosen = []
+        for position in range(first, first + count):
+            lap, place = divmod(position, len(self))
+            chosen.append(torch.randperm(len(self), generator=keyed_generator(seed, "prompts", lap))[place])
+        return torch.stack(chosen)
+
+
+def _row(conditioning: Conditioning, i: int) -> Conditioning:
+    return Conditioning(
+        {name: tensor[i : i + 1] for name, tensor in conditioning.prompt.items()},
+        {name: tensor[i : i + 1] for name, tensor in conditioning.empty.items()},
+        conditioning.features[i : i + 1],
+    )
+
+
+@dataclass(frozen=True)
+class Collection:
+    """Fresh rollouts of all processes, in order of rank.
+
+    Attributes:
+        latents: float32[N, T + 1, C, H, W].
+        log_prob: float64[N, T], nats.
+        kl: to the base, float64[N, T], nats; zeros if not measured.
+        prompt: rows of the prompt table, int64[N].
+        scores: by reward name, float64[N] each.
+        diversity: mean over pixels of the standard deviation over images, 0..0.5.
+    """
+
+    latents: Tensor
+    log_prob: Tensor
+    kl: Tensor
+    prompt: Tensor
+    scores: dict[str, Tensor]
+    diversity: float
+
+
+class Collector:
+    """Samples images from the current policy and scores them."""
+
+    def __init__(
+        self,
+        model: TextToImageModel,
+        steps: DdimSteps,
+        table: PromptTable,
+        config: SamplingConfig,
+        seed: int,
+        processes: Processes,
+    ) -> None:
+        self.model, self.steps, self.table, self.config = model, steps, table, config
+        self.seed, self.processes = seed, processes
+
+    def fresh(self, iteration: int, rewards: Mapping[str, Reward], *, measure_kl: bool) -> Collection:
+        """Sample and score one iteration's images; the noise is a function of seed, iteration and trajectory alone."""
+        own = self.config.samples
+        everyone = own * self.processes.count
+        first = self.processes.rank * own
+        prompt = self.table.turn(self.seed, iteration * everyone, everyone)[first : first + own]
+        keys = [("rollout", iteration, first + i) for i in range(own)]
+        runs = self.sample(prompt, keys, measure_kl=measure_kl)
+        scores = score(rewards, runs.images, self.table.texts(prompt))
+        gather = self.processes.gather
+        return Collection(
+            latents=gather(runs.latents),
+            log_prob=gather(runs.log_prob),
+            kl=gather(runs.kl),
+            prompt=gather(prompt),
+            scores={name: gather(values) for name, values in scores.items()},
+            diversity=self.processes.mean({"diversity": float(runs.images.std(0, correction=0).mean())})["diversity"],
+        )
+
+    def sample(self, prompt: Tensor, keys: Sequence[tuple[str | int, ...]], *, measure_kl: bool) -> Trajectories:
+        """Run the sampler for these prompts int64[B], each with the noise of its key, a network batch at a time."""
+        noise = torch.stack(
+            [trajectory_noise(self.seed, key, len(self.steps), self.model.latent_shape) for key in keys]
+        )
+        parts = [
+            collect(
+                self.model,
+                self.steps,
+                self.table.conditioning(rows),
+                noise_rows,
+                self.config.guidance_scale,
+                measure_kl=measure_kl,
+            )
+            for rows, noise_rows in zip(prompt.split(self.config.batch), noise.split(self.config.batch), strict=True)
+        ]
+        return Trajectories(
+            torch.cat([part.latents for part in parts]),
+            torch.cat([part.log_prob for part in parts]),
+            torch.cat([part.kl for part in parts]),
+            torch.cat([part.images for part in parts]),
+        )

@@ -1,0 +1,127 @@
+"""Watching a run: progress bar, TensorBoard, metrics table, reward curve, sample grid, held-out rewards."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from .collection import Collector
+from .config import TrainConfig
+from .figures import reward_curve
+from .files import write_atomically
+from .processes import Processes
+from .rewards.protocol import Reward, score, weighted_sum
+from .state import TrainState
+
+_SHOWN = ("reward", "kl", "ratio_deviation", "clip_fraction", "samples_per_second")
+
+
+class Monitor:
+    """Shows and records a run; everything is written by the main process."""
+
+    def __init__(
+        self, config: TrainConfig, collector: Collector, rewards: Mapping[str, Reward], processes: Processes
+    ) -> None:
+        """Watch with ``rewards``: the trained terms and the held-out ones, by name."""
+        self.config, self.collector, self.rewards, self.processes = config, collector, rewards, processes
+        self.output = Path(config.output)
+        self._bar: tqdm | None = None
+
+    @contextmanager
+    def open(self, state: TrainState) -> Iterator[Monitor]:
+        """Start the progress bar and the trackers; close them whatever happens."""
+        if self.processes.main:
+            (self.output / "pictures").mkdir(parents=True, exist_ok=True)
+        self.processes.accelerator.init_trackers("tensorboard")
+        total = self.config.run.iterations
+        with tqdm(total=total, initial=state.iteration, unit="iteration", disable=not self.processes.main) as bar:
+            self._bar = bar
+            try:
+                yield self
+            finally:
+                self._bar = None
+                self._write_tables(state)
+                self.processes.accelerator.end_training()
+
+    def record(self, state: TrainState, figures: Mapping[str, float]) -> None:
+        """Take in one iteration's figures."""
+        state.history.append({"iteration": state.iteration, **figures})
+        self.processes.accelerator.log(dict(figures), step=state.iteration)
+        if self._bar is not None:
+            self._bar.update()
+            self._bar.set_postfix({name: f"{figures[name]:.4g}" for name in _SHOWN if name in figures})
+
+    def watch(self, state: TrainState, *, last: bool = False) -> None:
+        """Every ``watch_every`` iterations (and at the end): sample grid, held-out rewards, reward curve."""
+        every = self.config.run.watch_every
+        seen = bool(state.watched) and state.watched[-1]["iteration"] == state.iteration
+        if not every or seen or not (last or state.iteration % every == 0):
+            return
+        if self.processes.main:
+            images, prompts = self._samples()
+            scores = score(self.rewards, images, prompts)
+            figures = {name: float(values.mean()) for name, values in scores.items()}
+            total = float(weighted_sum(scores, self.config.rewards).mean())
+            state.watched.append({"iteration": state.iteration, "reward": total, **figures})
+            named = {f"watched/{name}": value for name, value in figures.items()}
+            self.processes.accelerator.log(named, step=state.iteration)
+            write_atomically(self.output / "pictures" / f"{state.iteration:08d}.png", image_grid(images))
+            self._write_tables(state)
+        self.processes.wait()
+
+    def _samples(self) -> tuple[Tensor, list[str]]:
+        """The same prompts with the same noise each time, so that only the adapter makes a difference."""
+        count = self.config.run.watch_samples
+        prompt = torch.arange(count) % len(self.collector.table)
+        runs = self.collector.sample(prompt, [("watch", i) for i in range(count)], measure_kl=False)
+        return runs.images, self.collector.table.texts(prompt)
+
+    def _write_tables(self, state: TrainState) -> None:
+        if not self.processes.main:
+            return
+        for name, rows in (("metrics.csv", state.history), ("watched.csv", state.watched)):
+            if rows:
+                write_atomically(self.output / name, _csv(rows))
+        if state.history:
+            curve = reward_curve(state.history, state.watched, list(self.config.rewards), self.config.heldout)
+            write_atomically(self.output / "rewards.png", curve)
+
+
+def image_grid(images: Tensor) -> bytes:
+    """A PNG with the images side by side in rows, as square as possible.
+
+    Args:
+        images: float[B, 3, H, W] in 0..1.
+
+    Returns:
+        The file's content.
+    """
+    count, _, height, width = images.shape
+    columns = int(count**0.5 + 0.999)
+    grid = Image.new("RGB", (columns * width, -(-count // columns) * height))
+    for i, image in enumerate(images):
+        grid.paste(to_pil(image), (i % columns * width, i // columns * height))
+    content = io.BytesIO()
+    grid.save(content, format="PNG")
+    return content.getvalue()
+
+
+def to_pil(image: Tensor) -> Image.Image:
+    """One image float[3, H, W] in 0..1 as an 8-bit RGB picture."""
+    return Image.fromarray((image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy())
+
+
+def _csv(rows: Sequence[Mapping[str, float]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(dict.fromkeys(name for row in rows for name in row)))
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()

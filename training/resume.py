@@ -1,0 +1,90 @@
+"""Going on from a checkpoint, if it fits."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from .checkpoints import list_checkpoints, load_state
+from .config import TrainConfig
+from .models import TextToImageModel
+from .state import TrainState, from_dict
+from .updates import PolicyUpdater, ValueUpdater
+
+_FREE = (
+    "output",
+    "resume",
+    "allow_download",
+    "heldout",
+    "reward_folders",
+    "base.gradient_checkpointing",
+    "run.iterations",
+    "run.save_every",
+    "run.keep",
+    "run.watch_every",
+    "run.watch_samples",
+    "run.stop_kl",
+    "run.stop_diversity",
+)
+"""Settings that may change in the middle of a run: they decide how long and how closely watched, not what is learnt."""
+
+
+def check_output(config: TrainConfig, processes: int) -> None:
+    """See that the run's folder is new, or holds a run that can be resumed, before any work is done.
+
+    Args:
+        config: the settings.
+        processes: how many take part.
+
+    Raises:
+        ValueError: the folder holds something and resuming was not asked for; there is nothing to resume; the
+            checkpoint was made with other settings.
+    """
+    folder = Path(config.output)
+    if not config.resume:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise ValueError(f"output {folder} already exists: give another one, or --resume true to go on with it")
+        return
+    saved = load_state(newest_checkpoint(folder))
+    if saved["processes"] != processes:
+        raise ValueError(
+            f"the run in {folder} had {saved['processes']} processes, now there are {processes}: "
+            "resume with the same number"
+        )
+    before, now = dict(_flat(saved["config"])), dict(_flat(dataclasses.asdict(config)))
+    changed = [name for name in sorted(before | now) if name not in _FREE and before.get(name) != now.get(name)]
+    if changed:
+        differences = "; ".join(f"{name} was {before.get(name)!r}, is {now.get(name)!r}" for name in changed)
+        raise ValueError(
+            f"cannot resume {folder} with other settings ({differences}): "
+            "set them back, or start a new run in another output folder"
+        )
+
+
+def newest_checkpoint(folder: Path) -> Path:
+    """The newest complete checkpoint of a run.
+
+    Raises:
+        ValueError: there is none.
+    """
+    checkpoints = list_checkpoints(folder / "checkpoints")
+    if not checkpoints:
+        raise ValueError(f"nothing to resume: {folder} holds no complete checkpoint; start without --resume")
+    return checkpoints[-1]
+
+
+def resume_state(
+    config: TrainConfig, state: TrainState, model: TextToImageModel, policy: PolicyUpdater, value: ValueUpdater
+) -> None:
+    """Bring a fresh run to where its newest checkpoint was."""
+    from_dict(load_state(newest_checkpoint(Path(config.output))), state, model, policy, value)
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in settings.items():
+        if isinstance(value, dict) and name not in ("rewards", "reward_folders"):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

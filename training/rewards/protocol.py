@@ -1,0 +1,60 @@
+"""What a reward is: a function of images and their prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Reward(Protocol):
+    """Scores images; larger is better."""
+
+    def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """Score images.
+
+        Args:
+            images: float32[B, 3, H, W] in 0..1, on the CPU.
+            prompts: what each image should show, B of them.
+
+        Returns:
+            Scores, float[B].
+        """
+        ...
+
+
+def score(rewards: Mapping[str, Reward], images: Tensor, prompts: Sequence[str]) -> dict[str, Tensor]:
+    """Score images with several rewards.
+
+    Args:
+        rewards: by name.
+        images: float32[B, 3, H, W] in 0..1, on the CPU.
+        prompts: one per image.
+
+    Returns:
+        Scores by name, float64[B] each, on the CPU.
+
+    Raises:
+        ValueError: a reward returned the wrong number of scores, or a score that is not finite.
+    """
+    scores = {}
+    for name, reward in rewards.items():
+        with torch.no_grad():
+            values = torch.as_tensor(reward(images, prompts)).detach().to("cpu", torch.float64)
+        if values.shape != (len(images),):
+            raise ValueError(
+                f"reward {name!r} returned shape {tuple(values.shape)} for {len(images)} images: "
+                "it must return one number per image"
+            )
+        if not bool(values.isfinite().all()):
+            bad = int((~values.isfinite()).nonzero()[0, 0])
+            raise ValueError(f"reward {name!r} gave {float(values[bad])} for the prompt {prompts[bad]!r}")
+        scores[name] = values
+    return scores
+
+
+def weighted_sum(scores: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
+    """``r = sum_k w_k r_k`` over the named scores, float64[B]; scores without a weight are left out."""
+    return torch.stack([weight * scores[name] for name, weight in weights.items()]).sum(0)
