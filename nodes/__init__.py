@@ -1,0 +1,24 @@
+"""ComfyUI's side: schemas, reading LoRA files with the host's reader, attaching a blend to a MODEL, sampling."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from .blend_model import BlendModel
+from .inputs import LoadRewardLoRAs, PreferenceWeights
+from .samplers import BlendedKSampler, KLScaleSampler, MSDDASampler, StochasticAdapterSampler
+
+
+class DiffusionBlendExtension(ComfyExtension):
+    """What the host asks for the node classes."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return [
+            LoadRewardLoRAs,
+            PreferenceWeights,
+            BlendModel,
+            BlendedKSampler,
+            KLScaleSampler,
+            StochasticAdapterSampler,
+            MSDDASampler,
+        ]

@@ -1,0 +1,52 @@
+"""From a plan to a prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from torch import Tensor
+
+from .plans import Gates, Plan
+
+
+def combine(denoised: Iterable[Tensor], mix: Sequence[float]) -> Tensor:
+    """Sum a plan's evaluations into one prediction.
+
+    ``D = sum_k mix[k] * denoised[k]`` (Diffusion Blend, arXiv 2505.18547, eq. 9 and 10).
+
+    Args:
+        denoised: x0 predictions, K times float[B, ...], latent units. May be a generator: one is held at a time.
+        mix: coefficients, float[K], any sign, sum 1.
+
+    Returns:
+        Blended x0 prediction, float[B, ...], dtype of ``denoised``. A single prediction of coefficient 1 is returned as
+        it is, bit for bit.
+
+    Raises:
+        ValueError: the number of coefficients differs from the number of evaluations, or both are 0.
+    """
+    total: Tensor | None = None
+    for prediction, coefficient in zip(denoised, mix, strict=True):
+        if total is not None:
+            total.add_(prediction, alpha=coefficient)
+        elif len(mix) == 1 and coefficient == 1:
+            total = prediction
+        else:
+            total = prediction * coefficient
+    if total is None:
+        raise ValueError("A plan needs at least one evaluation.")
+    return total
+
+
+def evaluate(plan: Plan, predict: Callable[[tuple[Gates, ...]], Tensor]) -> Tensor:
+    """Run a plan one call after the other.
+
+    Args:
+        plan: K rows of gates and their mix.
+        predict: one model call: row of gates (of one image, or of each image of the batch) -> x0 prediction,
+            float[B, ...].
+
+    Returns:
+        ``sum_k mix[k] * predict(gates[k])``, float[B, ...].
+    """
+    return combine((predict(row) for row in plan.gates), plan.mix)

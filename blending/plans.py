@@ -1,0 +1,180 @@
+"""The idea: every method is a plan of gates and mix.
+
+A low-rank side path makes a layer's output ``y = W x + sum_i g_i B_i A_i x``, with a gate ``g_i`` per adapter and image.
+One model call is one row of gates; a plan is a few rows and how to sum their predictions::
+
+    D = sum_k mix[k] * D(gates[k])
+
+blend (DB-MPA, DB-KLA): a unit row per adapter and the zero row for the base; the mix is the affine coefficients.
+stochastic (DB-MPA-LS): one row, in which every image has a unit row drawn for this step; the mix is 1.
+soup (rewarded soup):   one row, the coefficients themselves; the mix is 1.
+
+Nothing else in the code needs to know which method runs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from .draws import DRAWS, draw
+
+Gates = tuple[float, ...]
+"""One gate per adapter, float[m]."""
+
+# Below this a coefficient is rounding left over from dividing weights by their sum, not a wish for an evaluation.
+NEGLIGIBLE = 1e-12
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The calls of one denoising step.
+
+    Args:
+        gates: [K] rows of [B] images of float[m]; a row of one image holds for the whole batch.
+        mix: coefficients of the rows' predictions, float[K], any sign, sum 1.
+    """
+
+    gates: tuple[tuple[Gates, ...], ...]
+    mix: tuple[float, ...]
+
+
+class Step(Protocol):
+    """Where a sampling run stands: what a plan may depend on."""
+
+    @property
+    def index(self) -> int:
+        """The denoising step, from 0; the same for every model call of one step."""
+        ...
+
+    @property
+    def count(self) -> int:
+        """How many steps the run has."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        ...
+
+    @property
+    def images(self) -> Sequence[int]:
+        """The index of each image of the batch, [B]."""
+        ...
+
+
+class Planner(Protocol):
+    """Makes the plan of a step."""
+
+    def __call__(self, step: Step) -> Plan: ...
+
+
+@dataclass(frozen=True)
+class Blend:
+    """DB-MPA and DB-KLA: one evaluation per adapter in use, and one of the base unless the coefficients sum to 1.
+
+    ``D = (1 - sum_i c_i) D_0 + sum_i c_i D_i`` (Diffusion Blend, arXiv 2505.18547, eq. 9 and 10).
+
+    Args:
+        coefficients: c, float[m], any sign.
+    """
+
+    coefficients: Gates
+
+    def __call__(self, step: Step) -> Plan:  # noqa: ARG002  the same at every step
+        adapters = len(self.coefficients)
+        rows = [(_unit(i, adapters), c) for i, c in enumerate(self.coefficients) if abs(c) > NEGLIGIBLE]
+        base = base_coefficient(self.coefficients)
+        if base != 0:
+            rows.append(((0.0,) * adapters, base))
+        return Plan(tuple((row,) for row, _ in rows), tuple(c for _, c in rows))
+
+
+@dataclass(frozen=True)
+class Soup:
+    """Rewarded soup: one evaluation with the adapters' weight updates averaged, ``W + sum_i c_i B_i A_i``.
+
+    The correct average of the products, not of the factors (method of Rame et al. 2023, arXiv 2306.04488, on LoRA).
+
+    Args:
+        coefficients: c, float[m], any sign.
+    """
+
+    coefficients: Gates
+
+    def __call__(self, step: Step) -> Plan:  # noqa: ARG002  the same at every step
+        return Plan(((self.coefficients,),), (1.0,))
+
+
+@dataclass(frozen=True)
+class Stochastic:
+    """DB-MPA-LS: each image's step uses one adapter, drawn with probability c_i, the base with 1 - sum c.
+
+    Diffusion Blend (arXiv 2505.18547), Proposition 2. A draw depends on the run's seed, the step and the image's index
+    only: all calls of a step, and the conditional and unconditional branch, share it.
+
+    Args:
+        coefficients: c, float[m], each at least 0, sum at most 1.
+        draws: "independent" over steps, or "stratified": over the run every adapter's count differs from
+            ``c_i * steps`` by less than 1, in random order.
+
+    Raises:
+        ValueError: a coefficient (the base's included) is negative, or draws is another word.
+    """
+
+    coefficients: Gates
+    draws: str = "stratified"
+
+    def __post_init__(self) -> None:
+        base = base_coefficient(self.coefficients)
+        if min((*self.coefficients, base)) < 0:
+            raise ValueError(
+                f"Stochastic sampling draws adapters with probabilities {list(self.coefficients)} and the base model with "
+                f"{base:g}: a negative one cannot be drawn. Set kl_scale between 0 and 1, or use the method 'blend'."
+            )
+        if self.draws not in DRAWS:
+            raise ValueError(f"draws is {self.draws!r}: choose one of {', '.join(DRAWS)}.")
+
+    def __call__(self, step: Step) -> Plan:
+        adapters = len(self.coefficients)
+        probabilities = (*self.coefficients, base_coefficient(self.coefficients))
+        chosen = [draw(self.draws, probabilities, step.seed, step.index, step.count, image) for image in step.images]
+        if len(set(chosen)) == 1:
+            chosen = chosen[:1]  # one row for the whole batch lets the layers touch one adapter only
+        return Plan((tuple(_unit(i, adapters) for i in chosen),), (1.0,))
+
+
+def base_coefficient(coefficients: Sequence[float]) -> float:
+    """The base model's share ``1 - sum_i c_i``, exactly 0 where only rounding is left."""
+    base = 1.0 - math.fsum(coefficients)
+    return 0.0 if abs(base) < NEGLIGIBLE else base
+
+
+def make_planner(method: str, coefficients: Gates, draws: str = "stratified") -> Planner:
+    """The planner of a method by its name.
+
+    Args:
+        method: "blend", "stochastic" or "soup".
+        coefficients: c, float[m].
+        draws: see `Stochastic`; the other methods draw nothing.
+
+    Raises:
+        ValueError: another name, or coefficients that the method cannot take.
+    """
+    if method == "blend":
+        return Blend(coefficients)
+    if method == "stochastic":
+        return Stochastic(coefficients, draws)
+    if method == "soup":
+        return Soup(coefficients)
+    raise ValueError(f"method is {method!r}: choose one of {', '.join(METHODS)}.")
+
+
+METHODS = ("blend", "stochastic", "soup")
+
+
+def _unit(index: int, adapters: int) -> Gates:
+    """The row with a 1 at the index; an index past the last adapter is the base model's row of zeros."""
+    return tuple(1.0 if i == index else 0.0 for i in range(adapters))

@@ -1,0 +1,229 @@
+"""The gated low-rank side path: ``y = W x + sum_i g_i B_i A_i x`` on any torch module tree, by forward hooks.
+
+A hook adds into the base layer's output and reads no weight, so the base may be quantised, offloaded or already patched.
+For a row of gates that holds for the whole batch only the adapters with a gate other than 0 are touched, and their gates
+are multiplied into the (small) up factor once, not into activations at every call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .adapters import AdapterBank, LayerStack, Spans
+from .plans import Gates
+
+Factors = tuple[Tensor, Tensor]
+"""down, float[R, in, *kernel], and up, float[R, out]."""
+
+
+class RowsDoNotFit(ValueError):
+    """A layer's input has no row per image, so images with different gates cannot share a call."""
+
+
+class SidePath:
+    """Adapters beside a network's layers, silent until a row of gates is selected.
+
+    Args:
+        bank: the adapters' factors.
+    """
+
+    def __init__(self, bank: AdapterBank) -> None:
+        self.row: tuple[Gates, ...] | None = None
+        self._layers = {name: _Layer(self, stack) for name, stack in bank.stacks().items()}
+        self._handles: list[Any] = []
+        self._row_gates: dict[object, Tensor] = {}
+
+    def install(self, network: nn.Module) -> None:
+        """Hook the network's layers.
+
+        Args:
+            network: the module in which the bank's layer names are looked up.
+
+        Raises:
+            ValueError: a layer is not there or is neither Linear nor an ungrouped convolution; nothing stays hooked.
+        """
+        try:
+            for name, layer in self._layers.items():
+                layer.project = projection(network, name)
+                module = network.get_submodule(name)
+                self._handles.append(module.register_forward_hook(layer, with_kwargs=True))
+        except BaseException:
+            self.remove()
+            raise
+
+    def remove(self) -> None:
+        """Take the hooks off again and let go of the factors."""
+        while self._handles:
+            self._handles.pop().remove()
+        for layer in self._layers.values():
+            layer.prepared.clear()
+        self._row_gates.clear()
+
+    @contextmanager
+    def gated(self, row: tuple[Gates, ...]) -> Iterator[None]:
+        """Let the network's calls inside the block see the adapters through these gates.
+
+        Args:
+            row: one image's gates for the whole batch, or the gates of every image of the call, [N] of float[m].
+        """
+        self.row = row if any(gate != 0 for gates in row for gate in gates) else None
+        self._row_gates.clear()
+        try:
+            yield
+        finally:
+            self.row = None
+
+    def never_called(self) -> list[str]:
+        """Layers whose hook no call has reached since the installation."""
+        return [name for name, layer in self._layers.items() if not layer.called]
+
+    def row_gates(self, row: tuple[Gates, ...], spans: Spans, like: Tensor) -> Tensor:
+        """The gate of every image and every rank of a layer, float[N, R], made once a call for all layers alike."""
+        key = (spans, like.dtype, like.device)
+        gates = self._row_gates.get(key)
+        if gates is None:
+            values = [[g[adapter] for adapter, start, end in spans for _ in range(start, end)] for g in row]
+            gates = self._row_gates[key] = torch.tensor(values, dtype=like.dtype, device=like.device)
+        return gates
+
+
+class _Layer:
+    """One layer's hook and its stack."""
+
+    def __init__(self, path: SidePath, stack: LayerStack) -> None:
+        self.path = path
+        self.down, self.up, self.spans = stack.down, stack.up, stack.spans
+        self.prepared: dict[Gates, Factors | None] = {}
+        self.project: Callable[[Tensor, Tensor], Tensor]
+        self.add = add_convolution if stack.down.ndim > 2 else add_linear
+        self.called = False
+
+    def __call__(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
+    ) -> Tensor | None:
+        self.called = True
+        row = self.path.row
+        if row is None:
+            return None
+        x = args[0] if args else kwargs["input"]
+        if len(row) == 1:
+            return self._uniform(row[0], x, output)
+        return self._per_image(row, x, output)
+
+    def _uniform(self, gates: Gates, x: Tensor, output: Tensor) -> Tensor | None:
+        try:
+            factors = self.prepared[gates]
+        except KeyError:
+            factors = self.prepared[gates] = self._prepare(gates, x)
+        if factors is None:
+            return None
+        down, up = factors
+        if down.dtype != x.dtype or down.device != x.device:
+            down, up = self.prepared[gates] = down.to(x), up.to(x)
+        return self.add(output, self.project(x, down), up)
+
+    def _prepare(self, gates: Gates, x: Tensor) -> Factors | None:
+        """The factors of the adapters this row uses, gates multiplied in: views for a single adapter of gate 1."""
+        used = [(gates[adapter], start, end) for adapter, start, end in self.spans if gates[adapter] != 0]
+        if not used:
+            return None
+        if len(used) == 1:
+            gate, start, end = used[0]
+            up = self.up[start:end]
+            return self.down[start:end], up if gate == 1 else up * gate
+        down = torch.cat([self.down[start:end] for _, start, end in used])
+        return down, torch.cat([self.up[start:end] * gate for gate, start, end in used])
+
+    def _per_image(self, row: tuple[Gates, ...], x: Tensor, output: Tensor) -> Tensor:
+        down, up = self.down, self.up
+        if down.dtype != x.dtype or down.device != x.device:
+            down, up = self.down, self.up = down.to(x), up.to(x)
+        rows, images = x.shape[0], len(row)
+        if rows % images:
+            raise RowsDoNotFit(
+                f"A layer got {rows} rows for {images} images: this model mixes images in one row, so they cannot have "
+                "different adapters in one call. Use a batch size of 1."
+            )
+        gates = self.path.row_gates(row, self.spans, x)
+        if rows != images:
+            gates = gates.repeat_interleave(rows // images, dim=0)  # [N, R] -> [N * frames, R]
+        hidden = self.project(x, down)
+        shape = [rows] + [1] * (hidden.ndim - 1)
+        shape[1 if down.ndim > 2 else -1] = gates.shape[1]
+        return self.add(output, hidden * gates.view(shape), up)
+
+
+def projection(network: nn.Module, name: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """How a layer applies a down factor to its input: as it applies its own weight, without the bias.
+
+    Args:
+        network: the module tree.
+        name: the layer's name in it.
+
+    Returns:
+        ``(x, down) -> hidden``: [..., in] -> [..., R] for Linear, [N, in, ...] -> [N, R, ...] for a convolution.
+
+    Raises:
+        ValueError: no such layer, or neither Linear nor an ungrouped convolution.
+    """
+    try:
+        module = network.get_submodule(name)
+    except AttributeError as error:
+        raise ValueError(f"The model has no layer {name!r}: the adapter is for another architecture.") from error
+    if hasattr(module, "kernel_size"):
+        if getattr(module, "groups", 1) != 1 or getattr(module, "transposed", False):
+            raise ValueError(
+                f"Layer {name!r} is a grouped or transposed convolution: its low-rank update cannot be blended."
+            )
+        # The layer's own padding mode, stride and dilation, whoever changed them.
+        convolve: Any = module._conv_forward
+        return lambda x, down: convolve(x, down, None)
+    if hasattr(module, "in_features"):
+        return F.linear
+    raise ValueError(f"Layer {name!r} is a {type(module).__name__}: only Linear and convolution layers can be blended.")
+
+
+def layer_shape(network: nn.Module, name: str) -> tuple[int, tuple[int, ...]]:
+    """Output features, and the shape of the input side ``(in, *kernel)``, of a layer, read without its weight.
+
+    Raises:
+        ValueError: as `projection`.
+    """
+    projection(network, name)
+    module: Any = network.get_submodule(name)
+    if hasattr(module, "kernel_size"):
+        return module.out_channels, (module.in_channels, *module.kernel_size)
+    return module.out_features, (module.in_features,)
+
+
+def add_linear(output: Tensor, hidden: Tensor, up: Tensor) -> Tensor:
+    """``output + hidden @ up``: [..., out] + [..., R] @ [R, out], into the base layer's fresh output where that is safe."""
+    if _in_place(output, up) and output.is_contiguous():
+        output.view(-1, output.shape[-1]).addmm_(hidden.reshape(-1, hidden.shape[-1]), up)
+        return output
+    return output + (hidden @ up).to(output.dtype)
+
+
+def add_convolution(output: Tensor, hidden: Tensor, up: Tensor) -> Tensor:
+    """As `add_linear` with channels second: [N, out, ...] + up^T [N, R, ...], up being a 1x1 convolution."""
+    if _in_place(output, up):
+        if output.is_contiguous():
+            rows, channels = output.shape[:2]
+            flat = hidden.reshape(rows, hidden.shape[1], -1)  # [N, R, H, W] -> [N, R, H W]
+            output.view(rows, channels, -1).baddbmm_(up.t().expand(rows, -1, -1), flat)
+            return output
+        last = output.movedim(1, -1)  # channels_last memory is contiguous this way round
+        if last.is_contiguous():
+            add_linear(last, hidden.movedim(1, -1), up)
+            return output
+    return output + (hidden.movedim(1, -1) @ up).movedim(-1, 1).to(output.dtype)
+
+
+def _in_place(output: Tensor, up: Tensor) -> bool:
+    return output.dtype == up.dtype and not output.requires_grad and not torch.is_grad_enabled()

@@ -1,0 +1,59 @@
+"""A blend for any sampler node, guider or upscaler."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..blending.plans import METHODS, make_planner
+from ..blending.preference import Preference
+from .attach import EVALUATIONS, attach
+from .lora_files import RewardLoRAs
+from .samplers import coefficients_of
+from .schema import draws_input, make_schema, model_input, preference_input, reward_loras_input
+
+
+class BlendModel(io.ComfyNode):
+    """The MODEL with a blend on it."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return make_schema(
+            node_id="BlendModel",
+            display_name="Blend Model",
+            description="Put a blend of adapters on a model, for any sampler, guider or upscaler.",
+            search_aliases=["diffusion blend", "lora blend", "rewarded soup"],
+            inputs=[
+                model_input(),
+                reward_loras_input(),
+                preference_input(),
+                io.Combo.Input(
+                    "method",
+                    options=list(METHODS),
+                    default="blend",
+                    tooltip="blend: every adapter's prediction at every step, summed (one model call each). stochastic: one adapter drawn per step (one call). soup: the averaged weights (one call).",
+                ),
+                draws_input(),
+                io.Combo.Input(
+                    "evaluation",
+                    options=list(EVALUATIONS),
+                    default="auto",
+                    tooltip="sequential: one call after the other, least memory. batched: all in one call while memory allows. auto: sequential on a CPU, batched on a GPU when it fits.",
+                ),
+            ],
+            outputs=[io.Model.Output(display_name="model", tooltip="The model with the blend on it.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        reward_loras: RewardLoRAs,
+        preference: Preference,
+        method: str,
+        draws: str,
+        evaluation: str,
+    ) -> io.NodeOutput:
+        planner = make_planner(method, coefficients_of(preference, reward_loras), draws)
+        return io.NodeOutput(attach(model, reward_loras, planner, evaluation))

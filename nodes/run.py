@@ -1,0 +1,145 @@
+"""One sampling run: hooks on at the first model call, off whatever happens; each call's prediction by the plan."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any
+
+import comfy.model_management
+import comfy.patcher_extension
+import torch
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+
+from ..blending.adapters import AdapterBank
+from ..blending.combine import combine
+from ..blending.plans import Gates, Plan, Planner
+from ..blending.side_path import RowsDoNotFit, SidePath
+from .calls import ModelCall
+from .steps import StepTracker
+
+logger = logging.getLogger("diffusion_blend")
+
+# The host itself batches while its estimate times this fits into free memory.
+MEMORY_MARGIN = 1.5
+
+
+class BlendRun:
+    """The state of one sampling run.
+
+    Args:
+        bank: the adapters' factors.
+        planner: makes the plan of a step.
+        evaluation: "auto", "batched" or "sequential".
+        images: image indices of the batch, None for 0, 1, 2, ...
+    """
+
+    def __init__(self, bank: AdapterBank, planner: Planner, evaluation: str, images: tuple[int, ...] | None) -> None:
+        self.bank, self.planner, self.evaluation, self.images = bank, planner, evaluation, images
+        self.paths: dict[int, SidePath] = {}
+        self.steps: StepTracker
+        self.most_rows = 1 if evaluation == "sequential" else 2**31  # falls when a batched call does not fit
+        self.checked = False
+
+    def __enter__(self) -> BlendRun:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # An interrupt is no Exception: this is the one place that runs whatever ends the sampling.
+        for path in self.paths.values():
+            path.remove()
+        self.paths.clear()
+
+    def sample(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
+        """The host's OUTER_SAMPLE, with this run's wrapper around every model call.
+
+        Args:
+            executor: the host's next wrapper; its ``class_obj`` is the guider, whose options are this run's own copy.
+            args: noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed; more in later hosts.
+        """
+        named = dict(zip(_OUTER_SAMPLE_NAMES, args, strict=False)) | kwargs
+        self.steps = StepTracker(named["sampler"], named.get("seed"), self.images)
+        rest = args[len(_OUTER_SAMPLE_NAMES) :]
+        named["callback"] = self.steps.observe(named.get("callback"))
+        options = executor.class_obj.model_options["transformer_options"]
+        wrappers = comfy.patcher_extension.copy_nested_dicts(options.get("wrappers", {}))
+        wrappers.setdefault(WrappersMP.APPLY_MODEL, {}).setdefault("diffusion_blend", []).append(self.apply_model)
+        options["wrappers"] = wrappers
+        first = [named.pop(name) for name in _OUTER_SAMPLE_NAMES if name in named]
+        return executor(*first, *rest, **named)
+
+    def apply_model(self, executor: Any, x: Tensor, t: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """The host's APPLY_MODEL, once per chunk of conditionings: the plan's x0 prediction, float32[N, ...].
+
+        Rows of N are conditioning-major: all images of the first chunk, then all of the second.
+        """
+        network = executor.class_obj
+        call = ModelCall(executor, x, t, args, kwargs)
+        plan = self.planner(self.steps.at(call.transformer_options, t, call.images))
+        path = self._path(network)
+        denoised = combine(self._evaluate(network, path, call, plan), plan.mix)
+        if not self.checked:
+            self._check_called(path)
+        return denoised
+
+    def _evaluate(self, network: Any, path: SidePath, call: ModelCall, plan: Plan) -> Iterator[Tensor]:
+        rows = list(plan.gates)
+        done = 0
+        while done < len(rows):
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            count = self._rows_that_fit(network, call, len(rows) - done)
+            try:
+                predictions = _predict(path, call, rows[done : done + count])
+            except (RowsDoNotFit, torch.cuda.OutOfMemoryError):
+                if count == 1:
+                    raise
+                self.most_rows = count // 2
+                comfy.model_management.soft_empty_cache()
+                continue
+            yield from predictions
+            done += count
+
+    def _rows_that_fit(self, network: Any, call: ModelCall, rows: int) -> int:
+        """How many rows of the plan go into one call."""
+        rows = min(rows, self.most_rows)
+        if self.evaluation == "auto" and comfy.model_management.is_device_cpu(call.x.device):
+            return 1  # a CPU gains nothing from a larger batch
+        free = network.current_patcher.get_free_memory(call.x.device)
+        while rows > 1 and network.memory_required(*call.memory_shapes(rows)) * MEMORY_MARGIN >= free:
+            rows //= 2
+        return rows
+
+    def _path(self, network: Any) -> SidePath:
+        """The side path on the model that runs: the host may run another copy than the one the MODEL names."""
+        path = self.paths.get(id(network))
+        if path is None:
+            path = SidePath(self.bank)
+            path.install(network)
+            self.paths[id(network)] = path
+        return path
+
+    def _check_called(self, path: SidePath) -> None:
+        self.checked = True
+        missed = path.never_called()
+        if missed:
+            logger.warning(
+                "%d of the adapters' layers were not called and have no effect (a fused or replaced kernel?): %s",
+                len(missed),
+                ", ".join(missed),
+            )
+
+
+_OUTER_SAMPLE_NAMES = ("noise", "latent_image", "sampler", "sigmas", "denoise_mask", "callback", "disable_pbar", "seed")
+
+
+def _predict(path: SidePath, call: ModelCall, rows: list[tuple[Gates, ...]]) -> tuple[Tensor, ...]:
+    if len(rows) == 1:
+        with path.gated(call.gates_of_batch(rows[0])):
+            return (call(rows),)
+    gates = tuple(gates for row in rows for gates in call.gates_of_each(row))
+    with path.gated(gates):
+        return call(rows).chunk(len(rows))

@@ -1,0 +1,195 @@
+"""The sampler nodes: the host's KSampler on a blended model, and MSDDA's own step."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..blending.plans import Blend, Planner, Stochastic
+from ..blending.preference import Preference, common_kl_scales
+from .attach import attach
+from .lora_files import RewardLoRAs
+from .msdda import sample_with_msdda
+from .schema import draws_input, make_schema, model_input, preference_input, reward_loras_input, sampling_inputs
+
+logger = logging.getLogger("diffusion_blend")
+
+
+class BlendedKSampler(io.ComfyNode):
+    """DB-MPA: every adapter's prediction at every step, blended by the preference; with the KL scale."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return make_schema(
+            node_id="BlendedKSampler",
+            display_name="Blended KSampler",
+            description="KSampler that blends the adapters' predictions at every step (DB-MPA): one model call per adapter.",
+            search_aliases=["diffusion blend", "db-mpa", "ksampler"],
+            inputs=[model_input(), reward_loras_input(), preference_input(), *sampling_inputs()],
+            outputs=[io.Latent.Output(display_name="latent", tooltip="The denoised latent.")],
+        )
+
+    @classmethod
+    def execute(cls, model: Any, reward_loras: RewardLoRAs, preference: Preference, **sampling: Any) -> io.NodeOutput:
+        planner = Blend(coefficients_of(preference, reward_loras))
+        return io.NodeOutput(sample_blended(model, reward_loras, planner, **sampling))
+
+
+class KLScaleSampler(io.ComfyNode):
+    """DB-KLA: how far from the base model."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return make_schema(
+            node_id="KLScaleSampler",
+            display_name="KL Scale Sampler",
+            description="KSampler that moves between the base model (KL scale 0) and the adapters (1), and beyond (DB-KLA).",
+            search_aliases=["diffusion blend", "db-kla", "ksampler"],
+            inputs=[
+                model_input(),
+                reward_loras_input(),
+                *sampling_inputs(),
+                io.Float.Input(
+                    "kl_scale",
+                    default=1.0,
+                    min=-5.0,
+                    max=5.0,
+                    step=0.05,
+                    round=0.001,
+                    tooltip="Distance from the base model: 0 is the base, 1 the adapters, above 1 exaggerates, below 0 goes the other way.",
+                ),
+                preference_input(
+                    optional=True,
+                    tooltip="The adapters' weights; equal ones without it. The KL scale of this node counts.",
+                ),
+            ],
+            outputs=[io.Latent.Output(display_name="latent", tooltip="The denoised latent.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        reward_loras: RewardLoRAs,
+        kl_scale: float,
+        preference: Preference | None = None,
+        **sampling: Any,
+    ) -> io.NodeOutput:
+        weights = (1.0,) * len(reward_loras.adapters) if preference is None else preference.weights
+        planner = Blend(coefficients_of(Preference(weights, kl_scale), reward_loras))
+        return io.NodeOutput(sample_blended(model, reward_loras, planner, **sampling))
+
+
+class StochasticAdapterSampler(io.ComfyNode):
+    """DB-MPA-LS: one adapter drawn per step and image, at the cost of the base model."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return make_schema(
+            node_id="StochasticAdapterSampler",
+            display_name="Stochastic Adapter Sampler",
+            description="KSampler that uses one adapter per step, drawn by the preference (DB-MPA-LS): one model call per step however many adapters.",
+            search_aliases=["diffusion blend", "db-mpa-ls", "ksampler"],
+            inputs=[model_input(), reward_loras_input(), preference_input(), *sampling_inputs(), draws_input()],
+            outputs=[io.Latent.Output(display_name="latent", tooltip="The denoised latent.")],
+        )
+
+    @classmethod
+    def execute(
+        cls, model: Any, reward_loras: RewardLoRAs, preference: Preference, draws: str, **sampling: Any
+    ) -> io.NodeOutput:
+        planner = Stochastic(coefficients_of(preference, reward_loras), draws)
+        return io.NodeOutput(sample_blended(model, reward_loras, planner, **sampling))
+
+
+class MSDDASampler(io.ComfyNode):
+    """MSDDA: the product of the adapters' Gaussian steps, with a noise scale each."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return make_schema(
+            node_id="MSDDASampler",
+            display_name="MSDDA Sampler",
+            description="Ancestral sampler that fuses the adapters' Gaussian steps in closed form (MSDDA). With equal etas it is Blended KSampler with euler_ancestral.",
+            search_aliases=["diffusion blend", "msdda", "ksampler"],
+            inputs=[
+                model_input(),
+                reward_loras_input(),
+                preference_input(),
+                *sampling_inputs(with_sampler=False),
+                *(_eta_input(number) for number in range(1, 5)),
+                io.Boolean.Input(
+                    "renormalise",
+                    default=False,
+                    tooltip="Different etas leave less noise than the schedule expects; this tops it up.",
+                ),
+            ],
+            outputs=[io.Latent.Output(display_name="latent", tooltip="The denoised latent.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        reward_loras: RewardLoRAs,
+        preference: Preference,
+        eta_1: float,
+        eta_2: float,
+        eta_3: float,
+        eta_4: float,
+        renormalise: bool,
+        **sampling: Any,
+    ) -> io.NodeOutput:
+        coefficients = coefficients_of(preference, reward_loras)
+        etas = (eta_1, eta_2, eta_3, eta_4)
+        return io.NodeOutput(sample_with_msdda(model, reward_loras, coefficients, etas, renormalise, **sampling))
+
+
+def coefficients_of(preference: Preference, loras: RewardLoRAs) -> tuple[float, ...]:
+    """The adapters' affine coefficients; says so where unequal KL weights change them."""
+    scales = common_kl_scales(preference.normalised(loras.names), loras.kl_weights)
+    if any(scale != 1 for scale in scales):
+        logger.info(
+            "The adapters were trained with unequal KL weights %s and are brought to the largest: factors %s.",
+            dict(zip(loras.names, loras.kl_weights, strict=True)),
+            [round(scale, 4) for scale in scales],
+        )
+    return preference.coefficients(loras.names, loras.kl_weights)
+
+
+def sample_blended(
+    model: Any,
+    loras: RewardLoRAs,
+    planner: Planner,
+    *,
+    positive: Any,
+    negative: Any,
+    latent_image: dict[str, Any],
+    seed: int,
+    steps: int,
+    cfg: float,
+    sampler_name: str,
+    scheduler: str,
+    denoise: float,
+) -> dict[str, Any]:
+    """The host's KSampler, previews, progress bar and all, on the blended model."""
+    from nodes import common_ksampler  # the host's module; it imports much, so only when sampling
+
+    blended = attach(model, loras, planner, images=latent_image.get("batch_index"))
+    return common_ksampler(
+        blended, seed, steps, cfg, sampler_name, scheduler, positive, negative, latent_image, denoise=denoise
+    )[0]
+
+
+def _eta_input(number: int) -> Any:
+    return io.Float.Input(
+        f"eta_{number}",
+        default=1.0,
+        min=0.05,
+        max=2.0,
+        step=0.05,
+        round=0.001,
+        tooltip=f"Noise scale of adapter {number}'s step. The less noise, the more say it has. Adapters past the fourth use 1.",
+    )

@@ -1,0 +1,94 @@
+"""What the nodes' schemas share."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import comfy.samplers
+from comfy_api.latest import io
+
+CATEGORY = "Diffusion Blend"
+
+RewardLoRAsType = io.Custom("REWARD_LORAS")
+PreferenceType = io.Custom("PREFERENCE")
+
+
+def make_schema(**keywords: Any) -> io.Schema:
+    """A schema with the keywords that this host's version knows.
+
+    An unknown keyword raises TypeError in the host's loader, and the whole extension would vanish with one log line.
+    """
+    known = {field.name for field in dataclasses.fields(io.Schema)}
+    return io.Schema(category=CATEGORY, **{name: value for name, value in keywords.items() if name in known})
+
+
+def model_input() -> Any:
+    return io.Model.Input("model", tooltip="The diffusion model. LoRAs already on it belong to the base.")
+
+
+def reward_loras_input(optional: bool = False, tooltip: str = "The adapters, from Load Reward LoRAs.") -> Any:
+    return RewardLoRAsType.Input("reward_loras", optional=optional, tooltip=tooltip)
+
+
+def preference_input(
+    optional: bool = False, tooltip: str = "How much of each adapter, from Preference Weights."
+) -> Any:
+    return PreferenceType.Input("preference", optional=optional, tooltip=tooltip)
+
+
+def sampling_inputs(with_sampler: bool = True) -> list[Any]:
+    """The inputs of the host's KSampler after the model, in its order, with the method's defaults."""
+    sampler = io.Combo.Input(
+        "sampler_name",
+        options=comfy.samplers.KSampler.SAMPLERS,
+        default="euler_ancestral",
+        tooltip="The sampler. The paper's setting, DDIM with eta 1, is euler_ancestral here; 'ddim' is deterministic.",
+    )
+    return [
+        io.Conditioning.Input("positive", tooltip="What the image should show."),
+        io.Conditioning.Input("negative", tooltip="What the image should not show."),
+        io.Latent.Input("latent_image", tooltip="The latent to denoise: empty for a new image."),
+        io.Int.Input(
+            "seed",
+            default=0,
+            min=0,
+            max=0xFFFFFFFFFFFFFFFF,
+            control_after_generate=True,
+            tooltip="The seed of the noise, and of the adapter draws where there are any.",
+        ),
+        io.Int.Input("steps", default=30, min=1, max=10000, tooltip="How many denoising steps."),
+        io.Float.Input(
+            "cfg",
+            default=7.5,
+            min=0.0,
+            max=100.0,
+            step=0.1,
+            round=0.01,
+            tooltip="Classifier-free guidance; it is applied after the blend, to blended branches.",
+        ),
+        *([sampler] if with_sampler else []),
+        io.Combo.Input(
+            "scheduler",
+            options=comfy.samplers.KSampler.SCHEDULERS,
+            default="normal",
+            tooltip="How the noise levels are spaced.",
+        ),
+        io.Float.Input(
+            "denoise",
+            default=1.0,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            tooltip="How much of the latent is replaced: below 1 keeps some of the input image.",
+        ),
+    ]
+
+
+def draws_input() -> Any:
+    return io.Combo.Input(
+        "draws",
+        options=["stratified", "independent"],
+        default="stratified",
+        tooltip="Stratified: over the run every adapter is used in proportion, in random order. Independent: each step draws anew.",
+    )

@@ -1,0 +1,113 @@
+"""Adapter files for the small checkpoints, and the independent truth: blends by the host's own weight patching."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import comfy.lora
+import comfy.model_management
+import comfy.sd
+import comfy.utils
+import comfy_models
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+ATTENTION = ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0", "attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0")
+CONVOLUTIONS = ("in_layers.2", "out_layers.3", "skip_connection", "op", "conv", "proj_in", "proj_out")
+JOINT = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2", "adaLN_modulation.1")
+
+
+def layers(kind: str, endings: Sequence[str]) -> dict[str, torch.Size]:
+    """Names and weight shapes of a checkpoint's layers that end so."""
+    return {
+        name.removesuffix(".weight"): tensor.shape
+        for name, tensor in comfy_models.state_dict(kind).items()
+        if name.endswith(tuple(f"{ending}.weight" for ending in endings)) and tensor.ndim > 1
+    }
+
+
+def low_rank(shape: torch.Size, rank: int, generator: torch.Generator, size: float = 0.4) -> tuple[Tensor, Tensor]:
+    """up, down whose product is about ``size`` times as large as a unit-gain weight."""
+    inputs = shape[1:].numel()
+    down = torch.randn(rank, *shape[1:], generator=generator) / math.sqrt(inputs)
+    up = torch.randn(shape[0], rank, *[1] * (len(shape) - 2), generator=generator) * (size / math.sqrt(rank))
+    return up, down
+
+
+def kohya(kind: str, seed: int, rank: int = 4, endings: Sequence[str] | None = None, alpha: float | None = None) -> dict[str, Tensor]:
+    """A LoRA in kohya's naming over the checkpoint's own layer names; without alpha unless it is given."""
+    endings = endings or (JOINT if kind == "sd3" else ATTENTION)
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for name, shape in layers(kind, endings).items():
+        prefix = "lora_unet_" + name.replace(".", "_")
+        tensors[f"{prefix}.lora_up.weight"], tensors[f"{prefix}.lora_down.weight"] = low_rank(shape, rank, generator)
+        if alpha is not None:
+            tensors[f"{prefix}.alpha"] = torch.tensor(float(alpha))
+    return tensors
+
+
+def write(folder: Path, name: str, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> str:
+    """Save an adapter file; its path."""
+    path = folder / f"{name}.safetensors"
+    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path, metadata)
+    return str(path)
+
+
+class Patched:
+    """Copies of one checkpoint, each patched by the host itself with one adapter (or with nothing)."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._models: dict[Any, Any] = {}
+
+    def model(self, tensors: dict[str, Tensor] | None = None, strength: float = 1.0) -> Any:
+        """A MODEL of its own with the adapter patched in by the host and loaded."""
+        key = (None if tensors is None else id(tensors), strength)
+        if key not in self._models:
+            model = comfy.sd.load_diffusion_model_state_dict(
+                dict(comfy_models.state_dict(self.kind)), model_options={"dtype": torch.float32}
+            )
+            if tensors is not None:
+                before = len(model.patches)
+                model, _ = comfy.sd.load_lora_for_models(model, None, dict(tensors), strength, 0)
+                assert len(model.patches) > before, "the host applied none of the adapter"
+            comfy.model_management.load_models_gpu([model])
+            self._models[key] = (model, tensors)  # tensors kept alive: their id is the key
+        return self._models[key][0]
+
+    def blended(self, adapters: Sequence[dict[str, Tensor]], coefficients: Sequence[float], base: Any = None) -> Any:
+        """A MODEL that sums the copies' predictions in the host's own unet wrapper slot: ``D_0 + sum c_i (D_i - D_0)``."""
+        parts = [(self.model(tensors), c) for tensors, c in zip(adapters, coefficients, strict=True)]
+        parts.append((self.model(), 1 - math.fsum(coefficients)))
+
+        def summed(apply_model: Callable[..., Tensor], call: dict[str, Any]) -> Tensor:
+            del apply_model
+            total = torch.zeros_like(call["input"])
+            for model, coefficient in parts:
+                if abs(coefficient) > 1e-9:
+                    total += coefficient * predict(model, call)
+            return total
+
+        wrapped = (base or self.model()).clone()
+        wrapped.set_model_unet_function_wrapper(summed)
+        return wrapped
+
+
+def predict(model: Any, call: dict[str, Any]) -> Tensor:
+    """One copy's prediction on the host's call, with everything it may consume copied."""
+    inputs = dict(call["c"])
+    if inputs.get("control") is not None:
+        inputs["control"] = {name: list(parts) for name, parts in inputs["control"].items()}
+    inputs["transformer_options"] = dict(inputs["transformer_options"])
+    model.model.current_patcher = model
+    return model.model.apply_model(call["input"], call["timestep"], **inputs)
+
+
+def difference(a: Tensor, b: Tensor) -> float:
+    """Largest difference relative to the largest value."""
+    return float((a - b).abs().max() / b.abs().max())
