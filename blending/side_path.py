@@ -105,7 +105,7 @@ class _Layer:
         self.called = False
 
     def __call__(
-        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
+        self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
     ) -> Tensor | None:
         self.called = True
         row = self.path.row
@@ -120,7 +120,7 @@ class _Layer:
         try:
             factors = self.prepared[gates]
         except KeyError:
-            factors = self.prepared[gates] = self._prepare(gates, x)
+            factors = self.prepared[gates] = self._prepare(gates)
         if factors is None:
             return None
         down, up = factors
@@ -128,7 +128,7 @@ class _Layer:
             down, up = self.prepared[gates] = down.to(x), up.to(x)
         return self.add(output, self.project(x, down), up)
 
-    def _prepare(self, gates: Gates, x: Tensor) -> Factors | None:
+    def _prepare(self, gates: Gates) -> Factors | None:
         """The factors of the adapters this row uses, gates multiplied in: views for a single adapter of gate 1."""
         used = [(gates[adapter], start, end) for adapter, start, end in self.spans if gates[adapter] != 0]
         if not used:

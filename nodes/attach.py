@@ -12,9 +12,7 @@ from ..blending.adapters import AdapterBank
 from ..blending.plans import Planner
 from .fitting import fit
 from .lora_files import RewardLoRAs
-from .run import BlendRun
-
-KEY = "diffusion_blend"
+from .run import KEY, BlendRun
 
 EVALUATIONS = ("auto", "batched", "sequential")
 

@@ -85,19 +85,24 @@ def low_rank_updates(adapter: RewardLoRA, network: nn.Module, key_map: Mapping[s
     return updates
 
 
+HALVES = (
+    ("lora_up.weight", "lora_down.weight"),
+    ("lora_B.weight", "lora_A.weight"),
+    ("lora_B.default.weight", "lora_A.default.weight"),
+    ("lora_linear_layer.up.weight", "lora_linear_layer.down.weight"),
+    ("lora.up.weight", "lora.down.weight"),
+    ("lora_B", "lora_A"),
+)
+"""Endings of the two factors in the namings the host reads."""
+
+
 def _check_pairs(adapter: RewardLoRA, tensors: Mapping[str, Tensor]) -> None:
     """Refuse what the host's reader would stumble over: half a pair, alpha that is no single number."""
-    halves = (
-        ("lora_up.weight", "lora_down.weight"),
-        ("lora_B.weight", "lora_A.weight"),
-        ("lora.up.weight", "lora.down.weight"),
-    )
     for key, tensor in tensors.items():
-        for up, down in halves:
-            for have, need in ((up, down), (down, up)):
-                if key.endswith(have) and key[: -len(have)] + need not in tensors:
-                    raise ValueError(f"{adapter.file}: {key} has no {need} beside it; the file is incomplete.")
-        if key.endswith((".alpha", ".dora_scale")) and key.endswith(".alpha") and tensor.numel() != 1:
+        for have, need in (*HALVES, *((down, up) for up, down in HALVES)):
+            if key.endswith(have) and key.removesuffix(have) + need not in tensors:
+                raise ValueError(f"{adapter.file}: {key} has no {need} beside it; the file is incomplete.")
+        if key.endswith(".alpha") and tensor.numel() != 1:
             raise ValueError(f"{adapter.file}: {key} has shape {list(tensor.shape)}; alpha is a single number.")
 
 
@@ -120,7 +125,7 @@ def _check_leftovers(adapter: RewardLoRA, leftovers: Iterable[str]) -> None:
 
 def _update(adapter: RewardLoRA, network: nn.Module, target: Any, patch: Any) -> tuple[str, LowRank]:
     """One patch of the host's reader as a layer name and a low-rank pair over the whole layer."""
-    key, offset, function = (target, None, None) if isinstance(target, str) else (*target, None)[:3]
+    key, offset, function = _parts(target)
     where = f"{adapter.file}: {key}"
     if not isinstance(patch, comfy.weight_adapter.LoRAAdapter):
         kind = getattr(patch, "name", None) or f"'{patch[0]}'"
@@ -144,6 +149,13 @@ def _update(adapter: RewardLoRA, network: nn.Module, target: Any, patch: Any) ->
             f"{where}: {error} The adapter is for another architecture, or the file is damaged."
         ) from error
     return name, pair
+
+
+def _parts(target: Any) -> tuple[str, tuple[int, int, int] | None, Any]:
+    """The host's target: a weight's name, or (name, (axis, start, length)[, function on the update])."""
+    if isinstance(target, str):
+        return target, None, None
+    return target[0], target[1], target[2] if len(target) > 2 else None
 
 
 _MERGE = "Load it with the host's Load LoRA before the blend (it then belongs to the base), or convert it to a LoRA."

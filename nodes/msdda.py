@@ -23,6 +23,7 @@ from ..blending.msdda import fuse_gaussians
 from ..blending.plans import Blend, Gates, Plan, Step
 from .attach import attach
 from .lora_files import RewardLoRAs
+from .steps import FirstStep
 
 
 class ChosenRow:
@@ -211,7 +212,7 @@ def factors(
     for number, eta in enumerate(etas, start=1):
         if not (math.isfinite(eta) and eta > 0):
             raise ValueError(f"eta_{number} is {eta}: it must be a finite number above 0.")
-    plan = Blend(tuple(coefficients))(None)  # type: ignore[arg-type]  the same at every step
+    plan = Blend(tuple(coefficients))(FirstStep(seed=0))  # the same at every step
     padded = [*etas, *[1.0] * len(coefficients)][: len(coefficients)]
     total = math.fsum(abs(c) for c in coefficients)
     mean = math.fsum(abs(c) * eta for c, eta in zip(coefficients, padded, strict=True)) / total if total else 1.0

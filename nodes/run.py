@@ -18,9 +18,12 @@ from ..blending.combine import combine
 from ..blending.plans import Gates, Plan, Planner
 from ..blending.side_path import RowsDoNotFit, SidePath
 from .calls import ModelCall
-from .steps import StepTracker
+from .steps import FirstStep, StepTracker
 
 logger = logging.getLogger("diffusion_blend")
+
+KEY = "diffusion_blend"
+"""Under this name the extension's wrappers and adapters hang on a MODEL."""
 
 # The host itself batches while its estimate times this fits into free memory.
 MEMORY_MARGIN = 1.5
@@ -66,11 +69,24 @@ class BlendRun:
         rest = args[len(_OUTER_SAMPLE_NAMES) :]
         named["callback"] = self.steps.observe(named.get("callback"))
         options = executor.class_obj.model_options["transformer_options"]
-        wrappers = comfy.patcher_extension.copy_nested_dicts(options.get("wrappers", {}))
-        wrappers.setdefault(WrappersMP.APPLY_MODEL, {}).setdefault("diffusion_blend", []).append(self.apply_model)
-        options["wrappers"] = wrappers
+        options["wrappers"] = comfy.patcher_extension.copy_nested_dicts(options.get("wrappers", {}))
+        add_wrapper = comfy.patcher_extension.add_wrapper_with_key
+        add_wrapper(WrappersMP.PREDICT_NOISE, KEY, self.predict_noise, options)
+        add_wrapper(WrappersMP.APPLY_MODEL, KEY, self.apply_model, options)
+        if self.evaluation == "batched":
+            add_wrapper(WrappersMP.PREPARE_SAMPLING, KEY, self.prepare, options)
         first = [named.pop(name) for name in _OUTER_SAMPLE_NAMES if name in named]
         return executor(*first, *rest, **named)
+
+    def prepare(self, executor: Any, model: Any, noise_shape: Any, *args: Any, **kwargs: Any) -> Any:
+        """The host's PREPARE_SAMPLING: ask it to free memory for all rows of the plan in one call."""
+        rows = len(self.planner(FirstStep(self.steps.seed)).gates)
+        return executor(model, [noise_shape[0] * rows, *noise_shape[1:]], *args, **kwargs)
+
+    def predict_noise(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
+        """The host's PREDICT_NOISE, once per evaluation of the sampler however many model calls it takes."""
+        self.steps.begin_evaluation()
+        return executor(*args, **kwargs)
 
     def apply_model(self, executor: Any, x: Tensor, t: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The host's APPLY_MODEL, once per chunk of conditionings: the plan's x0 prediction, float32[N, ...].

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
@@ -12,7 +13,19 @@ from ..blending.preference import Preference, common_kl_scales
 from .attach import attach
 from .lora_files import RewardLoRAs
 from .msdda import sample_with_msdda
-from .schema import draws_input, make_schema, model_input, preference_input, reward_loras_input, sampling_inputs
+from .schema import (
+    Sampling,
+    SamplingWithoutSampler,
+    draws_input,
+    make_schema,
+    model_input,
+    preference_input,
+    reward_loras_input,
+    sampling_inputs,
+)
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 logger = logging.getLogger("diffusion_blend")
 
@@ -32,7 +45,9 @@ class BlendedKSampler(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: Any, reward_loras: RewardLoRAs, preference: Preference, **sampling: Any) -> io.NodeOutput:
+    def execute(
+        cls, model: Any, reward_loras: RewardLoRAs, preference: Preference, **sampling: Unpack[Sampling]
+    ) -> io.NodeOutput:
         planner = Blend(coefficients_of(preference, reward_loras))
         return io.NodeOutput(sample_blended(model, reward_loras, planner, **sampling))
 
@@ -75,7 +90,7 @@ class KLScaleSampler(io.ComfyNode):
         reward_loras: RewardLoRAs,
         kl_scale: float,
         preference: Preference | None = None,
-        **sampling: Any,
+        **sampling: Unpack[Sampling],
     ) -> io.NodeOutput:
         weights = (1.0,) * len(reward_loras.adapters) if preference is None else preference.weights
         planner = Blend(coefficients_of(Preference(weights, kl_scale), reward_loras))
@@ -98,7 +113,7 @@ class StochasticAdapterSampler(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: Any, reward_loras: RewardLoRAs, preference: Preference, draws: str, **sampling: Any
+        cls, model: Any, reward_loras: RewardLoRAs, preference: Preference, draws: str, **sampling: Unpack[Sampling]
     ) -> io.NodeOutput:
         planner = Stochastic(coefficients_of(preference, reward_loras), draws)
         return io.NodeOutput(sample_blended(model, reward_loras, planner, **sampling))
@@ -140,7 +155,7 @@ class MSDDASampler(io.ComfyNode):
         eta_3: float,
         eta_4: float,
         renormalise: bool,
-        **sampling: Any,
+        **sampling: Unpack[SamplingWithoutSampler],
     ) -> io.NodeOutput:
         coefficients = coefficients_of(preference, reward_loras)
         etas = (eta_1, eta_2, eta_3, eta_4)
@@ -159,28 +174,14 @@ def coefficients_of(preference: Preference, loras: RewardLoRAs) -> tuple[float, 
     return preference.coefficients(loras.names, loras.kl_weights)
 
 
-def sample_blended(
-    model: Any,
-    loras: RewardLoRAs,
-    planner: Planner,
-    *,
-    positive: Any,
-    negative: Any,
-    latent_image: dict[str, Any],
-    seed: int,
-    steps: int,
-    cfg: float,
-    sampler_name: str,
-    scheduler: str,
-    denoise: float,
-) -> dict[str, Any]:
+def sample_blended(model: Any, loras: RewardLoRAs, planner: Planner, **sampling: Unpack[Sampling]) -> dict[str, Any]:
     """The host's KSampler, previews, progress bar and all, on the blended model."""
-    from nodes import common_ksampler  # the host's module; it imports much, so only when sampling
-
-    blended = attach(model, loras, planner, images=latent_image.get("batch_index"))
-    return common_ksampler(
-        blended, seed, steps, cfg, sampler_name, scheduler, positive, negative, latent_image, denoise=denoise
-    )[0]
+    # The host's module, not this package; it imports much, so only when sampling.
+    common_ksampler: Any = importlib.import_module("nodes").common_ksampler
+    options = dict(sampling)
+    latent = options.pop("latent_image")
+    blended = attach(model, loras, planner, images=sampling["latent_image"].get("batch_index"))
+    return common_ksampler(blended, latent=latent, **options)[0]
 
 
 def _eta_input(number: int) -> Any:

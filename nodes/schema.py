@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, TypedDict
 
 import comfy.samplers
 from comfy_api.latest import io
@@ -12,6 +12,33 @@ CATEGORY = "Diffusion Blend"
 
 RewardLoRAsType = io.Custom("REWARD_LORAS")
 PreferenceType = io.Custom("PREFERENCE")
+
+
+class Sampling(TypedDict):
+    """The values of `sampling_inputs`, as a node's execute gets them."""
+
+    positive: Any
+    negative: Any
+    latent_image: dict[str, Any]
+    seed: int
+    steps: int
+    cfg: float
+    sampler_name: str
+    scheduler: str
+    denoise: float
+
+
+class SamplingWithoutSampler(TypedDict):
+    """The same for a node that is its own sampler."""
+
+    positive: Any
+    negative: Any
+    latent_image: dict[str, Any]
+    seed: int
+    steps: int
+    cfg: float
+    scheduler: str
+    denoise: float
 
 
 def make_schema(**keywords: Any) -> io.Schema:

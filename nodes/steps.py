@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -30,15 +30,21 @@ class StepTracker:
         self.looks_ahead = getattr(function, "__name__", "") in LOOK_AHEAD_SAMPLERS
         self.seed = 0 if seed is None else int(seed)
         self.images = images
-        self.schedule: list[float] | None = None
-        self._current: int | None = None
+        self._schedule: list[float] | None = None
+        self._callback_of: int | None = None
         self._seen: list[float] = []
+        self._evaluations = 0
+        self._known: tuple[int, int] | None = None  # evaluation, its step
+
+    def begin_evaluation(self) -> None:
+        """The sampler asks for a prediction; it may take several model calls, which all belong to one step."""
+        self._evaluations += 1
 
     def observe(self, callback: Callable[..., Any] | None) -> Callable[..., Any]:
         """The sampler's callback, with an ear: samplers call it after the first evaluation of each step."""
 
         def observed(step: int, *args: Any, **kwargs: Any) -> Any:
-            self._current, self._seen = step, []
+            self._callback_of, self._seen = step, []
             return None if callback is None else callback(step, *args, **kwargs)
 
         return observed
@@ -53,28 +59,43 @@ class StepTracker:
         """
         return RunStep(self, transformer_options, sigmas, batch)
 
-    def index(self, transformer_options: dict[str, Any], sigmas: Tensor) -> int:
-        """The step of a call at this noise level; asked once a call."""
-        if self.schedule is None:
+    def schedule_of(self, transformer_options: dict[str, Any]) -> list[float]:
+        """The run's noise levels, float[steps + 1], read once a run."""
+        if self._schedule is None:
             schedule = transformer_options.get("sample_sigmas")
             if schedule is None or len(schedule) < 2:
                 raise ValueError(
                     "This sampler gives no schedule of noise levels, which drawing one adapter per step needs."
                 )
-            self.schedule = [float(sigma) for sigma in schedule]
-        sigma = float(sigmas.flatten()[0])
-        if self.looks_ahead and self._current is not None:
-            return self._after_callback(sigma, self._current)
-        return step_of(sigma, self.schedule)
+            self._schedule = [float(sigma) for sigma in schedule]
+        return self._schedule
 
-    def _after_callback(self, sigma: float, current: int) -> int:
-        """First calls at later levels belong to the step whose callback came last; a repeated level opens the next one."""
-        assert self.schedule is not None
-        last = len(self.schedule) - 2
-        if any(_close(sigma, seen) for seen in self._seen):
-            return min(current + 1, last)
+    def index(self, transformer_options: dict[str, Any], sigmas: Tensor) -> int:
+        """The step of a model call at this noise level, worked out once an evaluation."""
+        if self._known is None or self._known[0] != self._evaluations or self._evaluations == 0:
+            step = self._step_of_evaluation(float(sigmas.flatten()[0]), self.schedule_of(transformer_options))
+            self._known = (self._evaluations, step)
+        return self._known[1]
+
+    def _step_of_evaluation(self, sigma: float, schedule: list[float]) -> int:
+        if not self.looks_ahead or self._callback_of is None:
+            return step_of(sigma, schedule)
+        if any(
+            _close(sigma, seen) for seen in self._seen
+        ):  # the second at this level since the callback: the next step
+            return min(self._callback_of + 1, len(schedule) - 2)
         self._seen.append(sigma)
-        return current
+        return self._callback_of
+
+
+@dataclass(frozen=True)
+class FirstStep:
+    """A run's beginning, before its schedule and batch are known."""
+
+    seed: int
+    index: int = 0
+    count: int = 1
+    images: Sequence[int] = (0,)
 
 
 class RunStep:
@@ -85,15 +106,13 @@ class RunStep:
         self.images: Sequence[int] = image_indices(tracker.images, batch)
         self.seed = tracker.seed
 
-    @cached_property
+    @property
     def index(self) -> int:
         return self._tracker.index(self._options, self._sigmas)
 
-    @cached_property
+    @property
     def count(self) -> int:
-        _ = self.index  # reads the schedule
-        assert self._tracker.schedule is not None
-        return len(self._tracker.schedule) - 1
+        return len(self._tracker.schedule_of(self._options)) - 1
 
 
 def image_indices(images: tuple[int, ...] | None, batch: int) -> Sequence[int]:

@@ -1,0 +1,88 @@
+"""Preferences: laws of the affine coefficients, and every refusal by its words."""
+
+import math
+
+import pytest
+from diffusion_blend.blending.preference import Preference, common_kl_scales
+from hypothesis import given
+from hypothesis import strategies as st
+
+NAMES = ["text", "beauty", "colour"]
+weights = st.lists(st.floats(0, 1), min_size=3, max_size=3).filter(lambda values: sum(values) > 1e-6)
+
+
+@given(weights, st.floats(-5, 5))
+def test_coefficients_sum_to_the_kl_scale(values, kl_scale):
+    coefficients = Preference(tuple(values), kl_scale).coefficients(NAMES)
+    assert math.fsum(coefficients) == pytest.approx(kl_scale, abs=1e-12)
+
+
+@given(weights, st.floats(0.01, 50))
+def test_only_ratios_of_weights_count(values, factor):
+    scaled = Preference(tuple(value * factor for value in values)).normalised(NAMES)
+    assert scaled == pytest.approx(Preference(tuple(values)).normalised(NAMES), abs=1e-9)
+
+
+@given(weights, st.permutations(range(3)))
+def test_permuting_adapters_permutes_coefficients(values, order):
+    coefficients = Preference(tuple(values), 1.5).coefficients(NAMES)
+    permuted = Preference(tuple(values[i] for i in order), 1.5).coefficients([NAMES[i] for i in order])
+    assert permuted == pytest.approx([coefficients[i] for i in order])
+
+
+def test_unequal_kl_weights_are_brought_to_the_largest():
+    preference = Preference((0.5, 0.5), 2.0)
+    assert preference.coefficients(NAMES[:2], [0.1, 0.4]) == pytest.approx((2 * 0.5 * 0.25, 2 * 0.5))
+
+
+def test_kl_weights_count_only_if_every_adapter_in_use_has_one():
+    assert common_kl_scales([0.5, 0.5], [0.1, None]) == (1.0, 1.0)
+    assert common_kl_scales([0.0, 0.4, 0.6], [None, 0.1, 0.2]) == (1.0, 0.5, 1.0)
+
+
+def test_an_unused_adapter_does_not_set_the_common_kl_weight():
+    assert common_kl_scales([1.0, 0.0], [0.1, 9.0]) == (1.0, 1.0)
+
+
+def test_chained_weights_come_first_and_the_last_kl_scale_counts():
+    chained = Preference((1, 2, 3, 4), 0.5).followed_by(Preference((5, 0, 0, 0), 2.0))
+    assert chained == Preference((1, 2, 3, 4, 5, 0, 0, 0), 2.0)
+
+
+def test_trailing_zero_weights_are_no_error():
+    assert Preference((0.5, 0.5, 0.0, 0.0)).normalised(NAMES[:2]) == (0.5, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("values", "kl_scale", "message"),
+    [
+        ((0.5, math.nan), 1.0, "weight_2 is nan"),
+        ((math.inf, 0.5), 1.0, "weight_1 is inf"),
+        ((0.5, -0.1), 1.0, "weight_2 is -0.1.*negative KL scale"),
+        ((0.5, 0.5), math.nan, "kl_scale is nan"),
+        ((0.5, 0.5), -math.inf, "kl_scale is -inf"),
+    ],
+)
+def test_bad_numbers_are_refused_where_they_enter(values, kl_scale, message):
+    with pytest.raises(ValueError, match=message):
+        Preference(values, kl_scale)
+
+
+@pytest.mark.parametrize(
+    ("values", "names", "message"),
+    [
+        ((0.0, 0.0, 0.0, 0.0), NAMES, "All weights are 0 for text, beauty, colour"),
+        ((0.5, 0.5, 0.2), NAMES[:2], r"weight_3 is 0.2, but there are only 2 adapters \(text, beauty\)"),
+        ((0.5, 0.5), NAMES, "2 weights for 3 adapters"),
+        ((0.5, 0.5), [], "no adapter to blend"),
+    ],
+)
+def test_weights_that_do_not_match_the_adapters_are_refused(values, names, message):
+    with pytest.raises(ValueError, match=message):
+        Preference(values).normalised(names)
+
+
+@pytest.mark.parametrize("kl_weight", [0.0, -1.0, math.nan, math.inf])
+def test_impossible_kl_weights_are_refused(kl_weight):
+    with pytest.raises(ValueError, match="KL weight"):
+        Preference((1.0, 1.0)).coefficients(NAMES[:2], [0.1, kl_weight])

@@ -1,0 +1,70 @@
+"""The tree's laws: which package may import which, read from the source."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MAY_IMPORT = {
+    "blending": set(),
+    "nodes": {"blending"},
+    "training": {"blending"},
+    "miniature": {"blending", "training"},
+    "evaluation": {"blending", "training", "miniature"},
+}
+
+
+def imports(path):
+    """(level, module) of every import statement in a file, also inside functions."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((0, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.level, node.module or ""
+
+
+def package_of(path, level, module):
+    """The project's package an import reaches, None for the outside."""
+    if level == 0:
+        return "diffusion_blend" if module.split(".")[0] == "diffusion_blend" else None
+    parts = path.relative_to(ROOT).parts[:-1]
+    reached = (*parts[: len(parts) - level + 1], *module.split("."))
+    return reached[0]
+
+
+def offences(package, may):
+    for path in sorted((ROOT / package).rglob("*.py")):
+        for level, module in imports(path):
+            reached = package_of(path, level, module)
+            if reached is not None and reached != package and reached not in may:
+                yield f"{path.relative_to(ROOT)} imports {'.' * level}{module}"
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_imports_point_one_way(package):
+    assert list(offences(package, MAY_IMPORT[package])) == []
+
+
+def test_the_law_can_be_broken():
+    assert list(offences("nodes", set())), "nodes imports blending, so forbidding that must show"
+
+
+def test_blending_needs_torch_and_the_standard_library_only():
+    outside = {
+        module.split(".")[0] for path in (ROOT / "blending").rglob("*.py") for level, module in imports(path) if level == 0
+    }
+    assert outside <= {"torch", *sys.stdlib_module_names}
+
+
+@pytest.mark.parametrize("package", ["training", "evaluation", "miniature", "blending"])
+def test_only_the_nodes_know_the_host(package):
+    host = {"comfy", "comfy_api", "comfy_extras", "nodes", "folder_paths", "execution", "server", "latent_preview"}
+    found = {
+        f"{path.relative_to(ROOT)}: {module}"
+        for path in (ROOT / package).rglob("*.py")
+        for level, module in imports(path)
+        if level == 0 and module.split(".")[0] in host
+    }
+    assert found == set()
