@@ -1,0 +1,130 @@
+"""Graphs in API form through ``/prompt``: images come out, and bad input is answered by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import comfy_prompts
+import numpy as np
+import pytest
+import torch
+from comfy_server import ComfyServer, PromptError
+from make_server_models import LORAS
+from PIL import Image
+from safetensors.torch import save_file
+
+
+def pixels(server: ComfyServer, outputs: dict[str, Any]) -> np.ndarray:
+    """The saved image, uint8[H, W, 3]."""
+    (saved,) = outputs["save"]["images"]
+    with Image.open(server.image(saved)) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def plain(files: tuple[str, ...] = ()) -> comfy_prompts.Prompt:
+    """The host's own KSampler, after its own LoRA loaders."""
+    prompt = comfy_prompts.base(comfy_prompts.node("KSampler", model=["checkpoint", 0]))
+    model = ["checkpoint", 0]
+    for file in files:
+        prompt[file] = comfy_prompts.node("LoraLoaderModelOnly", model=model, lora_name=file, strength_model=1.0)
+        model = [file, 0]
+    prompt["sampler"]["inputs"]["model"] = model
+    return prompt
+
+
+def largest_difference(a: np.ndarray, b: np.ndarray) -> int:
+    return int(np.abs(a.astype(int) - b.astype(int)).max())
+
+
+def test_all_weight_on_one_adapter_is_the_hosts_lora_loader(server: ComfyServer) -> None:
+    ours = pixels(server, server.run(comfy_prompts.blended(0.0, 1.0)))
+    hosts = pixels(server, server.run(plain((LORAS[1],))))
+    other = pixels(server, server.run(plain((LORAS[0],))))
+    assert ours.shape == (comfy_prompts.SIZE, comfy_prompts.SIZE, 3)
+    assert largest_difference(ours, hosts) <= 1  # one level of rounding
+    assert largest_difference(ours, other) > 20
+
+
+def test_kl_scale_0_is_the_base_model(server: ComfyServer) -> None:
+    base = pixels(server, server.run(plain()))
+    blended = pixels(server, server.run(comfy_prompts.blended(0.5, 0.5, kl_scale=0.0)))
+    assert largest_difference(base, blended) == 0
+
+
+def test_weights_change_the_image(server: ComfyServer) -> None:
+    images = [pixels(server, server.run(comfy_prompts.blended(w, 1 - w))) for w in (0.2, 0.8)]
+    assert largest_difference(*images) > 5
+
+
+@pytest.mark.parametrize(
+    ("class_type", "extra", "dropped"),
+    [
+        ("StochasticAdapterSampler", {"draws": "stratified"}, ()),
+        (
+            "MSDDASampler",
+            {"eta_1": 1.0, "eta_2": 0.9, "eta_3": 1.0, "eta_4": 1.0, "renormalise": True},
+            ("sampler_name",),
+        ),
+        ("KLScaleSampler", {"kl_scale": 0.5}, ()),
+    ],
+)
+def test_every_sampler_saves_an_image(
+    server: ComfyServer, class_type: str, extra: dict[str, Any], dropped: tuple[str, ...]
+) -> None:
+    prompt = comfy_prompts.blended(0.5, 0.5, class_type=class_type, sampler=extra)
+    for name in dropped:
+        del prompt["sampler"]["inputs"][name]
+    image = pixels(server, server.run(prompt))
+    assert image.std() > 1, "a flat image"
+
+
+def test_chained_loaders_and_preferences(server: ComfyServer) -> None:
+    """Adapters of a chained loader, and weights of a chained preference, come first."""
+    prompt = comfy_prompts.blended(1.0, files=(LORAS[1],))
+    prompt["first"] = comfy_prompts.loras(LORAS[0], LORAS[2])
+    prompt["loras"]["inputs"]["reward_loras"] = ["first", 0]
+    prompt["third"] = comfy_prompts.preference(0.0, 0.0, 1.0)
+    prompt["preference"] = comfy_prompts.preference(0.0, preference=["third", 0])
+    chained = pixels(server, server.run(prompt))
+    assert largest_difference(chained, pixels(server, server.run(comfy_prompts.blended(1.0, files=(LORAS[1],))))) <= 1
+
+
+@pytest.mark.parametrize(
+    ("prompt", "message"),
+    [
+        (comfy_prompts.blended(0.0, 0.0), "All weights are 0 for aesthetic, faithful"),
+        (comfy_prompts.blended(0.5, 0.5, 0.25), "weight_3 is 0.25, but there are only 2 adapters"),
+        (comfy_prompts.blended(0.5, 0.5, files=()), "No LoRA is chosen"),
+        (comfy_prompts.blended(0.5, 0.5, kl_scale=float("nan")), "kl_scale is nan"),
+        (comfy_prompts.blended(0.5, 0.5, files=("gone.safetensors", LORAS[0])), "gone.safetensors"),
+    ],
+    ids=["all weights 0", "absent adapter", "no adapter", "kl_scale not a number", "missing file"],
+)
+def test_bad_input_is_named(server: ComfyServer, prompt: comfy_prompts.Prompt, message: str) -> None:
+    with pytest.raises(PromptError) as caught:
+        server.run(prompt)
+    assert message in str(caught.value)
+
+
+def test_a_negative_coefficient_cannot_be_drawn(server: ComfyServer) -> None:
+    prompt = comfy_prompts.blended(
+        0.5, 0.5, kl_scale=1.5, class_type="StochasticAdapterSampler", sampler={"draws": "independent"}
+    )
+    with pytest.raises(PromptError, match=r"kl_scale|KL scale"):
+        server.run(prompt)
+
+
+def test_damaged_and_foreign_files_are_named(server: ComfyServer) -> None:
+    folder = server.base / "models" / "loras"
+    whole = (folder / LORAS[0]).read_bytes()
+    (folder / "damaged.safetensors").write_bytes(whole[: len(whole) // 2])
+    foreign = {
+        "diffusion_model.transformer_blocks.0.attn.to_q.lora_A.weight": torch.zeros(4, 64),
+        "diffusion_model.transformer_blocks.0.attn.to_q.lora_B.weight": torch.zeros(64, 4),
+    }
+    save_file(foreign, folder / "foreign.safetensors")
+    with pytest.raises(PromptError, match=r"damaged\.safetensors cannot be read"):
+        server.run(comfy_prompts.blended(0.5, 0.5, files=("damaged.safetensors", LORAS[0])))
+    with pytest.raises(PromptError, match=r"foreign\.safetensors: none of its 2 weights"):
+        server.run(comfy_prompts.blended(0.5, 0.5, files=("foreign.safetensors", LORAS[0])))
+    server.run(comfy_prompts.blended(0.5, 0.5))  # and the server goes on
