@@ -33,3 +33,56 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "/tests/host/" in str(item.path):
             item.add_marker(pytest.mark.host)
+
+
+@pytest.fixture(autouse=True)
+def no_gradients():
+    """The host runs every node in inference mode."""
+    if not hosts:
+        yield
+        return
+    import torch
+
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture(scope="session")
+def loras_folder(tmp_path_factory):
+    """A folder that the host lists as its only loras folder."""
+    import folder_paths
+
+    folder = tmp_path_factory.mktemp("loras")
+    folder_paths.folder_names_and_paths["loras"] = ([str(folder)], {".safetensors", ".ckpt", ".pt"})
+    return folder
+
+
+@pytest.fixture(scope="session")
+def worlds(loras_folder):
+    """One `World` per architecture, made when first asked for."""
+    from comfy_world import World
+
+    made: dict[str, World] = {}
+
+    def world(kind: str) -> World:
+        if kind not in made:
+            made[kind] = World(kind, loras_folder)
+        return made[kind]
+
+    return world
+
+
+@pytest.fixture(params=["sd15", "sd3"])
+def world(request, worlds):
+    """The tests' usual two: a UNet and a transformer with fused qkv."""
+    return worlds(request.param)
+
+
+@pytest.fixture
+def sd15(worlds):
+    return worlds("sd15")
+
+
+@pytest.fixture
+def sd3(worlds):
+    return worlds("sd3")

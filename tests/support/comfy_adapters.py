@@ -59,41 +59,49 @@ def write(folder: Path, name: str, tensors: dict[str, Tensor], metadata: dict[st
 
 
 class Patched:
-    """Copies of one checkpoint, each patched by the host itself with one adapter (or with nothing)."""
+    """Copies of one checkpoint, each patched by the host itself with some adapters (or with nothing)."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self._models: dict[Any, Any] = {}
 
-    def model(self, tensors: dict[str, Tensor] | None = None, strength: float = 1.0) -> Any:
-        """A MODEL of its own with the adapter patched in by the host and loaded."""
-        key = (None if tensors is None else id(tensors), strength)
+    def model(self, *adapters: dict[str, Tensor]) -> Any:
+        """A MODEL of its own with the adapters patched in by the host, and loaded."""
+        key = tuple(map(id, adapters))
         if key not in self._models:
             model = comfy.sd.load_diffusion_model_state_dict(
                 dict(comfy_models.state_dict(self.kind)), model_options={"dtype": torch.float32}
             )
-            if tensors is not None:
-                before = len(model.patches)
-                model, _ = comfy.sd.load_lora_for_models(model, None, dict(tensors), strength, 0)
-                assert len(model.patches) > before, "the host applied none of the adapter"
+            for tensors in adapters:
+                before = sum(map(len, model.patches.values()))
+                model, _ = comfy.sd.load_lora_for_models(model, None, dict(tensors), 1.0, 0)
+                assert sum(map(len, model.patches.values())) > before, "the host applied none of the adapter"
             comfy.model_management.load_models_gpu([model])
-            self._models[key] = (model, tensors)  # tensors kept alive: their id is the key
+            self._models[key] = (model, adapters)  # the adapters are kept alive: their ids are the key
         return self._models[key][0]
 
-    def blended(self, adapters: Sequence[dict[str, Tensor]], coefficients: Sequence[float], base: Any = None) -> Any:
-        """A MODEL that sums the copies' predictions in the host's own unet wrapper slot: ``D_0 + sum c_i (D_i - D_0)``."""
-        parts = [(self.model(tensors), c) for tensors, c in zip(adapters, coefficients, strict=True)]
-        parts.append((self.model(), 1 - math.fsum(coefficients)))
+    def blended(
+        self,
+        adapters: Sequence[dict[str, Tensor]],
+        coefficients: Sequence[float],
+        on_top_of: Sequence[dict[str, Tensor]] = (),
+        like: Any = None,
+    ) -> Any:
+        """A MODEL that sums the copies' predictions in the host's own unet wrapper slot: ``D_0 + sum c_i (D_i - D_0)``.
 
-        def summed(apply_model: Callable[..., Tensor], call: dict[str, Any]) -> Tensor:
-            del apply_model
-            total = torch.zeros_like(call["input"])
-            for model, coefficient in parts:
-                if abs(coefficient) > 1e-9:
-                    total += coefficient * predict(model, call)
-            return total
+        Args:
+            adapters: what to blend.
+            coefficients: c, float[m].
+            on_top_of: adapters that belong to the base.
+            like: the MODEL whose options (patches of the attention, guidance, ...) it has; the plain base otherwise.
+        """
+        parts = [(self.model(*on_top_of, tensors), c) for tensors, c in zip(adapters, coefficients, strict=True)]
+        parts.append((self.model(*on_top_of), 1 - math.fsum(coefficients)))
 
-        wrapped = (base or self.model()).clone()
+        def summed(_: Callable[..., Tensor], call: dict[str, Any]) -> Tensor:
+            return sum(c * predict(model, call) for model, c in parts if abs(c) > 1e-9)
+
+        wrapped = (like or self.model(*on_top_of)).clone()
         wrapped.set_model_unet_function_wrapper(summed)
         return wrapped
 
@@ -111,3 +119,8 @@ def predict(model: Any, call: dict[str, Any]) -> Tensor:
 def difference(a: Tensor, b: Tensor) -> float:
     """Largest difference relative to the largest value."""
     return float((a - b).abs().max() / b.abs().max())
+
+
+def hooks_on(model: Any) -> int:
+    """How many forward hooks a MODEL's network carries."""
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.model.modules())
