@@ -1,7 +1,7 @@
 """The miniature diffusion model: standard diffusers and transformers classes, small; the layout of Stable Diffusion 1.
 
-The UNet has no attention at 16 x 16 and a transformer in every block at 8 x 8, which ComfyUI's UNetModel expresses as
-``channel_mult [1, 2]``, ``num_res_blocks [1, 1]``, ``transformer_depth [0, 1]``.
+The UNet has no attention at 16 x 16 and a transformer in every block at 8 x 8 and 4 x 4, which ComfyUI's UNetModel
+expresses as ``channel_mult [1, 1, 1]``, ``num_res_blocks [1, 1, 1]``, ``transformer_depth [0, 1, 1]``.
 """
 
 from __future__ import annotations
@@ -61,9 +61,10 @@ def make_pipeline(tokenizer_folder: Path, seed: int) -> StableDiffusionPipeline:
             in_channels=LATENT_CHANNELS,
             out_channels=LATENT_CHANNELS,
             layers_per_block=1,
-            block_out_channels=(64, 128),
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+            # GroupNorm's 32 groups need at least two channels each: one alone would lose its mean, and with it brightness.
+            block_out_channels=(64, 64, 64),
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
             cross_attention_dim=TEXT_WIDTH,
             # diffusers reads this as the number of heads, as ComfyUI's num_heads.
             attention_head_dim=HEADS,
