@@ -1,0 +1,105 @@
+"""Build the templates of ``workflows/`` with the real front end, and their API forms for the server tests.
+
+``python tests/browser/make_workflows.py`` starts a server and a headless browser, places the nodes below as a person
+would, and writes ``workflows/NAME.json``, its thumbnail ``workflows/NAME.jpg``, ``tests/server/templates/NAME.json`` and
+the README's picture. Run it again after a change of a node's inputs or of a template.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(CHECKOUT / "tests" / "support"))
+
+import comfy_browser  # noqa: E402
+import comfy_hosts  # noqa: E402
+import comfy_server  # noqa: E402
+from PIL import Image  # noqa: E402
+from workflow_sources import TEMPLATES, Template  # noqa: E402
+
+BUILD = """(template) => {
+    app.graph.clear()
+    const made = {}
+    for (const [key, item] of Object.entries(template.nodes)) {
+        const node = LiteGraph.createNode(item.type)
+        if (!node) throw new Error(`no node ${item.type}`)
+        app.graph.add(node)
+        node.pos = item.pos
+        if (item.title) node.title = item.title
+        if (item.color) { node.color = item.color[0]; node.bgcolor = item.color[1] }
+        for (const [name, value] of Object.entries(item.widgets ?? {})) {
+            const widget = node.widgets.find((candidate) => candidate.name === name)
+            if (!widget) throw new Error(`${item.type} has no widget ${name}`)
+            widget.value = value
+        }
+        const least = node.computeSize()
+        node.setSize([Math.max(item.size?.[0] ?? 0, least[0]), Math.max(item.size?.[1] ?? 0, least[1])])
+        made[key] = node
+    }
+    for (const [key, item] of Object.entries(template.nodes)) {
+        for (const [name, [from, output]] of Object.entries(item.links ?? {})) {
+            const slot = made[key].findInputSlot(name)
+            const source = made[from].outputs.findIndex((candidate) => candidate.name === output)
+            if (slot < 0 || source < 0) throw new Error(`cannot link ${from}.${output} to ${key}.${name}`)
+            if (!made[from].connect(source, made[key], slot)) throw new Error(`refused: ${from}.${output} to ${key}.${name}`)
+        }
+    }
+}"""
+
+
+def build(front: comfy_browser.FrontEnd, template: Template) -> dict[str, Any]:
+    """The template in UI form."""
+    front.page.evaluate(BUILD, template)
+    front.settle()
+    front.fit()
+    workflow = front.workflow()
+    workflow["id"] = template["id"]
+    workflow["extra"] = {}
+    return workflow
+
+
+def jpeg(png: bytes, width: int, height: int, path: Path) -> None:
+    """A thumbnail of fixed size on the canvas's own background."""
+    with Image.open(io.BytesIO(png)) as picture:
+        picture = picture.convert("RGB")
+        picture.thumbnail((width, height), Image.Resampling.LANCZOS)
+        sheet = Image.new("RGB", (width, height), picture.getpixel((2, 2)))
+        sheet.paste(picture, ((width - picture.width) // 2, (height - picture.height) // 2))
+        sheet.save(path, quality=82, optimize=True)
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        cache, base = Path(folder) / "models", Path(folder) / "base"
+        cache.mkdir()
+        host = comfy_hosts.find_hosts()[0]
+        comfy_server.prepare(base, comfy_server.make_models(host, cache))
+        with comfy_server.running(host, base) as server, comfy_browser.chromium() as browser:
+            write_all(server, browser)
+
+
+def write_all(server: comfy_server.ComfyServer, browser: Any) -> None:
+    with comfy_browser.front_end(browser, server, width=1900, height=1000) as front:
+        for name, template in TEMPLATES.items():
+            workflow = build(front, template)
+            text = json.dumps(workflow, indent=2, ensure_ascii=True)
+            (CHECKOUT / "workflows" / f"{name}.json").write_text(text + "\n")
+            prompt = json.dumps(front.prompt(), indent=1, ensure_ascii=True)
+            target = CHECKOUT / "tests" / "server" / "templates" / f"{name}.json"
+            target.parent.mkdir(exist_ok=True)
+            target.write_text(prompt + "\n")
+            clip = front.fit(20)
+            jpeg(front.page.screenshot(clip=clip), 600, 400, CHECKOUT / "workflows" / f"{name}.jpg")
+            print(name, len(workflow["nodes"]), "nodes")
+        if front.errors:
+            raise SystemExit("\n".join(front.errors))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""Each template opens in the real front end with nothing missing, and what the Run button sends is what was recorded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import comfy_prompts
+import pytest
+from comfy_browser import FrontEnd
+from comfy_server import CHECKOUT
+
+NAMES = sorted(path.stem for path in (CHECKOUT / "workflows").glob("*.json"))
+RECORDED = CHECKOUT / "tests" / "server" / "templates"
+STATE = """() => ({
+    unknown: app.graph.nodes.filter((node) => !LiteGraph.registered_node_types[node.type]).map((node) => node.type),
+    red: app.graph.nodes.filter((node) => node.has_errors).map((node) => node.title),
+    empty: app.graph.nodes.flatMap((node) => (node.widgets ?? [])
+        .filter((widget) => widget.value === undefined || Number.isNaN(widget.value))
+        .map((widget) => `${node.title}.${widget.name}`)),
+    outside: app.graph.nodes.flatMap((node) => (node.widgets ?? [])
+        .filter((widget) => widget.type === 'combo' && !widget.options.values.includes(widget.value))
+        .map((widget) => `${node.title}.${widget.name} = ${widget.value}`)),
+    toast: document.querySelector('.p-dialog, .p-toast-message')?.innerText ?? '',
+})"""
+
+
+def workflow(name: str) -> dict[str, Any]:
+    """The template with this server's checkpoint picked, as a person would."""
+    text = (CHECKOUT / "workflows" / f"{name}.json").read_text()
+    picked = text.replace("v1-5-pruned-emaonly-fp16.safetensors", comfy_prompts.CHECKPOINT)
+    assert picked != text
+    return json.loads(picked)
+
+
+def by_type(prompt: dict[str, Any]) -> list[Any]:
+    """A prompt without its node ids: each node with the classes it is linked to."""
+    return sorted(
+        (
+            item["class_type"],
+            sorted(
+                (name, prompt[value[0]]["class_type"] + f".{value[1]}" if isinstance(value, list) else repr(value))
+                for name, value in item["inputs"].items()
+            ),
+        )
+        for item in prompt.values()
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_opens_with_nothing_missing(front: FrontEnd, name: str) -> None:
+    front.load(workflow(name))
+    state = front.page.evaluate(STATE)
+    assert state == {"unknown": [], "red": [], "empty": [], "outside": [], "toast": ""}
+    assert len(front.workflow()["nodes"]) == len(workflow(name)["nodes"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_run_sends_is_recorded(front: FrontEnd, name: str) -> None:
+    front.load(workflow(name))
+    recorded = json.loads((RECORDED / f"{name}.json").read_text())
+    for item in recorded.values():
+        if item["class_type"] == "CheckpointLoaderSimple":
+            item["inputs"]["ckpt_name"] = comfy_prompts.CHECKPOINT
+    assert by_type(front.prompt()) == by_type(recorded)
+
+
+def test_runs_from_the_front_end(front: FrontEnd, tmp_path: Path) -> None:
+    """Pick two LoRAs, press Run, and the node shows its image."""
+    front.load(workflow("blend_two_adapters"))
+    prompt = comfy_prompts.for_tests(front.prompt())
+    front.page.evaluate(
+        """(prompt) => {
+            for (const [id, item] of Object.entries(prompt)) {
+                for (const widget of app.graph.getNodeById(id).widgets ?? []) {
+                    if (widget.name in item.inputs) widget.value = item.inputs[widget.name]
+                }
+            }
+        }""",
+        prompt,
+    )
+    before = set(front.server.get_json("/history"))
+    front.page.get_by_test_id("queue-button").first.click()
+    front.page.wait_for_function(
+        "() => app.graph.nodes.some((node) => node.type === 'SaveImage' && (app.nodeOutputs[node.id]?.images ?? []).length)",
+        timeout=60_000,
+    )
+    (run,) = set(front.server.get_json("/history")) - before
+    assert front.server.get_json(f"/history/{run}")[run]["status"]["status_str"] == "success"
+
+
+def test_the_templates_dialog_shows_them(front: FrontEnd) -> None:
+    front.page.evaluate("() => app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+    front.page.get_by_text("diffusion-blend").first.click()
+    for name in NAMES:
+        front.page.get_by_text(name).first.wait_for(timeout=20_000)
+    front.page.keyboard.press("Escape")

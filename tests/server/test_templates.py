@@ -1,0 +1,48 @@
+"""Every template of ``workflows/`` runs through ``/prompt`` in API form; the browser tests prove the recorded forms."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import comfy_prompts
+import numpy as np
+import pytest
+from comfy_server import CHECKOUT, FOLDER, ComfyServer, PromptError
+from PIL import Image
+
+RECORDED = sorted((Path(__file__).parent / "templates").glob("*.json"))
+NAMES = [path.stem for path in RECORDED]
+
+
+def test_every_template_has_a_thumbnail_and_an_api_form() -> None:
+    shipped = sorted(path.stem for path in (CHECKOUT / "workflows").glob("*.json"))
+    assert len(shipped) >= 3
+    assert shipped == sorted(path.stem for path in (CHECKOUT / "workflows").glob("*.jpg")) == NAMES
+
+
+def test_the_server_offers_and_serves_them(server: ComfyServer) -> None:
+    assert sorted(server.get_json("/workflow_templates")[FOLDER]) == NAMES
+    for name in NAMES:
+        assert server.get_json(f"/api/workflow_templates/{FOLDER}/{name}.json")["nodes"]
+        assert server.get(f"/api/workflow_templates/{FOLDER}/{name}.jpg").startswith(b"\xff\xd8"), "no JPEG"
+
+
+@pytest.mark.parametrize("path", RECORDED, ids=NAMES)
+def test_runs_and_saves_an_image(server: ComfyServer, path: Path) -> None:
+    outputs = server.run(comfy_prompts.for_tests(json.loads(path.read_text())))
+    (saved,) = [image for output in outputs.values() for image in output.get("images", [])]
+    with Image.open(server.image(saved)) as image:
+        assert np.asarray(image).std() > 1, "a flat image"
+        wide = 4 if path.stem == "kl_scale_row" else 1
+        assert image.size == (comfy_prompts.SIZE * wide, comfy_prompts.SIZE)
+
+
+def test_run_as_shipped_asks_for_a_lora(server: ComfyServer) -> None:
+    """Before the artist has picked anything: a sentence that says what to do."""
+    prompt = json.loads(RECORDED[0].read_text())
+    for item in prompt.values():
+        if item["class_type"] == "CheckpointLoaderSimple":
+            item["inputs"]["ckpt_name"] = comfy_prompts.CHECKPOINT
+    with pytest.raises(PromptError, match="No LoRA is chosen: choose at least one in Load Reward LoRAs"):
+        server.run(prompt)
