@@ -64,7 +64,7 @@ class Preference:
         for number, weight in enumerate(self.weights[len(names) :], start=len(names) + 1):
             if weight > 0:
                 raise ValueError(
-                    f"weight_{number} is {weight}, but there are only {len(names)} adapters ({', '.join(names)}): "
+                    f"weight_{number} is {weight}, but there is no adapter {number}, only {', '.join(names)}: "
                     "set it to 0 or load another LoRA."
                 )
         used = self.weights[: len(names)]

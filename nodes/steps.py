@@ -8,9 +8,20 @@ from typing import Any
 
 from torch import Tensor
 
-# Samplers of the host that also evaluate at a later level of the schedule before their step ends. The noise level alone
+# Samplers of the host that also evaluate at a later level of the schedule before their step ends: Heun's at its end, the
+# two-stage ancestral ones at the midpoint towards sigma_down, which for eta 1 is the next level. The noise level alone
 # cannot tell such a call from the next step's first one; the order of calls and callbacks can.
-LOOK_AHEAD_SAMPLERS = frozenset({"sample_heun", "sample_heunpp2", "sample_exp_heun_2_x0", "sample_exp_heun_2_x0_sde"})
+LOOK_AHEAD_SAMPLERS = frozenset(
+    {
+        "sample_heun",
+        "sample_heunpp2",
+        "sample_exp_heun_2_x0",
+        "sample_exp_heun_2_x0_sde",
+        "sample_dpm_2_ancestral",
+        "sample_dpmpp_2s_ancestral",
+        "sample_dpmpp_2s_ancestral_cfg_pp",
+    }
+)
 
 # Samplers compute levels through log and exp, so equal levels may differ by rounding.
 TOLERANCE = 1e-4
@@ -78,14 +89,18 @@ class StepTracker:
         return self._known[1]
 
     def _step_of_evaluation(self, sigma: float, schedule: list[float]) -> int:
-        if not self.looks_ahead or self._callback_of is None:
+        last = len(schedule) - 2
+        if self._callback_of is None:
             return step_of(sigma, schedule)
-        if any(
-            _close(sigma, seen) for seen in self._seen
-        ):  # the second at this level since the callback: the next step
-            return min(self._callback_of + 1, len(schedule) - 2)
+        if not any(_close(sigma, level) for level in schedule):
+            # Inside a step; ancestral samplers go below the step's end there, so the level says nothing.
+            return min(self._callback_of, last)
+        if not self.looks_ahead:
+            return step_of(sigma, schedule)
+        if any(_close(sigma, seen) for seen in self._seen):  # the second at this level since the callback: the next step
+            return min(self._callback_of + 1, last)
         self._seen.append(sigma)
-        return self._callback_of
+        return min(self._callback_of, last)
 
 
 @dataclass(frozen=True)
@@ -121,7 +136,7 @@ def image_indices(images: tuple[int, ...] | None, batch: int) -> Sequence[int]:
 
 
 def step_of(sigma: float, schedule: Sequence[float]) -> int:
-    """The step whose interval of noise levels holds sigma: it starts at its first level and ends before its second.
+    """The step whose interval of noise levels holds sigma: it starts at one level and ends before the next.
 
     Args:
         sigma: noise level.

@@ -72,7 +72,7 @@ def test_bad_numbers_are_refused_where_they_enter(values, kl_scale, message):
     ("values", "names", "message"),
     [
         ((0.0, 0.0, 0.0, 0.0), NAMES, "All weights are 0 for text, beauty, colour"),
-        ((0.5, 0.5, 0.2), NAMES[:2], r"weight_3 is 0.2, but there are only 2 adapters \(text, beauty\)"),
+        ((0.5, 0.5, 0.2), NAMES[:2], "weight_3 is 0.2, but there is no adapter 3, only text, beauty"),
         ((0.5, 0.5), NAMES, "2 weights for 3 adapters"),
         ((0.5, 0.5), [], "no adapter to blend"),
     ],

@@ -1,0 +1,314 @@
+"""Adapter files: every naming the host reads, and every refusal by its words."""
+
+import logging
+
+import comfy_adapters
+import comfy_models
+import pytest
+import torch
+from comfy_adapters import ATTENTION, CONVOLUTIONS, JOINT, kohya, layers, low_rank, write
+from comfy_world import blend_model, difference, load_loras, preference
+from diffusion_blend.nodes.fitting import fit
+from diffusion_blend.nodes.lora_files import RewardLoRAs, read_lora
+
+
+def renamed(tensors, rename):
+    return {rename(key): tensor for key, tensor in tensors.items()}
+
+
+def module_of(key):
+    """lora_unet_<module>.<ending> -> module, ending."""
+    module, ending = key.split(".", 1)
+    return module.removeprefix("lora_unet_"), ending
+
+
+def generic(kind, seed, endings):
+    """PEFT endings on the checkpoint's own names: diffusion_model.<layer>.lora_A/B.weight, no alpha."""
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for name, shape in layers(kind, endings).items():
+        up, down = low_rank(shape, 3, generator)
+        tensors[f"diffusion_model.{name}.lora_B.weight"] = up
+        tensors[f"diffusion_model.{name}.lora_A.weight"] = down
+    return tensors
+
+
+def diffusers_names(kind):
+    """The host's table: diffusers' weight name -> the network's (with a slice for a fused one)."""
+    import comfy.utils
+
+    config = comfy_models.load(kind).model.model_config.unet_config
+    return comfy.utils.unet_to_diffusers(config) if kind != "sd3" else comfy.utils.mmdit_to_diffusers(config)
+
+
+def kohya_diffusers(seed):
+    """Kohya's naming over diffusers' layer names, as most SD 1.5 files have it."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = comfy_models.state_dict("sd15")
+    tensors = {}
+    for theirs, ours in diffusers_names("sd15").items():
+        if theirs.endswith(("to_q.weight", "to_v.weight", "conv1.weight", "to_out.0.weight", "ff.net.2.weight")) and ours in shapes:
+            key = "lora_unet_" + theirs.removesuffix(".weight").replace(".", "_")
+            tensors[f"{key}.lora_up.weight"], tensors[f"{key}.lora_down.weight"] = low_rank(shapes[ours].shape, 4, generator)
+            tensors[f"{key}.alpha"] = torch.tensor(2.0)
+    return tensors
+
+
+def diffusers_processor(seed):
+    """diffusers' attention processors: unet.<...>.processor.to_q_lora.up.weight."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = comfy_models.state_dict("sd15")
+    tensors = {}
+    for theirs, ours in diffusers_names("sd15").items():
+        if theirs.endswith(("to_q.weight", "to_out.0.weight")) and ours in shapes:
+            key = "unet." + theirs.removesuffix(".weight").replace(".to_", ".processor.to_").removesuffix(".0")
+            tensors[f"{key}_lora.up.weight"], tensors[f"{key}_lora.down.weight"] = low_rank(shapes[ours].shape, 4, generator)
+    return tensors
+
+
+def sd3_slices(seed):
+    """diffusers' separate to_q, to_k, to_v of SD3: slices of the host's fused qkv; and its swapped final modulation."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = comfy_models.state_dict("sd3")
+    tensors = {}
+    for theirs, ours in diffusers_names("sd3").items():
+        if not theirs.endswith(".weight") or not theirs.startswith(("transformer_blocks", "norm_out")):
+            continue
+        name = ours if isinstance(ours, str) else ours[0]
+        if name not in shapes or shapes[name].ndim != 2:
+            continue
+        shape = shapes[name].shape if isinstance(ours, str) or ours[1] is None else torch.Size([ours[1][2], shapes[name].shape[1]])
+        key = "transformer." + theirs.removesuffix(".weight")
+        tensors[f"{key}.lora_B.weight"], tensors[f"{key}.lora_A.weight"] = low_rank(shape, 3, generator)
+    return tensors
+
+
+def tucker(seed):
+    """LoCon with a Tucker core: down 1x1, mid k x k, up 1x1."""
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for name, shape in layers("sd15", ("in_layers.2", "out_layers.3")).items():
+        key = "lora_unet_" + name.replace(".", "_")
+        tensors[f"{key}.lora_down.weight"] = torch.randn(4, shape[1], 1, 1, generator=generator) / shape[1] ** 0.5
+        tensors[f"{key}.lora_mid.weight"] = torch.randn(4, 4, *shape[2:], generator=generator) / 6
+        tensors[f"{key}.lora_up.weight"] = torch.randn(shape[0], 4, 1, 1, generator=generator) * 0.2
+        tensors[f"{key}.alpha"] = torch.tensor(4.0)
+    return tensors
+
+
+def mixed_linear_shapes(seed):
+    """Linear layers' factors stored as 1x1 convolutions, and the other way round: the host only looks at the product."""
+    tensors = kohya("sd15", seed, endings=("attn1.to_q", "proj_in"))
+    return {
+        key: tensor[..., None, None] if "to_q" in key else tensor.flatten(1)
+        for key, tensor in tensors.items()
+    }
+
+
+FILES = {
+    "kohya": ("sd15", lambda: kohya("sd15", 11)),
+    "kohya, diffusers' layer names": ("sd15", lambda: kohya_diffusers(12)),
+    "diffusers' attention processors": ("sd15", lambda: diffusers_processor(13)),
+    "PEFT endings": ("sd15", lambda: generic("sd15", 14, ATTENTION)),
+    "LoCon convolutions": ("sd15", lambda: kohya("sd15", 15, endings=CONVOLUTIONS, alpha=1)),
+    "LoCon with a Tucker core": ("sd15", lambda: tucker(16)),
+    "shapes of the other layer kind": ("sd15", lambda: mixed_linear_shapes(17)),
+    "half precision": ("sd15", lambda: {key: tensor.half() for key, tensor in kohya("sd15", 18).items()}),
+    "negative alpha": ("sd15", lambda: kohya("sd15", 19, alpha=-2)),
+    "alpha 0": ("sd15", lambda: kohya("sd15", 20, alpha=0)),
+    "fused qkv": ("sd3", lambda: kohya("sd3", 21, endings=JOINT)),
+    "slices of a fused qkv": ("sd3", lambda: sd3_slices(22)),
+    "PEFT endings on a transformer": ("sd3", lambda: generic("sd3", 23, JOINT)),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_naming_equals_the_hosts_own_patching(worlds, loras_folder, name):
+    kind, make = FILES[name]
+    world = worlds(kind)
+    tensors = make()
+    assert tensors
+    write(loras_folder, "file", tensors)
+    blended = blend_model(world.model, load_loras(["file.safetensors"]), preference(1.0))
+    expected = world.sample(world.patched.model(tensors))
+    assert difference(world.sample(blended), expected) < 1e-5
+    if name != "alpha 0":
+        assert difference(world.sample(world.model), expected) > 1e-3
+
+
+def test_slices_reach_all_three_parts_of_the_qkv():
+    keys = sd3_slices(0)
+    assert {part for part in ("to_q", "to_k", "to_v", "add_q_proj", "norm_out") if any(part in key for key in keys)} == {
+        "to_q",
+        "to_k",
+        "to_v",
+        "add_q_proj",
+        "norm_out",
+    }
+
+
+def test_the_name_is_the_metadatas_reward_or_the_files(loras_folder):
+    write(loras_folder, "plain", kohya("sd3", 1))
+    write(loras_folder, "tuned", kohya("sd3", 1), {"diffusion_blend.reward": "aesthetic", "diffusion_blend.kl_weight": "0.25"})
+    loras = load_loras(["plain.safetensors", "tuned.safetensors"])
+    assert loras.names == ["plain", "aesthetic"]
+    assert loras.kl_weights == [None, 0.25]
+
+
+def test_text_encoder_weights_are_named_in_one_warning_and_not_blended(sd15, loras_folder, caplog):
+    tensors = kohya("sd15", 1) | {"lora_te_text_model_encoder_layers_0_mlp_fc1.lora_up.weight": torch.ones(4, 1)}
+    tensors |= {"lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": torch.ones(1, 4)}
+    write(loras_folder, "with-text", tensors)
+    with caplog.at_level(logging.WARNING, logger="diffusion_blend"):
+        blended = blend_model(sd15.model, load_loras(["with-text.safetensors"]), preference(1.0))
+    assert [record.name for record in caplog.records] == ["diffusion_blend"]
+    assert "with-text.safetensors also holds 2 text-encoder weights" in caplog.text
+    assert difference(sd15.sample(blended), sd15.sample(sd15.patched.model(sd15.adapters[0]))) < 1e-5
+
+
+def damaged(change):
+    """The first attention layer's factors of a good file, changed."""
+    tensors = kohya("sd3", 1)
+    up = next(key for key in tensors if key.endswith("lora_up.weight"))
+    change(tensors, up, up.replace("lora_up", "lora_down"))
+    return tensors
+
+
+def put(key, value):
+    return lambda tensors, up, down: tensors.__setitem__({"up": up, "down": down}.get(key, key), value)
+
+
+BAD_TENSORS = {
+    "NaN": (put("up", torch.full((384, 4), torch.nan)), "holds NaN or infinite numbers"),
+    "infinity": (put("down", torch.full((4, 128), torch.inf)), "holds NaN or infinite numbers"),
+    "integers": (put("up", torch.ones(384, 4, dtype=torch.int8)), "has dtype torch.int8"),
+    "rank 0": (lambda t, up, down: t.update({up: torch.zeros(384, 0), down: torch.zeros(0, 128)}), "its rank is 0"),
+    "unequal ranks": (put("up", torch.ones(384, 3)), "no low-rank pair"),
+    "wrong width": (put("down", torch.ones(4, 64)), "its update is 384 x 64, but the layer's weight is 384 x 128"),
+    "wrong height": (put("up", torch.ones(128, 4)), "its update is 128 x 128, but the layer's weight is 384 x 128"),
+    "missing down": (lambda t, up, down: t.pop(down), "has no lora_down.weight beside it"),
+    "missing up": (lambda t, up, down: t.pop(up), "has no lora_up.weight beside it"),
+    "alpha of two numbers": (put("lora_unet_joint_blocks_0_x_block_attn_qkv.alpha", torch.ones(2)), "alpha is a single number"),
+    "alpha NaN": (put("lora_unet_joint_blocks_0_x_block_attn_qkv.alpha", torch.tensor(torch.nan)), "holds NaN"),
+    "a layer that is not there": (
+        lambda t, up, down: t.update(
+            {"lora_unet_no_such_layer.lora_up.weight": torch.ones(4, 1), "lora_unet_no_such_layer.lora_down.weight": torch.ones(1, 4)}
+        ),
+        "2 of its weights do not belong to this model, for example lora_unet_no_such_layer",
+    ),
+    "DoRA": (put("lora_unet_joint_blocks_0_x_block_attn_qkv.dora_scale", torch.ones(384, 1)), "is a DoRA"),
+    "full difference": (
+        put("diffusion_model.final_layer.linear.diff", torch.ones(64, 128)),
+        "an update of kind 'diff' is not low-rank",
+    ),
+    "LoHa": (
+        lambda t, up, down: [
+            t.pop(up),
+            t.pop(down),
+            t.update({f"{up.split('.')[0]}.hada_w{i}_{s}": torch.ones(384, 2) if s == "a" else torch.ones(2, 128) for i in (1, 2) for s in "ab"}),
+        ],
+        "an update of kind loha is not low-rank",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD_TENSORS)
+def test_bad_tensors_are_refused_by_name_and_nothing_is_applied(sd3, loras_folder, name):
+    change, message = BAD_TENSORS[name]
+    write(loras_folder, "bad", damaged(change))
+    before = sd3.sample(sd3.model)
+    with pytest.raises(ValueError, match=message) as error:
+        blend_model(sd3.model, load_loras(["bad.safetensors"]), preference(1.0))
+    assert "bad.safetensors" in str(error.value)
+    assert comfy_adapters.hooks_on(sd3.model) == 0
+    assert torch.equal(sd3.sample(sd3.model), before)
+
+
+def test_an_adapter_for_another_architecture_is_refused(sd3, sd15, loras_folder):
+    with pytest.raises(ValueError, match=r"sd15-0\.safetensors: none of its .* belongs to this model"):
+        blend_model(sd3.model, load_loras([sd15.files[0]]), preference(1.0))
+    wider = {key: tensor.repeat(1, 2) if "attn2_to_k.lora_down" in key else tensor for key, tensor in sd15.adapters[0].items()}
+    write(loras_folder, "wider", wider)
+    with pytest.raises(ValueError, match=r"wider\.safetensors: .*320 x 1536, but .*320 x 768.*another architecture"):
+        blend_model(sd15.model, load_loras(["wider.safetensors"]), preference(1.0))
+
+
+def test_files_that_are_no_safetensors_are_refused(loras_folder, tmp_path):
+    whole = (loras_folder / write(loras_folder, "whole", kohya("sd3", 1))).read_bytes()
+    cases = {
+        "truncated.safetensors": (whole[: len(whole) // 2], "cannot be read as safetensors"),
+        "header.safetensors": (b"\xff" * 64, "cannot be read as safetensors"),
+        "empty.safetensors": (b"", "cannot be read as safetensors"),
+        "pickle.ckpt": (b"\x80\x04.", "is not a .safetensors file"),
+    }
+    for name, (content, message) in cases.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=f"{name} {message}"):
+            read_lora(str(tmp_path / name), 1.0)
+    write(tmp_path, "nothing", {})
+    with pytest.raises(ValueError, match="nothing.safetensors holds no tensors"):
+        read_lora(str(tmp_path / "nothing.safetensors"), 1.0)
+
+
+@pytest.mark.parametrize("text", ["many", "-1", "0", "nan", "inf"])
+def test_impossible_kl_weights_in_the_metadata_are_refused(tmp_path, text):
+    path = write(tmp_path, "lying", kohya("sd3", 1), {"diffusion_blend.kl_weight": text})
+    with pytest.raises(ValueError, match=f"lying.safetensors: its metadata give diffusion_blend.kl_weight as '{text}'"):
+        read_lora(path, 1.0)
+
+
+def test_a_strength_that_is_no_number_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="strength of file.safetensors is nan"):
+        read_lora(write(tmp_path, "file", kohya("sd3", 1)), float("nan"))
+
+
+def test_a_missing_file_is_the_hosts_error(loras_folder):
+    with pytest.raises(FileNotFoundError, match=r"absent\.safetensors"):
+        load_loras(["absent.safetensors"])
+
+
+def test_an_empty_loader_is_refused():
+    with pytest.raises(ValueError, match="No LoRA is chosen"):
+        load_loras(["None"])
+
+
+def test_the_preference_is_checked_against_the_adapters_early(sd3):
+    from diffusion_blend.nodes.inputs import PreferenceWeights
+
+    def execute(*weights):
+        values = {f"weight_{i}": weight for i, weight in enumerate(weights, 1)}
+        return PreferenceWeights.execute(**values, kl_scale=1.0, reward_loras=sd3.loras(2))
+
+    with pytest.raises(ValueError, match="weight_3 is 0.5, but there is no adapter 3, only sd3-0, sd3-1"):
+        execute(0.5, 0.5, 0.5, 0.0)
+    with pytest.raises(ValueError, match="All weights are 0 for sd3-0, sd3-1"):
+        execute(0.0, 0.0, 0.0, 0.0)
+
+
+def test_a_model_is_fitted_once_and_let_go_with_the_model(sd3):
+    import gc
+
+    loras = sd3.loras(2)
+    assert fit(loras, sd3.model) is fit(loras, sd3.model.clone())
+    other = comfy_models.load.__wrapped__("sd3")
+    fit(loras, other)
+    assert len(loras.banks) == 2
+    del other
+    gc.collect()
+    assert len(loras.banks) == 1
+
+
+def test_a_changed_file_is_read_again(loras_folder):
+    from diffusion_blend.nodes.inputs import LoadRewardLoRAs
+
+    inputs = {"lora_1": "changing.safetensors", "lora_2": "None", "lora_3": "None", "lora_4": "None"}
+    write(loras_folder, "changing", kohya("sd3", 1))
+    before = LoadRewardLoRAs.fingerprint_inputs(**inputs)
+    assert LoadRewardLoRAs.fingerprint_inputs(**inputs) == before
+    write(loras_folder, "changing", kohya("sd3", 1, rank=5))
+    assert LoadRewardLoRAs.fingerprint_inputs(**inputs) != before
+
+
+def test_reward_loras_iterate_in_order(tmp_path):
+    adapters = tuple(read_lora(write(tmp_path, name, kohya("sd3", 1)), 1.0) for name in "ab")
+    assert [adapter.name for adapter in RewardLoRAs(adapters)] == ["a", "b"]

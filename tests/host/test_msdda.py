@@ -1,0 +1,130 @@
+"""MSDDA in the host: equal to the blend where the steps' variances are equal, the closed form where they are not."""
+
+import comfy_models
+import pytest
+import torch
+from comfy_world import difference, preference
+from diffusion_blend.nodes.msdda import ancestral_transition, factors, flow_transition, topped_up
+from diffusion_blend.nodes.samplers import BlendedKSampler, MSDDASampler
+
+
+def msdda(world, weights, etas=(1.0, 1.0, 1.0, 1.0), renormalise=False, **changes):
+    inputs = world.node_sampling(**changes)
+    inputs.pop("sampler_name")
+    names = {f"eta_{i}": eta for i, eta in enumerate(etas, 1)}
+    loras = max(i for i, weight in enumerate(weights.weights, 1) if weight > 0)
+    return MSDDASampler.execute(world.model, world.loras(loras), weights, **names, renormalise=renormalise, **inputs).args[0]["samples"]
+
+
+@pytest.mark.parametrize("kl_scale", [0.0, 0.5, 1.0, 2.0])
+def test_with_equal_etas_it_is_blended_ksampler_with_euler_ancestral(world, kl_scale):
+    weights = preference(0.2, 0.3, 0.5, kl_scale=kl_scale)
+    run = {"sampler_name": "euler_ancestral", "steps": 4}
+    blended = BlendedKSampler.execute(world.model, world.loras(3), weights, **world.node_sampling(**run)).args[0]["samples"]
+    assert difference(msdda(world, weights, steps=4), blended) < 1e-5
+
+
+@pytest.mark.parametrize("eta", [0.3, 0.7])
+def test_equal_etas_below_one_are_the_hosts_ancestral_sampler_of_that_eta(world, eta):
+    import comfy.sample
+    import comfy.samplers
+    from comfy_world import blend_model
+
+    weights = preference(0.4, 0.6, kl_scale=0.8)
+    model = blend_model(world.model, world.loras(2), weights)
+    run = world.sampling(steps=4)
+    sampler = comfy.samplers.ksampler("euler_ancestral", {"eta": eta})
+    sigmas = comfy.samplers.KSampler(model, 4, model.load_device, "euler_ancestral", "normal", 1.0, model.model_options).sigmas
+    latent = run["latent"]["samples"]
+    expected = comfy.sample.sample_custom(
+        model, comfy.sample.prepare_noise(latent, 5), 4.0, sampler, sigmas, run["positive"], run["negative"], latent, seed=5
+    )
+    assert difference(msdda(world, weights, (eta,) * 4, steps=4), expected) < 1e-5
+
+
+def test_unequal_etas_change_the_image_and_favour_the_quieter_adapter(sd3):
+    weights = preference(0.5, 0.5)
+    only = [msdda(sd3, preference(*w), (0.05, 0.05, 1, 1), steps=4) for w in ((1.0, 0.0), (0.0, 1.0))]
+    first_quiet = msdda(sd3, weights, (0.05, 1.5, 1, 1), steps=4)
+    assert (first_quiet - only[0]).norm() < (first_quiet - only[1]).norm()
+
+
+@pytest.mark.parametrize(("sigma", "sigma_next", "eta"), [(14.0, 9.0, 1.0), (2.0, 1.5, 0.4), (0.5, 0.1, 1.7)])
+def test_ancestral_transition_is_the_hosts(sigma, sigma_next, eta):
+    from comfy.k_diffusion.sampling import get_ancestral_step
+
+    down, up = get_ancestral_step(torch.tensor(sigma).double(), torch.tensor(sigma_next).double(), eta)
+    step = ancestral_transition(sigma, sigma_next, eta)
+    assert step.s == pytest.approx(float(up), rel=1e-6)
+    assert step.a == pytest.approx(float(down) / sigma, rel=1e-6, abs=1e-12)
+    assert step.a + step.b == pytest.approx(1)
+
+
+@pytest.mark.parametrize("transition", [ancestral_transition, flow_transition])
+def test_a_step_keeps_the_schedules_noise_level(transition):
+    """x0 known exactly: x = (signal) x0 + sigma n must become (signal') x0 + sigma' n'."""
+    sigma, sigma_next = 0.8, 0.5
+    for eta in (0.2, 1.0):
+        step = transition(sigma, sigma_next, eta)
+        assert (step.a * sigma) ** 2 + step.s**2 == pytest.approx(sigma_next**2)
+        signal = 1.0 if transition is ancestral_transition else 1 - sigma
+        signal_next = 1.0 if transition is ancestral_transition else 1 - sigma_next
+        assert step.a * signal + step.b == pytest.approx(signal_next)
+
+
+@pytest.mark.parametrize("transition", [ancestral_transition, flow_transition])
+def test_the_last_step_is_the_limit_of_small_next_levels(transition):
+    tiny = [transition(0.5, 1e-7, eta).s for eta in (0.3, 0.9)]
+    last = [transition(0.5, 0.0, eta).s for eta in (0.3, 0.9)]
+    assert last[0] / last[1] == pytest.approx(tiny[0] / tiny[1], rel=1e-4)
+
+
+def test_renormalising_restores_the_schedules_level():
+    sigma, sigma_next = 3.0, 2.0
+    steps = [ancestral_transition(sigma, sigma_next, eta) for eta in (0.3, 0.9)]
+    shares = [0.5 / step.s**2 for step in steps]
+    kept = sum(p * step.a * sigma for p, step in zip(shares, steps, strict=True)) / sum(shares)
+    plain = sum(shares) ** -0.5
+    full = topped_up(steps, (0.5, 0.5), sigma, sigma_next)
+    assert kept**2 + full**2 == pytest.approx(sigma_next**2)
+    assert plain < full
+
+
+def test_renormalise_changes_nothing_for_equal_etas(sd3):
+    weights = preference(0.5, 0.5)
+    assert difference(msdda(sd3, weights, renormalise=True), msdda(sd3, weights)) < 1e-5
+    unequal = (0.3, 0.9, 1, 1)
+    assert difference(msdda(sd3, weights, unequal, renormalise=True), msdda(sd3, weights, unequal)) > 1e-3
+
+
+def test_the_base_takes_the_mean_eta_and_later_adapters_one():
+    rows, mix, etas = factors((0.3, 0.1), (0.4, 0.8))
+    assert rows[-1] == ((0.0, 0.0),)
+    assert mix == pytest.approx((0.3, 0.1, 0.6))
+    assert etas == pytest.approx((0.4, 0.8, 0.5))
+    assert factors((0.2,) * 5, (0.5,) * 4)[2] == pytest.approx((0.5, 0.5, 0.5, 0.5, 1.0))
+
+
+@pytest.mark.parametrize("eta", [0.0, -1.0, float("nan")])
+def test_impossible_etas_are_refused(eta):
+    with pytest.raises(ValueError, match="eta_2 is .*above 0"):
+        factors((0.5, 0.5), (1.0, eta))
+
+
+def test_products_that_are_no_distribution_are_refused(sd3):
+    with pytest.raises(ValueError, match="it is no distribution"):
+        msdda(sd3, preference(0.5, 0.5, kl_scale=-5.0), (0.05, 2.0, 1, 1))
+
+
+def test_masks_and_partial_denoising_work_as_in_the_blend(sd15):
+    weights = preference(0.5, 0.5)
+    generator = torch.Generator().manual_seed(3)
+    latent = comfy_models.latent("sd15", 2)
+    latent["samples"] = torch.randn(latent["samples"].shape, generator=generator)
+    latent["noise_mask"] = (torch.rand(1, 1, 8, 8, generator=generator) > 0.5).float()
+    run = {"latent": latent, "denoise": 0.6, "steps": 4}
+    blended = BlendedKSampler.execute(
+        sd15.model, sd15.loras(2), weights, **sd15.node_sampling(sampler_name="euler_ancestral", **run)
+    ).args[0]
+    result = msdda(sd15, weights, **run)
+    assert difference(result, blended["samples"]) < 1e-5
