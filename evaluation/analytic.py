@@ -82,7 +82,9 @@ def control(mixture: GaussianMixture, base: GaussianMixture, x: Tensor, sigma: f
     return (mixture.denoised(x, sigma) - base.denoised(x, sigma)) / sigma**2
 
 
-def mean_reward_gradient(base: GaussianMixture, reward: QuadraticReward, alpha: float, x: Tensor, sigma: float) -> Tensor:
+def mean_reward_gradient(
+    base: GaussianMixture, reward: QuadraticReward, alpha: float, x: Tensor, sigma: float
+) -> Tensor:
     """``grad_x E[r(x0) / alpha | x_t = x]``: the control with expectation and exp exchanged (arXiv 2505.18547, eq. 8)."""
     with torch.enable_grad():
         point = x.detach().requires_grad_(True)

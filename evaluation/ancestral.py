@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import torch
@@ -46,7 +47,7 @@ def sample(denoise: Denoise, start: Tensor, steps: int, generator: torch.Generat
     """
     sigmas = schedule(steps)
     x = start * sigmas[0]
-    for index, (sigma, following) in enumerate(zip(sigmas, sigmas[1:], strict=False)):
+    for index, (sigma, following) in enumerate(itertools.pairwise(sigmas)):
         denoised = denoise(x, sigma, index)
         down, up = split(sigma, following)
         noise = torch.randn(x.shape, generator=generator, dtype=x.dtype)

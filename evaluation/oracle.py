@@ -71,7 +71,9 @@ def drift_errors(world: World, weights: list[float], seed: int, count: int = 400
                 "blend": _rms(blended - exact) / size,
                 "jensen": _rms(exchanged - exact) / size,
                 "variation": float(
-                    variation(world.base, reward, world.alpha, world.base.diffused(sigma).sample(count, generator), sigma).mean()
+                    variation(
+                        world.base, reward, world.alpha, world.base.diffused(sigma).sample(count, generator), sigma
+                    ).mean()
                 ),
             }
         )
@@ -119,7 +121,7 @@ def jensen_gap(seed: int, count: int) -> list[Row]:
     return rows
 
 
-def weak_error(seed: int, count: int, repeats: int = 10, steps: Sequence[int] = (8, 16, 32, 64, 128, 256)) -> list[Row]:
+def weak_error(seed: int, count: int, repeats: int = 8, steps: Sequence[int] = (8, 16, 32, 64, 128)) -> list[Row]:
     """Stochastic against blend at equal steps and equal noise, for growing numbers of steps.
 
     ``error`` is the root mean square, over six test functions (x, y, x^2, y^2, x y, the weighted reward's exp), of

@@ -13,7 +13,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     options = _parser().parse_args(arguments)
     # The machine's own paths are no part of the record: the folder is named by its last part.
-    recorded = [Path(word).name if index and arguments[index - 1] == "--out" else word for index, word in enumerate(arguments)]
+    recorded = [
+        Path(word).name if index and arguments[index - 1] == "--out" else word for index, word in enumerate(arguments)
+    ]
     options.command_line = " ".join(["diffusion-blend", "miniature", *recorded])
     return options.run(options)
 
@@ -29,6 +31,22 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--compile", action="store_true", help="use torch.compile: about 1.8 times as fast on a CPU")
     train.add_argument("--threads", type=int, default=0, help="CPU threads (torch's own choice)")
     train.set_defaults(run=_train)
+    check = commands.add_parser("check", help="accuracy of a model on trained and held-out combinations")
+    check.add_argument("--model", type=Path, default=None, help="folder of a model (the shipped one)")
+    check.add_argument("--count", type=int, default=128, help="pictures of each kind (128)")
+    render = commands.add_parser("render", help="write a grid of pictures: rendered, or made by a model")
+    render.add_argument("--out", type=Path, required=True, help="PNG file")
+    render.add_argument("--model", type=Path, default=None, help="folder of a model; without it the renderer draws")
+    render.add_argument("--shipped", action="store_true", help="use the shipped model")
+    render.add_argument("--prompt", action="append", help="a row of the grid; several may be given")
+    render.add_argument("--columns", type=int, default=8, help="pictures of each prompt (8)")
+    for command in (check, render):
+        command.add_argument("--seed", type=int, default=0)
+        command.add_argument("--steps", type=int, default=25, help="DDIM steps (25)")
+        command.add_argument("--guidance", type=float, default=3.0, help="CFG (3)")
+        command.add_argument("--threads", type=int, default=0, help="CPU threads (torch's own choice)")
+    check.set_defaults(run=_check)
+    render.set_defaults(run=_render)
     return parser
 
 
@@ -46,6 +64,74 @@ def _train(options: argparse.Namespace) -> int:
     folder = learn(config, options.command_line)
     sys.stdout.write(f"model: {folder}\n")
     return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from .checking import Sampling, check
+    from .model import load_pipeline
+
+    _use_threads(options.threads)
+    rows = check(
+        load_pipeline(options.model), options.count, options.seed, Sampling(options.steps, 1.0, options.guidance)
+    )
+    sys.stdout.write(f"seed {options.seed}, {options.steps} DDIM steps, eta 1, guidance {options.guidance:g}\n\n")
+    sys.stdout.write(
+        "| combinations | kind | pictures | exact | 95 % interval | right things | mean grade |\n|" + "---|" * 7
+    )
+    for row in rows:
+        sys.stdout.write(
+            f"\n| {row['combinations']} | {row['kind']} | {row['pictures']} | {row['exact']:.3f} "
+            f"| {row['low']:.3f} - {row['high']:.3f} | {row['right things']:.3f} | {row['grade']:.3f} |"
+        )
+    sys.stdout.write("\n")
+    return 0
+
+
+EXAMPLES = (
+    "a red circle",
+    "a cyan triangle on the left",
+    "two yellow squares",
+    "three purple circles",
+    "a green square and a blue circle",
+    "a red triangle above a cyan circle",
+    "a blue square left of a yellow triangle",
+)
+
+
+def _render(options: argparse.Namespace) -> int:
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    from .checking import Sampling, generate
+    from .language import read
+    from .model import load_pipeline
+    from .renderer import SIZE, render, sample_scene
+
+    _use_threads(options.threads)
+    rows = options.prompt or list(EXAMPLES)
+    prompts = [prompt for prompt in rows for _ in range(options.columns)]
+    if options.model is None and not options.shipped:
+        choice = np.random.default_rng(options.seed)
+        scenes = [sample_scene(read(prompt), choice) for prompt in prompts]
+        pictures = render(scenes, torch.Generator().manual_seed(options.seed))
+    else:
+        settings = Sampling(options.steps, 1.0, options.guidance)
+        pictures = generate(load_pipeline(options.model), prompts, options.seed, settings)
+    # [R * C, 3, H, W] -> [R * H, C * W, 3]
+    grid = pictures.view(len(rows), options.columns, 3, SIZE, SIZE).permute(0, 3, 1, 4, 2)
+    pixels = (grid.reshape(len(rows) * SIZE, options.columns * SIZE, 3) * 255).round().to(torch.uint8)
+    image = Image.fromarray(pixels.numpy())
+    image.resize((image.width * 3, image.height * 3), Image.Resampling.NEAREST).save(options.out)
+    sys.stdout.write(f"{options.out}: one row for each of {', '.join(rows)}\n")
+    return 0
+
+
+def _use_threads(threads: int) -> None:
+    import torch
+
+    if threads:
+        torch.set_num_threads(threads)
 
 
 if __name__ == "__main__":

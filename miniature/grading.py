@@ -39,17 +39,15 @@ def grade(found: list[Found], description: Description) -> Grade:
     if not found:
         return Grade(0.0, False, False)
     scores = np.asarray([[_likeness(thing, seen) for seen in found] for thing in asked])
-    # Where things are alike in all but place, a small bonus lets the matching choose the order that the words ask for.
     rows, columns = linear_sum_assignment(-scores)
     score = float(scores[rows, columns].sum()) / max(len(asked), len(found))
     right = len(asked) == len(found) and all(
-        (found[c].colour, found[c].shape) == (asked[r].colour, asked[r].shape) for r, c in zip(rows, columns, strict=True)
+        (found[c].colour, found[c].shape) == (asked[r].colour, asked[r].shape)
+        for r, c in zip(rows, columns, strict=True)
     )
-    words = description.relation or description.place
-    if words is None:
+    if description.relation is None and description.place is None:
         return Grade(score, right, right)
-    matched = {int(r): found[c] for r, c in zip(rows, columns, strict=True)}
-    clear = _clear(words, matched)
+    clear = _clear(description, {int(r): found[c] for r, c in zip(rows, columns, strict=True)})
     position = float(np.clip(0.5 + clear / (2 * CLEAR_BY), 0.0, 1.0))
     return Grade(score * (1 - POSITION_SHARE + POSITION_SHARE * position), right and clear > 0, right)
 
@@ -62,16 +60,11 @@ def _likeness(thing: Thing, seen: Found) -> float:
     return colour * (1 + shape) / 2
 
 
-def _clear(words: str, matched: dict[int, Found]) -> float:
-    first = matched.get(0)
-    second = (SIZE / 2, SIZE / 2)
-    if first is None:
+def _clear(description: Description, matched: dict[int, Found]) -> float:
+    """How far the position is as told, in pixels; a thing that is not there is on the wrong side."""
+    first, second = matched.get(0), matched.get(1)
+    if first is None or (description.relation and second is None):
         return -CLEAR_BY
-    if len(matched) > 1:
-        second = (matched[1].x, matched[1].y)
-    elif 1 not in matched and words not in _PLACES:
-        return -CLEAR_BY
-    return clearance(words, (first.x, first.y), second)
-
-
-_PLACES = ("at the top", "at the bottom", "on the left", "on the right")
+    if description.relation and second:
+        return clearance(description.relation, (first.x, first.y), (second.x, second.y))
+    return clearance(str(description.place), (first.x, first.y), (SIZE / 2, SIZE / 2))

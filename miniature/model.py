@@ -7,7 +7,7 @@ expresses as ``channel_mult [1, 1, 1]``, ``num_res_blocks [1, 1, 1]``, ``transfo
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -39,7 +39,7 @@ def make_pipeline(tokenizer_folder: Path, seed: int) -> StableDiffusionPipeline:
 
     from .pixel_vae import PixelVAE
 
-    tokenizer = make_tokenizer(tokenizer_folder)
+    tokenizer: Any = make_tokenizer(tokenizer_folder)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         text_encoder = CLIPTextModel(

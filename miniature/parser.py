@@ -6,6 +6,7 @@ It knows nothing of how the picture was made, so it grades generated pictures as
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -88,7 +89,7 @@ def _describe(mask: np.ndarray, chroma: np.ndarray, hue: np.ndarray, colour: str
     # Whole pixels blur a small circle into a square: outline the thing at half its chroma, between the pixels.
     level = 0.55 * float(np.median(chroma[mask]))
     soft = np.where(ndimage.binary_dilation(mask), chroma, 0.0)
-    fine = ndimage.zoom(soft, FINER, order=1, grid_mode=True, mode="nearest") > level
+    fine: Any = ndimage.zoom(soft, FINER, order=1, grid_mode=True, mode="nearest") > level
     rows, columns = np.nonzero(fine)
     top, bottom, left, right = rows.min(), rows.max() + 1, columns.min(), columns.max() + 1
     fits = _fits(fine[top:bottom, left:right])

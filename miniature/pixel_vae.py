@@ -37,11 +37,11 @@ class PixelVAE(ModelMixin, ConfigMixin):
     @register_to_config
     def __init__(
         self,
-        scaling_factor: float = SCALING_FACTOR,
-        latent_channels: int = 12,
+        scaling_factor: float = SCALING_FACTOR,  # noqa: ARG002  (read from config)
+        latent_channels: int = 12,  # noqa: ARG002  (read from config)
         # Pipelines compute the downscaling, 2 ** (number of levels - 1), from this list's length.
-        block_out_channels: tuple[int, ...] = (3, 12),
-        force_upcast: bool = False,
+        block_out_channels: tuple[int, ...] = (3, 12),  # noqa: ARG002  (read from config)
+        force_upcast: bool = False,  # noqa: ARG002  (read from config)
     ) -> None:
         super().__init__()
         # A model without any tensor has no dtype or device, and its weights file would be empty.
@@ -55,7 +55,10 @@ class PixelVAE(ModelMixin, ConfigMixin):
         return AutoencoderKLOutput(latent_dist=point)  # pyright: ignore[reportArgumentType]
 
     def decode(
-        self, z: Tensor, return_dict: bool = True, generator: torch.Generator | None = None
+        self,
+        z: Tensor,
+        return_dict: bool = True,
+        generator: torch.Generator | None = None,  # noqa: ARG002  (diffusers' signature)
     ) -> DecoderOutput | tuple[Tensor]:
         """Unfold channels into pixels."""
         sample = functional.pixel_shuffle(z, 2)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .language import COLOURS, SHAPES, Description
+from .language import SHAPES, Description
 
 SIZE = 32
 HUES = {"red": 0.0, "yellow": 55.0, "green": 120.0, "cyan": 180.0, "blue": 235.0, "purple": 295.0}  # degrees

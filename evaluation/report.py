@@ -1,0 +1,34 @@
+"""Tables as text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> str:
+    """A Markdown table of rows; a pair (mean, half width) becomes ``mean ± half``.
+
+    Args:
+        rows: one mapping per line.
+        columns: which entries, in order; by default those of the first row.
+    """
+    names = list(rows[0]) if columns is None else list(columns)
+    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+    lines += ["| " + " | ".join(_cell(row[name]) for name in names) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"{_number(value[0])} \N{PLUS-MINUS SIGN} {_number(value[1])}"
+    return _number(value) if isinstance(value, float) else str(value)
+
+
+def _number(value: float) -> str:
+    if math.isnan(value):
+        return "-"
+    if value != 0 and abs(value) < 0.001:
+        return f"{value:.1e}"
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"

@@ -1,0 +1,146 @@
+"""The rewards of the miniature world: computed, no model, no download; each fits ``training.rewards.protocol.Reward``.
+
+Larger is better. The units are chosen so that each spreads over a few tenths on pictures of the base model.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from .grading import grade
+from .language import read
+from .parser import parse
+
+JPEG_QUALITY = 95
+
+
+def alignment(images: Tensor, prompts: Sequence[str]) -> Tensor:
+    """How well each picture shows its prompt: the grade of `grading.grade`, 0..1.
+
+    Args:
+        images: float[B, 3, 32, 32] in 0..1.
+        prompts: B prompts of this world's grammar.
+
+    Returns:
+        float32[B].
+
+    Raises:
+        ValueError: a prompt outside the grammar, pictures of another size, or unequal numbers of both.
+    """
+    _check_count(images, prompts)
+    found = parse(images)
+    return torch.tensor([grade(things, read(prompt)).score for things, prompt in zip(found, prompts, strict=True)])
+
+
+def colourfulness(images: Tensor, prompts: Sequence[str]) -> Tensor:
+    """Colourfulness of Hasler and Suesstrunk (2003), per pixel value in 0..1: about 0 (grey) to 1 (every hue, vivid).
+
+    ``sqrt(var(rg) + var(yb)) + 0.3 sqrt(mean(rg)^2 + mean(yb)^2)`` with ``rg = R - G``, ``yb = (R + G) / 2 - B``.
+    Differentiable.
+
+    Args:
+        images: float[B, 3, H, W] in 0..1.
+        prompts: not used.
+
+    Returns:
+        float[B].
+    """
+    _check_count(images, prompts)
+    red, green, blue = images.flatten(2).unbind(1)  # [B, H * W]
+    opponents = torch.stack([red - green, (red + green) / 2 - blue])
+    spread = opponents.var(-1, correction=0).sum(0)
+    offset = opponents.mean(-1).square().sum(0)
+    # The root's slope is infinite at 0: a grey picture would have no gradient.
+    return (spread + 1e-8).sqrt() + 0.3 * (offset + 1e-8).sqrt()
+
+
+def compressibility(images: Tensor, prompts: Sequence[str]) -> Tensor:
+    """Minus the size of the JPEG file in kB (1000 bytes) at quality 95 without chroma subsampling; not differentiable.
+
+    Args:
+        images: float[B, 3, H, W] in 0..1; rounded to 8 bits.
+        prompts: not used.
+
+    Returns:
+        float32[B], below 0.
+    """
+    _check_count(images, prompts)
+    pixels = (images.detach().to("cpu", torch.float32).clamp(0, 1) * 255).round().to(torch.uint8)
+    return torch.tensor([-_jpeg_bytes(picture.permute(1, 2, 0).numpy()) / 1000 for picture in pixels])
+
+
+def _jpeg_bytes(pixels: np.ndarray) -> int:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="JPEG", quality=JPEG_QUALITY, subsampling=0)
+    return file.tell()
+
+
+def warmth(images: Tensor, prompts: Sequence[str]) -> Tensor:
+    """Mean of red minus blue, -1..1; differentiable. It conflicts with cold prompts, and with no others.
+
+    Args:
+        images: float[B, 3, H, W] in 0..1.
+        prompts: not used.
+
+    Returns:
+        float[B].
+    """
+    _check_count(images, prompts)
+    return (images[:, 0] - images[:, 2]).mean((-1, -2))
+
+
+def brightness(images: Tensor, prompts: Sequence[str]) -> Tensor:
+    """Mean luma (ITU-R BT.601: .299 R + .587 G + .114 B), 0..1; differentiable.
+
+    Args:
+        images: float[B, 3, H, W] in 0..1.
+        prompts: not used.
+
+    Returns:
+        float[B].
+    """
+    _check_count(images, prompts)
+    return _luma(images).mean((-1, -2))
+
+
+def softness(images: Tensor, prompts: Sequence[str]) -> Tensor:
+    """Minus ten times the mean absolute step of luma between neighbouring pixels; 0 for a flat picture. Differentiable.
+
+    Args:
+        images: float[B, 3, H, W] in 0..1.
+        prompts: not used.
+
+    Returns:
+        float[B], at most 0.
+    """
+    _check_count(images, prompts)
+    luma = _luma(images)
+    across, down = luma.diff(dim=-1).abs().mean((-1, -2)), luma.diff(dim=-2).abs().mean((-1, -2))
+    return -5 * (across + down)
+
+
+def _luma(images: Tensor) -> Tensor:
+    weights = torch.tensor([0.299, 0.587, 0.114], dtype=images.dtype, device=images.device)
+    return (images * weights[:, None, None]).sum(1)
+
+
+def _check_count(images: Tensor, prompts: Sequence[str]) -> None:
+    if len(images) != len(prompts):
+        raise ValueError(f"{len(images)} images and {len(prompts)} prompts: give every image its prompt.")
+
+
+REWARDS: dict[str, Callable[[Tensor, Sequence[str]], Tensor]] = {
+    "alignment": alignment,
+    "colourfulness": colourfulness,
+    "compressibility": compressibility,
+    "warmth": warmth,
+    "brightness": brightness,
+    "softness": softness,
+}
+"""Every reward of this world by name."""
