@@ -13,7 +13,8 @@ def test_mean_and_deviation_are_those_of_the_normalised_product(coefficients):
     deviations = (0.4, 0.7, 1.1)[: len(coefficients)]
     grid = torch.linspace(-30, 30, 600_001, dtype=torch.double)
     log_density = sum(
-        c * torch.distributions.Normal(mu, s).log_prob(grid) for c, mu, s in zip(coefficients, means, deviations, strict=True)
+        c * torch.distributions.Normal(mu, s).log_prob(grid)
+        for c, mu, s in zip(coefficients, means, deviations, strict=True)
     )
     density = torch.softmax(log_density, 0)
     mean = (density * grid).sum()

@@ -34,7 +34,9 @@ def low_rank(layer, rank, seed):
 def patched(layer, updates, gates, x):
     """The layer's own forward with the weight updated."""
     delta = sum(
-        g * (u.up @ u.down.flatten(1)).view_as(layer.weight) for g, u in zip(gates, updates, strict=True) if u is not None
+        g * (u.up @ u.down.flatten(1)).view_as(layer.weight)
+        for g, u in zip(gates, updates, strict=True)
+        if u is not None
     )
     return torch.func.functional_call(layer, {"weight": layer.weight + delta}, (x,))
 

@@ -53,7 +53,10 @@ def test_the_law_can_be_broken():
 
 def test_blending_needs_torch_and_the_standard_library_only():
     outside = {
-        module.split(".")[0] for path in (ROOT / "blending").rglob("*.py") for level, module in imports(path) if level == 0
+        module.split(".")[0]
+        for path in (ROOT / "blending").rglob("*.py")
+        for level, module in imports(path)
+        if level == 0
     }
     assert outside <= {"torch", *sys.stdlib_module_names}
 

@@ -47,9 +47,14 @@ def kohya_diffusers(seed):
     shapes = comfy_models.state_dict("sd15")
     tensors = {}
     for theirs, ours in diffusers_names("sd15").items():
-        if theirs.endswith(("to_q.weight", "to_v.weight", "conv1.weight", "to_out.0.weight", "ff.net.2.weight")) and ours in shapes:
+        if (
+            theirs.endswith(("to_q.weight", "to_v.weight", "conv1.weight", "to_out.0.weight", "ff.net.2.weight"))
+            and ours in shapes
+        ):
             key = "lora_unet_" + theirs.removesuffix(".weight").replace(".", "_")
-            tensors[f"{key}.lora_up.weight"], tensors[f"{key}.lora_down.weight"] = low_rank(shapes[ours].shape, 4, generator)
+            tensors[f"{key}.lora_up.weight"], tensors[f"{key}.lora_down.weight"] = low_rank(
+                shapes[ours].shape, 4, generator
+            )
             tensors[f"{key}.alpha"] = torch.tensor(2.0)
     return tensors
 
@@ -62,7 +67,9 @@ def diffusers_processor(seed):
     for theirs, ours in diffusers_names("sd15").items():
         if theirs.endswith(("to_q.weight", "to_out.0.weight")) and ours in shapes:
             key = "unet." + theirs.removesuffix(".weight").replace(".to_", ".processor.to_").removesuffix(".0")
-            tensors[f"{key}_lora.up.weight"], tensors[f"{key}_lora.down.weight"] = low_rank(shapes[ours].shape, 4, generator)
+            tensors[f"{key}_lora.up.weight"], tensors[f"{key}_lora.down.weight"] = low_rank(
+                shapes[ours].shape, 4, generator
+            )
     return tensors
 
 
@@ -77,7 +84,11 @@ def sd3_slices(seed):
         name = ours if isinstance(ours, str) else ours[0]
         if name not in shapes or shapes[name].ndim != 2:
             continue
-        shape = shapes[name].shape if isinstance(ours, str) or ours[1] is None else torch.Size([ours[1][2], shapes[name].shape[1]])
+        shape = (
+            shapes[name].shape
+            if isinstance(ours, str) or ours[1] is None
+            else torch.Size([ours[1][2], shapes[name].shape[1]])
+        )
         key = "transformer." + theirs.removesuffix(".weight")
         tensors[f"{key}.lora_B.weight"], tensors[f"{key}.lora_A.weight"] = low_rank(shape, 3, generator)
     return tensors
@@ -99,10 +110,7 @@ def tucker(seed):
 def mixed_linear_shapes(seed):
     """Linear layers' factors stored as 1x1 convolutions, and the other way round: the host only looks at the product."""
     tensors = kohya("sd15", seed, endings=("attn1.to_q", "proj_in"))
-    return {
-        key: tensor[..., None, None] if "to_q" in key else tensor.flatten(1)
-        for key, tensor in tensors.items()
-    }
+    return {key: tensor[..., None, None] if "to_q" in key else tensor.flatten(1) for key, tensor in tensors.items()}
 
 
 FILES = {
@@ -138,7 +146,9 @@ def test_every_naming_equals_the_hosts_own_patching(worlds, loras_folder, name):
 
 def test_slices_reach_all_three_parts_of_the_qkv():
     keys = sd3_slices(0)
-    assert {part for part in ("to_q", "to_k", "to_v", "add_q_proj", "norm_out") if any(part in key for key in keys)} == {
+    assert {
+        part for part in ("to_q", "to_k", "to_v", "add_q_proj", "norm_out") if any(part in key for key in keys)
+    } == {
         "to_q",
         "to_k",
         "to_v",
@@ -149,7 +159,12 @@ def test_slices_reach_all_three_parts_of_the_qkv():
 
 def test_the_name_is_the_metadatas_reward_or_the_files(loras_folder):
     write(loras_folder, "plain", kohya("sd3", 1))
-    write(loras_folder, "tuned", kohya("sd3", 1), {"diffusion_blend.reward": "aesthetic", "diffusion_blend.kl_weight": "0.25"})
+    write(
+        loras_folder,
+        "tuned",
+        kohya("sd3", 1),
+        {"diffusion_blend.reward": "aesthetic", "diffusion_blend.kl_weight": "0.25"},
+    )
     loras = load_loras(["plain.safetensors", "tuned.safetensors"])
     assert loras.names == ["plain", "aesthetic"]
     assert loras.kl_weights == [None, 0.25]
@@ -188,11 +203,17 @@ BAD_TENSORS = {
     "wrong height": (put("up", torch.ones(128, 4)), "its update is 128 x 128, but the layer's weight is 384 x 128"),
     "missing down": (lambda t, up, down: t.pop(down), "has no lora_down.weight beside it"),
     "missing up": (lambda t, up, down: t.pop(up), "has no lora_up.weight beside it"),
-    "alpha of two numbers": (put("lora_unet_joint_blocks_0_x_block_attn_qkv.alpha", torch.ones(2)), "alpha is a single number"),
+    "alpha of two numbers": (
+        put("lora_unet_joint_blocks_0_x_block_attn_qkv.alpha", torch.ones(2)),
+        "alpha is a single number",
+    ),
     "alpha NaN": (put("lora_unet_joint_blocks_0_x_block_attn_qkv.alpha", torch.tensor(torch.nan)), "holds NaN"),
     "a layer that is not there": (
         lambda t, up, down: t.update(
-            {"lora_unet_no_such_layer.lora_up.weight": torch.ones(4, 1), "lora_unet_no_such_layer.lora_down.weight": torch.ones(1, 4)}
+            {
+                "lora_unet_no_such_layer.lora_up.weight": torch.ones(4, 1),
+                "lora_unet_no_such_layer.lora_down.weight": torch.ones(1, 4),
+            }
         ),
         "2 of its weights do not belong to this model, for example lora_unet_no_such_layer",
     ),
@@ -205,7 +226,13 @@ BAD_TENSORS = {
         lambda t, up, down: [
             t.pop(up),
             t.pop(down),
-            t.update({f"{up.split('.')[0]}.hada_w{i}_{s}": torch.ones(384, 2) if s == "a" else torch.ones(2, 128) for i in (1, 2) for s in "ab"}),
+            t.update(
+                {
+                    f"{up.split('.')[0]}.hada_w{i}_{s}": torch.ones(384, 2) if s == "a" else torch.ones(2, 128)
+                    for i in (1, 2)
+                    for s in "ab"
+                }
+            ),
         ],
         "an update of kind loha is not low-rank",
     ),
@@ -227,7 +254,10 @@ def test_bad_tensors_are_refused_by_name_and_nothing_is_applied(sd3, loras_folde
 def test_an_adapter_for_another_architecture_is_refused(sd3, sd15, loras_folder):
     with pytest.raises(ValueError, match=r"sd15-0\.safetensors: none of its .* belongs to this model"):
         blend_model(sd3.model, load_loras([sd15.files[0]]), preference(1.0))
-    wider = {key: tensor.repeat(1, 2) if "attn2_to_k.lora_down" in key else tensor for key, tensor in sd15.adapters[0].items()}
+    wider = {
+        key: tensor.repeat(1, 2) if "attn2_to_k.lora_down" in key else tensor
+        for key, tensor in sd15.adapters[0].items()
+    }
     write(loras_folder, "wider", wider)
     with pytest.raises(ValueError, match=r"wider\.safetensors: .*320 x 1536, but .*320 x 768.*another architecture"):
         blend_model(sd15.model, load_loras(["wider.safetensors"]), preference(1.0))

@@ -13,14 +13,18 @@ def msdda(world, weights, etas=(1.0, 1.0, 1.0, 1.0), renormalise=False, **change
     inputs.pop("sampler_name")
     names = {f"eta_{i}": eta for i, eta in enumerate(etas, 1)}
     loras = max(i for i, weight in enumerate(weights.weights, 1) if weight > 0)
-    return MSDDASampler.execute(world.model, world.loras(loras), weights, **names, renormalise=renormalise, **inputs).args[0]["samples"]
+    return MSDDASampler.execute(
+        world.model, world.loras(loras), weights, **names, renormalise=renormalise, **inputs
+    ).args[0]["samples"]
 
 
 @pytest.mark.parametrize("kl_scale", [0.0, 0.5, 1.0, 2.0])
 def test_with_equal_etas_it_is_blended_ksampler_with_euler_ancestral(world, kl_scale):
     weights = preference(0.2, 0.3, 0.5, kl_scale=kl_scale)
     run = {"sampler_name": "euler_ancestral", "steps": 4}
-    blended = BlendedKSampler.execute(world.model, world.loras(3), weights, **world.node_sampling(**run)).args[0]["samples"]
+    blended = BlendedKSampler.execute(world.model, world.loras(3), weights, **world.node_sampling(**run)).args[0][
+        "samples"
+    ]
     assert difference(msdda(world, weights, steps=4), blended) < 1e-5
 
 
@@ -34,10 +38,20 @@ def test_equal_etas_below_one_are_the_hosts_ancestral_sampler_of_that_eta(world,
     model = blend_model(world.model, world.loras(2), weights)
     run = world.sampling(steps=4)
     sampler = comfy.samplers.ksampler("euler_ancestral", {"eta": eta})
-    sigmas = comfy.samplers.KSampler(model, 4, model.load_device, "euler_ancestral", "normal", 1.0, model.model_options).sigmas
+    sigmas = comfy.samplers.KSampler(
+        model, 4, model.load_device, "euler_ancestral", "normal", 1.0, model.model_options
+    ).sigmas
     latent = run["latent"]["samples"]
     expected = comfy.sample.sample_custom(
-        model, comfy.sample.prepare_noise(latent, 5), 4.0, sampler, sigmas, run["positive"], run["negative"], latent, seed=5
+        model,
+        comfy.sample.prepare_noise(latent, 5),
+        4.0,
+        sampler,
+        sigmas,
+        run["positive"],
+        run["negative"],
+        latent,
+        seed=5,
     )
     assert difference(msdda(world, weights, (eta,) * 4, steps=4), expected) < 1e-5
 

@@ -19,7 +19,14 @@ EVALUATIONS = ("sequential", "batched")
 
 # Every sampler, and every pair of (count, KL scale), occurs; cfg, batch and evaluation alternate through them.
 COVERING = [
-    (count, kl_scale, (1.0, 7.0)[(i + i // 5) % 2], (3, 1)[i % 2], SAMPLERS[i % len(SAMPLERS)], EVALUATIONS[(i // 2) % 2])
+    (
+        count,
+        kl_scale,
+        (1.0, 7.0)[(i + i // 5) % 2],
+        (3, 1)[i % 2],
+        SAMPLERS[i % len(SAMPLERS)],
+        EVALUATIONS[(i // 2) % 2],
+    )
     for i, (count, kl_scale) in enumerate(itertools.product(COUNTS, KL_SCALES))
 ]
 PRODUCT = list(itertools.product(COUNTS, KL_SCALES, (1.0, 7.0), (1, 3), SAMPLERS, EVALUATIONS))
@@ -28,7 +35,9 @@ PRODUCT = list(itertools.product(COUNTS, KL_SCALES, (1.0, 7.0), (1, 3), SAMPLERS
 def check(world, count, kl_scale, cfg, batch, sampler_name, evaluation):
     weights = weights_of(count)
     run = {"cfg": cfg, "sampler_name": sampler_name, "latent": comfy_models.latent(world.kind, batch)}
-    blended = blend_model(world.model, world.loras(count), preference(*weights, kl_scale=kl_scale), evaluation=evaluation)
+    blended = blend_model(
+        world.model, world.loras(count), preference(*weights, kl_scale=kl_scale), evaluation=evaluation
+    )
     reference = world.patched.blended(world.adapters[:count], [kl_scale * w for w in weights])
     expected = world.sample(reference, **run)
     assert difference(world.sample(blended, **run), expected) < 1e-4
@@ -46,7 +55,9 @@ def test_sd15(sd15, case):
     check(sd15, *case)
 
 
-@pytest.mark.parametrize("case", [(2, 1.0, 7.0, 1, "euler_ancestral", "sequential"), (2, 2.0, 7.0, 1, "dpmpp_2m", "batched")], ids=str)
+@pytest.mark.parametrize(
+    "case", [(2, 1.0, 7.0, 1, "euler_ancestral", "sequential"), (2, 2.0, 7.0, 1, "dpmpp_2m", "batched")], ids=str
+)
 def test_sdxl(worlds, case):
     check(worlds("sdxl"), *case)
 

@@ -63,7 +63,9 @@ def test_every_evaluation_belongs_to_its_step_and_shares_its_draw(sd15, sampler_
     if sampler_name not in comfy.samplers.KSampler.SAMPLERS:
         pytest.skip(f"this host has no sampler {sampler_name}")
     recorder, _ = record(sd15, steps=4, sampler_name=sampler_name, latent=comfy_models.latent("sd15", 1))
-    if sampler_name == "heunpp2":  # three evaluations a step, fewer towards the end; the host's weights for them are its own
+    if (
+        sampler_name == "heunpp2"
+    ):  # three evaluations a step, fewer towards the end; the host's weights for them are its own
         assert sorted(recorder.steps) == recorder.steps
         assert set(recorder.steps) == {0, 1, 2, 3}
     else:

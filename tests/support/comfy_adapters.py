@@ -16,7 +16,16 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-ATTENTION = ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0", "attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0")
+ATTENTION = (
+    "attn1.to_q",
+    "attn1.to_k",
+    "attn1.to_v",
+    "attn1.to_out.0",
+    "attn2.to_q",
+    "attn2.to_k",
+    "attn2.to_v",
+    "attn2.to_out.0",
+)
 CONVOLUTIONS = ("in_layers.2", "out_layers.3", "skip_connection", "op", "conv", "proj_in", "proj_out")
 JOINT = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2", "adaLN_modulation.1")
 
@@ -38,7 +47,9 @@ def low_rank(shape: torch.Size, rank: int, generator: torch.Generator, size: flo
     return up, down
 
 
-def kohya(kind: str, seed: int, rank: int = 4, endings: Sequence[str] | None = None, alpha: float | None = None) -> dict[str, Tensor]:
+def kohya(
+    kind: str, seed: int, rank: int = 4, endings: Sequence[str] | None = None, alpha: float | None = None
+) -> dict[str, Tensor]:
     """A LoRA in kohya's naming over the checkpoint's own layer names; without alpha unless it is given."""
     endings = endings or (JOINT if kind == "sd3" else ATTENTION)
     generator = torch.Generator().manual_seed(seed)

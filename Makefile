@@ -1,0 +1,28 @@
+# A fresh machine needs Python 3.10 or newer; everything else is set up in .venv.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python -P
+READY := $(VENV)/.ready
+
+.PHONY: setup test lint demo clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml tests/support/set_up.py
+	$(PYTHON) tests/support/set_up.py $(VENV)
+	touch $@
+
+lint: $(READY)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/basedpyright
+
+# One process can hold one ComfyUI: the host tests run once for each that is found.
+test: $(READY)
+	$(RUN) tests/support/run_all.py
+
+demo: $(READY)
+	$(VENV)/bin/diffusion-blend demo
+
+clean:
+	rm -rf $(VENV)
