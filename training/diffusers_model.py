@@ -18,6 +18,8 @@ from .export import adapter_bytes
 from .models import Conditioning
 from .policy import DdimSteps, ddim_steps
 
+_DECODE_AT_ONCE = 64 * 64
+
 
 @dataclass(frozen=True)
 class Base:
@@ -126,8 +128,11 @@ class DiffusersModel:
             self._unet.enable_adapters()
 
     def decode(self, latents: Tensor) -> Tensor:
-        with torch.no_grad():  # one image at a time: a VAE's activations outweigh the UNet's
-            return torch.cat([self.base.decode(row[None].to(self.device)).float().cpu() for row in latents])
+        # A VAE's activations outweigh the UNet's: no more at once than one SD 1.5 image of 512 x 512.
+        rows = max(1, _DECODE_AT_ONCE // (latents.shape[2] * latents.shape[3]))
+        with torch.no_grad():
+            parts = [self.base.decode(part.to(self.device)).float().cpu() for part in latents.split(rows)]
+        return torch.cat(parts)
 
     def trainable(self) -> dict[str, torch.nn.Parameter]:
         return {name: value for name, value in self._unet.named_parameters() if "lora_" in name}
