@@ -136,13 +136,17 @@ def front_end(
     renderer: str = CLASSIC,
     width: int = 1600,
     height: int = 1000,
+    without: str = "",
     **options: Any,
 ) -> Iterator[FrontEnd]:
-    """A fresh page of the front end in the renderer wanted, with an empty graph."""
+    """A fresh page of the front end in the renderer wanted, with an empty graph; files that match ``without`` get lost."""
     server.post("/settings", settings(renderer))
     context = browser.new_context(viewport={"width": width, "height": height}, **options)
     try:
+        if without:
+            context.route(without, lambda route: route.abort())
         opened = FrontEnd(context.new_page(), server)
+        opened.page.set_default_timeout(15_000)
         opened.listen()
         opened.open()
         opened.page.evaluate("() => app.graph.clear()")

@@ -41,7 +41,7 @@ def _common(note: str) -> dict[str, dict[str, Any]]:
         "positive": _node("CLIPTextEncode", (400, 100), (340, 120), {"text": POSITIVE}, {"clip": ("checkpoint", "CLIP")}),
         "negative": _node("CLIPTextEncode", (400, 280), (340, 90), {"text": NEGATIVE}, {"clip": ("checkpoint", "CLIP")}),
         "preference": _node("PreferenceWeights", (400, 430), (340, 0), links={"reward_loras": ("loras", "reward_loras")}, color=OURS),
-        "latent": _node("EmptyLatentImage", (0, 600), (340, 0), {"width": 512, "height": 512}),
+        "latent": _node("EmptyLatentImage", (0, 640), (340, 0), {"width": 512, "height": 512}),
     }  # fmt: skip
 
 
@@ -70,12 +70,12 @@ def blend_two_adapters() -> dict[str, dict[str, Any]]:
     nodes = _common(
         "## Blend two adapters\n\n"
         "1. **Load Checkpoint**: pick your SD 1.5 checkpoint.\n"
-        "2. **Load Reward LoRAs**: pick two LoRAs made for it, `lora_1` and `lora_2`. Any LoRA works: reward-tuned, a style, "
+        "2. **Load Reward LoRAs**: pick two LoRAs made for it, lora_1 and lora_2. Any LoRA works: reward-tuned, a style, "
         "a character.\n"
         "3. Press **Run**.\n"
-        "4. In **Preference Weights**, drag the dot on the line between the two adapters (or change `weight_1` and `weight_2`) "
+        "4. In **Preference Weights**, drag the dot on the line between the two adapters (or change weight_1 and weight_2) "
         "and run again. Only the sampling is done anew.\n"
-        "5. `kl_scale` is the distance from the base model: 0 is the checkpoint alone, 1 the blend, beyond 1 exaggerates.\n\n"
+        "5. **kl_scale** is the distance from the base model: 0 is the checkpoint alone, 1 the blend, beyond 1 exaggerates.\n\n"
         "Keep the seed fixed while you compare.\n\n"
         "For a checkpoint of another kind (SDXL, SD 3, ...) use LoRAs of that kind and set the latent's size to match."
     )
@@ -89,10 +89,10 @@ def kl_scale_row() -> dict[str, dict[str, Any]]:
         "The same seed at KL scale **0** (the checkpoint alone), **0.5**, **1** (as trained) and **1.5** (exaggerated), from "
         "left to right in one image.\n\n"
         "1. **Load Checkpoint**: pick your checkpoint.\n"
-        "2. **Load Reward LoRAs**: pick one LoRA as `lora_1`; with several, all count the same.\n"
+        "2. **Load Reward LoRAs**: pick one LoRA as lora_1; with several, all count the same.\n"
         "3. Press **Run**.\n"
         "4. Take the KL scale you like into the other templates.\n\n"
-        "To weigh several adapters, connect a **Preference Weights** to each sampler's `preference`."
+        "To weigh several adapters, connect a **Preference Weights** to each sampler's preference input."
     )
     del nodes["preference"]
     nodes["latent"]["pos"] = [400, 430]
@@ -127,13 +127,13 @@ def stochastic_blend_model() -> dict[str, dict[str, Any]]:
     nodes = _common(
         "## One model call per step\n\n"
         "**Blend Model** puts the blend on the model, so any sampler, guider or upscaler can use it. Its method here is "
-        "`stochastic`: every step uses one adapter, drawn by the preference. That costs the same time as the checkpoint alone, "
+        "**stochastic**: every step uses one adapter, drawn by the preference. That costs the same time as the checkpoint alone, "
         "however many adapters there are.\n\n"
         "1. **Load Checkpoint**: pick your checkpoint.\n"
         "2. **Load Reward LoRAs**: pick two or more LoRAs.\n"
         "3. Press **Run**.\n"
-        "4. Compare with `method` = `blend`: the same weights at one model call per adapter.\n\n"
-        "`kl_scale` must stay between 0 and 1 here: an adapter cannot be drawn with a negative probability."
+        "4. Compare with method **blend**: the same weights at one model call per adapter.\n\n"
+        "**kl_scale** must stay between 0 and 1 here: an adapter cannot be drawn with a negative probability."
     )
     nodes["blend"] = _node(
         "BlendModel",

@@ -1,0 +1,287 @@
+"""The preference pad in both renderers: the numbers are the truth, the pad shows them and writes them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import comfy_browser
+import preference_pad
+import pytest
+from comfy_browser import FrontEnd
+from comfy_server import ComfyServer
+from make_server_models import LORAS
+from playwright.sync_api import Browser
+from preference_pad import CORNERS, TRACK_Y, Point, scale_x
+
+NAMES = [file.removesuffix(".safetensors") for file in LORAS]
+FOUR = (*LORAS, LORAS[0])
+
+
+def mean(corners: list[Point], weights: list[float]) -> Point:
+    total = sum(weights)
+    x = sum(w * c[0] for w, c in zip(weights, corners, strict=True)) / total
+    y = sum(w * c[1] for w, c in zip(weights, corners, strict=True)) / total
+    return x, y
+
+
+def near(point: list[float] | None, wanted: Point) -> bool:
+    return point is not None and abs(point[0] - wanted[0]) < 0.01 and abs(point[1] - wanted[1]) < 0.01
+
+
+def weights_of(numbers: dict[str, float]) -> list[float]:
+    return [numbers[f"weight_{number}"] for number in (1, 2, 3, 4)]
+
+
+def test_drag_on_the_line_sets_numbers_and_prompt(front: FrontEnd) -> None:
+    pad = preference_pad.make(front, LORAS[:2])
+    pad.drag((150, 75), (205, 75))  # three quarters of the way
+    assert weights_of(pad.numbers()) == pytest.approx([0.25, 0.75, 0, 0], abs=0.011)
+    sent = pad.sent()
+    assert [sent[f"weight_{number}"] for number in (1, 2, 3, 4)] == weights_of(pad.numbers())
+    assert "preference_pad" not in sent
+    assert near(pad.look()["weights"], mean(CORNERS[2], weights_of(pad.numbers())[:2]))
+
+
+@pytest.mark.parametrize("weights", [(0.2, 0.3, 0.5), (0.0, 0.5, 0.5), (1.0, 0.0, 0.0)])
+def test_drag_in_the_triangle(front: FrontEnd, weights: tuple[float, ...]) -> None:
+    """Barycentric: the weights are those whose mean of the corners is the point."""
+    pad = preference_pad.make(front, LORAS)
+    pad.drag(mean(CORNERS[3], [0.5, 0.5, 0.0]), mean(CORNERS[3], list(weights)))
+    assert weights_of(pad.numbers()) == pytest.approx([*weights, 0], abs=0.016)
+    assert sum(weights_of(pad.numbers())) == pytest.approx(1, abs=1e-9)
+
+
+def test_drag_in_the_square(front: FrontEnd) -> None:
+    """Bilinear: at (u, v) the corners count (1-u)(1-v), u(1-v), uv, (1-u)v."""
+    pad = preference_pad.make(front, FOUR)
+    u, v = 0.3, 0.6
+    pad.drag((150, 71), (105 + 90 * u, 20 + 102 * v))
+    wanted = [(1 - u) * (1 - v), u * (1 - v), u * v, (1 - u) * v]
+    assert weights_of(pad.numbers()) == pytest.approx(wanted, abs=0.026)
+    assert sum(weights_of(pad.numbers())) == pytest.approx(1, abs=1e-9)
+
+
+def test_drag_outside_stays_on_the_border(front: FrontEnd) -> None:
+    pad = preference_pad.make(front, LORAS)
+    pad.drag((150, 90), (150, 140))  # below the middle of the base
+    assert weights_of(pad.numbers()) == pytest.approx([0.5, 0.5, 0, 0], abs=0.011)
+
+
+def test_kl_handle_sets_the_scale(front: FrontEnd) -> None:
+    pad = preference_pad.make(front, LORAS[:2])
+    pad.drag((scale_x(1), TRACK_Y), (scale_x(1.8), TRACK_Y))
+    assert pad.numbers()["kl_scale"] == pytest.approx(1.8, abs=0.051)
+    assert pad.sent()["kl_scale"] == pad.numbers()["kl_scale"]
+    assert weights_of(pad.numbers()) == [0.5, 0.5, 0, 0], "the weights moved too"
+
+
+def test_numbers_move_the_pad(front: FrontEnd) -> None:
+    pad = preference_pad.make(front, LORAS)
+    pad.set_number("weight_1", 0.1)
+    pad.set_number("weight_2", 0.3)
+    pad.set_number("weight_3", 0.6)
+    pad.set_number("kl_scale", -0.5)
+    x, y = mean(CORNERS[3], [0.1, 0.3, 0.6])
+    pad.wait(f"Math.hypot(look.weights[0] - {x}, look.weights[1] - {y}) < 0.01")
+    pad.wait(f"Math.abs(look.kl[0] - {scale_x(-0.5)}) < 0.01")
+    pad.set_number("kl_scale", 4.0)  # outside the usual range: the track shows the whole one
+    pad.wait(f"Math.abs(look.kl[0] - {scale_x(4, -5, 5)}) < 0.01")
+
+
+def test_showing_changes_no_number(front: FrontEnd) -> None:
+    """Weights that are no point of the square, and whose sum is not 1, stay as they are."""
+    values = {"weight_1": 0.4, "weight_2": 0.0, "weight_3": 0.4, "weight_4": 0.7}
+    pad = preference_pad.make(front, FOUR, **values)
+    front.page.wait_for_timeout(500)
+    assert pad.numbers() == {**values, "kl_scale": 1}
+    assert near(pad.look()["weights"], mean(CORNERS[4], list(values.values())))
+
+
+def test_labels_follow_the_loader(front: FrontEnd) -> None:
+    pad = preference_pad.make(front, LORAS[:2])
+    assert pad.look()["labels"] == NAMES[:2]
+    front.page.evaluate(
+        "([id, file]) => { app.graph.getNodeById(id).widgets[4].value = file }", [pad.loader, LORAS[2]]
+    )
+    pad.wait(f"look.labels.join() === '{','.join(NAMES)}'")
+    front.page.evaluate("(id) => app.graph.getNodeById(id).disconnectInput(0)", pad.node)
+    front.page.evaluate(
+        "(id) => { const node = app.graph.getNodeById(id); node.disconnectInput(node.findInputSlot('reward_loras')) }",
+        pad.node,
+    )
+    pad.wait("look.labels[0] === 'adapter 1'")
+
+
+def test_chained_nodes_label_the_fifth_adapter(front: FrontEnd) -> None:
+    pad = preference_pad.make(front, (LORAS[1], LORAS[2]))
+    front.page.evaluate(
+        """([loaderId, nodeId, files]) => {
+            const loader = app.graph.getNodeById(loaderId), node = app.graph.getNodeById(nodeId)
+            const first = LiteGraph.createNode('LoadRewardLoRAs'), before = LiteGraph.createNode('PreferenceWeights')
+            app.graph.add(first); app.graph.add(before)
+            files.forEach((file, i) => { first.widgets[2 * i].value = file })
+            first.connect(0, loader, loader.findInputSlot('reward_loras'))
+            before.connect(0, node, node.findInputSlot('preference'))
+        }""",
+        [pad.loader, pad.node, [LORAS[0], LORAS[0], LORAS[2], LORAS[0]]],
+    )
+    pad.wait(f"look.labels.join() === '{NAMES[1]},{NAMES[2]}'")
+
+
+def test_a_weight_without_adapter_is_pointed_out_and_dragged_away(front: FrontEnd) -> None:
+    pad = preference_pad.make(front, LORAS[:2], weight_4=0.3)
+    pad.wait("look.problem === 'weight_4 is above 0, but there is no adapter 4'")
+    pad.drag((150, 75), (95, 75))
+    assert pad.numbers()["weight_4"] == 0
+    assert pad.look()["problem"] == ""
+
+
+def test_all_weights_zero(front: FrontEnd) -> None:
+    pad = preference_pad.make(front, LORAS[:2], weight_1=0, weight_2=0)
+    look = pad.look()
+    assert look["weights"] is None
+    assert look["problem"] == "all weights are 0: click in the pad"
+
+
+def test_undo_and_redo(front: FrontEnd) -> None:
+    pad = preference_pad.make(front, LORAS[:2])
+    front.page.evaluate("() => app.extensionManager.workflow.activeWorkflow.changeTracker.captureCanvasState()")
+    pad.drag((150, 75), (205, 75))
+    pad.drag((205, 75), (62, 75))
+    assert pad.numbers()["weight_1"] == pytest.approx(0.9, abs=0.011)
+    front.page.keyboard.press("Control+z")
+    pad.wait("Math.abs(look.weights[0] - 205) < 3")
+    assert pad.numbers()["weight_1"] == pytest.approx(0.25, abs=0.011)
+    front.page.keyboard.press("Control+z")
+    pad.wait("Math.abs(look.weights[0] - 150) < 0.01")
+    front.page.keyboard.press("Control+y")
+    pad.wait("Math.abs(look.weights[0] - 205) < 3")
+    pad.drag((205, 75), (150, 75))  # the pad of the restored node works
+    assert pad.numbers()["weight_1"] == pytest.approx(0.5, abs=0.011)
+
+
+def test_keyboard(front: FrontEnd) -> None:
+    pad = preference_pad.make(front, LORAS[:2])
+    front.page.evaluate("() => app.extensionManager.workflow.activeWorkflow.changeTracker.captureCanvasState()")
+    pad.focus("weights")
+    front.page.keyboard.press("ArrowRight")
+    assert weights_of(pad.numbers()) == [0.49, 0.51, 0, 0]
+    front.page.keyboard.press("Shift+ArrowLeft")
+    assert weights_of(pad.numbers()) == [0.59, 0.41, 0, 0]
+    front.page.keyboard.press("2")
+    assert weights_of(pad.numbers()) == [0, 1, 0, 0]
+    front.page.keyboard.press("Home")
+    assert weights_of(pad.numbers()) == [0.5, 0.5, 0, 0]
+    pad.focus("kl")
+    front.page.keyboard.press("ArrowRight")
+    assert pad.numbers()["kl_scale"] == 1.05
+    front.page.keyboard.press("Control+z")
+    front.page.wait_for_function("(id) => app.graph.getNodeById(id).widgets[4].value === 1", arg=pad.node)
+
+
+def test_save_and_load(front: FrontEnd) -> None:
+    pad = preference_pad.make(front, LORAS)
+    pad.drag((150, 90), mean(CORNERS[3], [0.1, 0.2, 0.7]))
+    numbers = pad.numbers()
+    saved = json.loads(json.dumps(front.workflow()))
+    (stored,) = [node for node in saved["nodes"] if node["type"] == "PreferenceWeights"]
+    assert stored["widgets_values"] == list(numbers.values()), "the pad itself must not be stored"
+    front.page.evaluate("() => app.graph.clear()")
+    front.load(saved)
+    assert pad.numbers() == numbers
+    pad.wait(f"Math.hypot(look.weights[0] - {mean(CORNERS[3], weights_of(numbers)[:3])[0]}) < 0.01")
+
+
+def test_copy_and_paste(front: FrontEnd) -> None:
+    pad = preference_pad.make(front, LORAS[:2], weight_1=0.2, weight_2=0.8)
+    front.page.evaluate(
+        """(id) => {
+            app.canvas.selectNode(app.graph.getNodeById(id))
+            app.canvas.copyToClipboard()
+            app.canvas.graph_mouse = [560, 560]
+            app.canvas.pasteFromClipboard()
+        }""",
+        pad.node,
+    )
+    front.settle()
+    copies = front.page.evaluate("() => app.graph.nodes.filter((n) => n.type === 'PreferenceWeights').map((n) => n.id)")
+    (copy_id,) = set(copies) - {pad.node}
+    front.page.evaluate("(id) => { app.graph.getNodeById(id).pos = [1000, 100] }", copy_id)
+    front.fit()
+    copy = preference_pad.Pad(front, copy_id)
+    copy.wait("look.shown")
+    front.page.wait_for_timeout(300)
+    assert copy.numbers() == pad.numbers()
+    copy.drag((150, 75), (150, 75))
+    assert weights_of(copy.numbers()) == [0.5, 0.5, 0, 0]
+    assert weights_of(pad.numbers()) == [0.2, 0.8, 0, 0]
+
+
+def test_linked_numbers_are_shown_and_not_written(front: FrontEnd) -> None:
+    pad = preference_pad.make(front, LORAS[:2])
+    front.page.evaluate(
+        """(id) => {
+            const node = app.graph.getNodeById(id), number = LiteGraph.createNode('PrimitiveFloat')
+            app.graph.add(number)
+            number.widgets[0].value = 0.25
+            number.connect(0, node, node.inputs.findIndex((input) => input.widget?.name === 'weight_1'))
+        }""",
+        pad.node,
+    )
+    pad.wait("look.problem === 'weight_1 is set by its link'")
+    assert near(pad.look()["weights"], mean(CORNERS[2], [0.25, 0.5]))
+    before = pad.numbers()
+    pad.drag((110, 75), (205, 75))
+    assert pad.numbers() == before
+    assert isinstance(pad.sent()["weight_1"], list)
+    pad.drag((scale_x(1), TRACK_Y), (scale_x(0.5), TRACK_Y))  # the KL scale has no link
+    assert pad.numbers()["kl_scale"] == pytest.approx(0.5, abs=0.051)
+
+
+def test_survives_a_reload_of_the_page(front: FrontEnd) -> None:
+    pad = preference_pad.make(front, LORAS[:2])
+    pad.drag((150, 75), (205, 75))
+    numbers = pad.numbers()
+    front.page.wait_for_timeout(1500)  # the front end keeps its draft a moment after a change
+    front.open()
+    front.page.wait_for_function("() => app.graph.nodes.some((node) => node.type === 'PreferenceWeights')")
+    node = front.page.evaluate("() => app.graph.nodes.find((node) => node.type === 'PreferenceWeights').id")
+    again = preference_pad.Pad(front, node)
+    assert again.numbers() == numbers
+    again.wait("Math.abs(look.weights[0] - 205) < 3")
+
+
+@pytest.fixture
+def without_script(browser: Browser, server: ComfyServer, renderer: str) -> Iterator[FrontEnd]:
+    """The front end of a person whose browser did not get our script."""
+    with comfy_browser.front_end(browser, server, renderer, without="**/preference_pad.js*") as front:
+        yield front
+
+
+def test_workflows_run_without_the_script(front: FrontEnd, without_script: FrontEnd) -> None:
+    pad = preference_pad.make(front, LORAS[:2], weight_1=0.2, weight_2=0.8, kl_scale=1.3)
+    saved = front.workflow()
+    without_script.load(saved)
+    widgets = without_script.page.evaluate("(id) => app.graph.getNodeById(id).widgets.map((w) => w.name)", pad.node)
+    assert widgets == list(preference_pad.NUMBERS)
+    assert without_script.prompt() == front.prompt()
+
+
+@pytest.fixture
+def touch(browser: Browser, server: ComfyServer, renderer: str) -> Iterator[FrontEnd]:
+    with comfy_browser.front_end(browser, server, renderer, has_touch=True) as front:
+        yield front
+
+
+def test_touch(touch: FrontEnd) -> None:
+    pad = preference_pad.make(touch, LORAS[:2])
+    (x0, y), (x1, _) = pad.on_screen((150, 75), (205, 75))
+    session = touch.page.context.new_cdp_session(touch.page)
+    session.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [{"x": x0, "y": y}]})
+    for step in (0.3, 0.7, 1.0):
+        point = {"x": x0 + step * (x1 - x0), "y": y}
+        session.send("Input.dispatchTouchEvent", {"type": "touchMove", "touchPoints": [point]})
+    session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    touch.settle()
+    assert weights_of(pad.numbers()) == pytest.approx([0.25, 0.75, 0, 0], abs=0.011)

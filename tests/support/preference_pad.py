@@ -1,0 +1,131 @@
+"""Hands for the preference pad of an open front end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from comfy_browser import FrontEnd
+
+Point = tuple[float, float]
+NUMBERS = ("weight_1", "weight_2", "weight_3", "weight_4", "kl_scale")
+# The pad's own picture: corners of the line, triangle and square, and the KL scale's track (web/pad/view.js).
+CORNERS: dict[int, list[Point]] = {
+    2: [(40, 75), (260, 75)],
+    3: [(82, 122), (218, 122), (150, 22)],
+    4: [(105, 20), (195, 20), (195, 122), (105, 122)],
+}
+TRACK_Y, TRACK_FROM, TRACK_TO = 170.0, 30.0, 270.0
+
+MAKE = """({files, values, connect}) => {
+    app.graph.clear()
+    const loader = LiteGraph.createNode('LoadRewardLoRAs'), node = LiteGraph.createNode('PreferenceWeights')
+    app.graph.add(loader); app.graph.add(node)
+    loader.pos = [100, 100]; node.pos = [560, 100]
+    // Everything is set: the front end gives a new node the widget values of an earlier one with the same id.
+    for (let i = 0; i < 4; i++) loader.widgets[2 * i].value = files[i] ?? 'None'
+    for (const [name, value] of Object.entries(values)) node.widgets.find((w) => w.name === name).value = value
+    if (connect) loader.connect(0, node, node.findInputSlot('reward_loras'))
+    return [loader.id, node.id]
+}"""
+LOOK = """(id) => {
+    const pad = app.graph.getNodeById(id).widgets.find((w) => w.name === 'preference_pad').element
+    const part = (name) => pad.querySelector(`[data-part=${name}]`)
+    const place = (handle) => {
+        const found = /translate\\(([-\\d.e]+) ([-\\d.e]+)\\)/.exec(handle.getAttribute('transform') ?? '')
+        return handle.style.display === 'none' || !found ? null : [Number(found[1]), Number(found[2])]
+    }
+    return {
+        corners: pad.querySelectorAll('polygon + text, circle + text').length,
+        labels: [...pad.querySelectorAll('[data-part=label]')].map((label) => label.querySelector('title').textContent),
+        weights: place(part('weights')), kl: place(part('kl')), problem: part('problem').textContent,
+        shown: pad.isConnected && pad.getBoundingClientRect().height > 50,
+    }
+}"""
+ON_SCREEN = """([id, points]) => {
+    const pad = app.graph.getNodeById(id).widgets.find((w) => w.name === 'preference_pad').element
+    const matrix = pad.querySelector('svg').getScreenCTM()
+    return points.map(([x, y]) => { const p = new DOMPoint(x, y).matrixTransform(matrix); return [p.x, p.y] })
+}"""
+
+
+@dataclass
+class Pad:
+    """The pad of one Preference Weights node.
+
+    Args:
+        front: the open front end.
+        node: the node's id.
+        loader: the id of the Load Reward LoRAs made with it.
+    """
+
+    front: FrontEnd
+    node: Any
+    loader: Any = None
+
+    def look(self) -> dict[str, Any]:
+        """What it shows: labels, handles (in the pad's own units, None when hidden), the problem line."""
+        return self.front.page.evaluate(LOOK, self.node)
+
+    def wait(self, condition: str) -> None:
+        """Until JavaScript on ``look`` holds: it follows links and files a moment later."""
+        self.front.page.wait_for_function(f"(id) => {{ const look = ({LOOK})(id); return {condition} }}", arg=self.node)
+
+    def numbers(self) -> dict[str, float]:
+        """The number widgets."""
+        return self.front.page.evaluate(
+            "([id, names]) => Object.fromEntries(app.graph.getNodeById(id).widgets"
+            ".filter((w) => names.includes(w.name)).map((w) => [w.name, w.value]))",
+            [self.node, list(NUMBERS)],
+        )
+
+    def set_number(self, name: str, value: float) -> None:
+        """Change a number as a loaded file or another extension does: without telling anybody."""
+        self.front.page.evaluate(
+            "([id, name, value]) => { app.graph.getNodeById(id).widgets.find((w) => w.name === name).value = value }",
+            [self.node, name, value],
+        )
+
+    def sent(self) -> dict[str, Any]:
+        """The node's inputs in the API prompt."""
+        return self.front.prompt()[str(self.node)]["inputs"]
+
+    def on_screen(self, *points: Point) -> list[Point]:
+        return [tuple(point) for point in self.front.page.evaluate(ON_SCREEN, [self.node, points])]
+
+    def drag(self, start: Point, end: Point) -> None:
+        """Press at start, move to end, release; in the pad's own units."""
+        (x0, y0), (x1, y1) = self.on_screen(start, end)
+        mouse = self.front.page.mouse
+        mouse.move(x0, y0)
+        mouse.down()
+        mouse.move((x0 + x1) / 2, (y0 + y1) / 2, steps=3)
+        mouse.move(x1, y1, steps=3)
+        mouse.up()
+        self.front.settle()
+
+    def focus(self, part: str) -> None:
+        self.front.page.evaluate(
+            "([id, part]) => app.graph.getNodeById(id).widgets.find((w) => w.name === 'preference_pad')"
+            ".element.querySelector(`[data-part=${part}]`).focus()",
+            [self.node, part],
+        )
+
+
+def make(front: FrontEnd, files: tuple[str, ...] = (), connect: bool = True, **values: float) -> Pad:
+    """A Preference Weights with the numbers given behind a Load Reward LoRAs with the files given, on screen."""
+    numbers = {"weight_1": 0.5, "weight_2": 0.5, "weight_3": 0.0, "weight_4": 0.0, "kl_scale": 1.0} | values
+    arguments = {"files": list(files), "values": numbers, "connect": connect}
+    loader, node = front.page.evaluate(MAKE, arguments)
+    front.settle()
+    front.fit()
+    pad = Pad(front, node, loader)
+    corners = max(2, len(files)) if connect else 2
+    pad.wait(f"look.shown && look.labels.length >= {corners}")
+    front.page.wait_for_timeout(300)  # Nodes 2.0 sizes the node once more
+    return pad
+
+
+def scale_x(kl_scale: float, low: float = -1, high: float = 3) -> float:
+    """Where a KL scale is on the track."""
+    return TRACK_FROM + (kl_scale - low) / (high - low) * (TRACK_TO - TRACK_FROM)
