@@ -163,6 +163,7 @@ def base_from_pipeline(pipeline: Any, name: str, resolution: int, device: torch.
         unet=unet,
         scheduler=dict(pipeline.scheduler.config),
         latent_shape=(unet.config.in_channels, side // scale, side // scale),
+        resolution=(side, side),
         encode=_SdxlEncoder(pipeline, side, device) if is_sdxl else _SdEncoder(pipeline, device),
         decode=_VaeDecoder(vae),
     )

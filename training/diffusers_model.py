@@ -33,6 +33,7 @@ class Base:
         unet: the denoiser, on its device and in its dtype.
         scheduler: diffusers scheduler configuration (betas, prediction type, spacing).
         latent_shape: channels, height, width of a latent.
+        resolution: width and height of an image, pixels.
         encode: prompts -> one conditioning row each, on the CPU.
         decode: clean latents float32[B, C, h, w] on the UNet's device -> images float32[B, 3, H, W] in 0..1.
     """
@@ -42,6 +43,7 @@ class Base:
     unet: UNet2DConditionModel
     scheduler: Mapping[str, Any]
     latent_shape: tuple[int, int, int]
+    resolution: tuple[int, int]
     encode: Callable[[Sequence[str]], Conditioning]
     decode: Callable[[Tensor], Tensor]
 

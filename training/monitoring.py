@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
@@ -17,6 +16,7 @@ from .collection import Collector
 from .config import TrainConfig
 from .figures import reward_curve
 from .files import write_atomically
+from .pictures import image_grid
 from .processes import Processes
 from .rewards.protocol import Reward, score, weighted_sum
 from .state import TrainState
@@ -93,30 +93,6 @@ class Monitor:
         if state.history:
             curve = reward_curve(state.history, state.watched, list(self.config.rewards), self.config.heldout)
             write_atomically(self.output / "rewards.png", curve)
-
-
-def image_grid(images: Tensor) -> bytes:
-    """A PNG with the images side by side in rows, as square as possible.
-
-    Args:
-        images: float[B, 3, H, W] in 0..1.
-
-    Returns:
-        The file's content.
-    """
-    count, _, height, width = images.shape
-    columns = int(count**0.5 + 0.999)
-    grid = Image.new("RGB", (columns * width, -(-count // columns) * height))
-    for i, image in enumerate(images):
-        grid.paste(to_pil(image), (i % columns * width, i // columns * height))
-    content = io.BytesIO()
-    grid.save(content, format="PNG")
-    return content.getvalue()
-
-
-def to_pil(image: Tensor) -> Image.Image:
-    """One image float[3, H, W] in 0..1 as an 8-bit RGB picture."""
-    return Image.fromarray((image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy())
 
 
 def _csv(rows: Sequence[Mapping[str, float]]) -> bytes:

@@ -1,0 +1,57 @@
+"""The ``diffusion-blend`` command: a table of subcommands, each imported only when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+COMMANDS = {
+    "train": (".training.train", "fine-tune a reward adapter (DPOK, DDPO) and export it"),
+    "score": (".training.score", "score images and prompts with rewards"),
+    "miniature": (".miniature.command", "the miniature world that needs no download"),
+}
+"""Name -> module (relative to this package) with a ``main(arguments) -> int | None``, and one line of help."""
+
+_TRAINING_LIBRARIES = {
+    "accelerate", "diffusers", "jsonargparse", "matplotlib", "numpy", "peft", "PIL", "safetensors", "tensorboard",
+    "torch", "tqdm", "transformers", "yaml", "huggingface_hub",
+}  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a subcommand.
+
+    Args:
+        arguments: subcommand and its arguments; None takes the process's own.
+
+    Returns:
+        Exit status: 0 done, 1 the subcommand failed, 2 there is no such subcommand or a library is missing.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        sys.stdout.write(_usage())
+        return 0 if words else 2
+    if words[0] not in COMMANDS:
+        sys.stderr.write(f"diffusion-blend: no command {words[0]!r}\n{_usage()}")
+        return 2
+    try:
+        module = importlib.import_module(COMMANDS[words[0]][0], __package__)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in _TRAINING_LIBRARIES:
+            raise
+        sys.stderr.write(
+            f"diffusion-blend {words[0]}: {error.name} is not installed. "
+            'Install what it needs with: pip install "diffusion-blend[training]"\n'
+        )
+        return 2
+    return module.main(words[1:]) or 0
+
+
+def _usage() -> str:
+    lines = [f"  {name:<10} {help_line}" for name, (_, help_line) in COMMANDS.items()]
+    return "\n".join(["usage: diffusion-blend COMMAND ...", "", *lines, "", "COMMAND --help says more.", ""])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

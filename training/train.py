@@ -1,0 +1,124 @@
+"""``diffusion-blend train``: from the command line or YAML to an adapter file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+from accelerate import Accelerator
+from jsonargparse import ArgumentParser
+
+from .bases import load_base
+from .checks import check_config
+from .config import TrainConfig
+from .diffusers_model import Base, DiffusersModel
+from .export import adapter_metadata
+from .files import write_atomically
+from .prompts import load_prompts
+from .resume import check_output
+from .rewards.load import check_names, load_rewards
+from .trainer import Trainer
+from .updates import TrainingCollapsed
+
+logger = logging.getLogger("diffusion_blend")
+
+
+def parse(arguments: Sequence[str]) -> TrainConfig:
+    """Read settings from the command line, and from YAML files given with ``--config``.
+
+    Args:
+        arguments: without the program's name; ``--print_config`` prints the settings as YAML and exits.
+
+    Returns:
+        The settings.
+    """
+    parser = ArgumentParser(
+        prog="diffusion-blend train",
+        description="Fine-tune a LoRA adapter of a text-to-image base against a reward, with a KL leash to the base.",
+    )
+    parser.add_argument("--config", action="config", help="YAML file with any of the settings below; may be repeated.")
+    parser.add_class_arguments(TrainConfig)
+    settings = vars(parser.instantiate_classes(parser.parse_args(list(arguments))))
+    settings.pop("config")
+    return TrainConfig(**settings)
+
+
+def train(config: TrainConfig) -> Path:
+    """Run a training from its settings.
+
+    Args:
+        config: everything; see ``TrainConfig``.
+
+    Returns:
+        The adapter file.
+
+    Raises:
+        ValueError: a setting, base, reward, prompt source or folder that cannot work, before any work is done.
+        TrainingCollapsed: training went off; the last good adapter is in the output folder.
+    """
+    check_config(config)
+    check_names([*config.rewards, *config.heldout])
+    accelerator = Accelerator(
+        mixed_precision="fp16" if config.base.precision == "fp16" else "no",
+        log_with="tensorboard",
+        project_dir=config.output,
+    )
+    check_output(config, accelerator.num_processes)
+    prompts = load_prompts(config.prompts.source, config.prompts.count, config.prompts.seed)
+    rewards = load_rewards(
+        [*config.rewards, *config.heldout],
+        config.reward_folders,
+        accelerator.device,
+        allow_download=config.allow_download,
+    )
+    base = load_base(config.base, accelerator.device, allow_download=config.allow_download)
+    model = DiffusersModel(
+        base, config.adapter, config.run.seed, gradient_checkpointing=config.base.gradient_checkpointing
+    )
+    trained = {name: rewards[name] for name in config.rewards}
+    heldout = {name: rewards[name] for name in config.heldout}
+    trainer = Trainer(config, model, trained, heldout, prompts, accelerator, _metadata(config, base))
+    if accelerator.is_main_process:
+        Path(config.output).mkdir(parents=True, exist_ok=True)
+        write_atomically(Path(config.output) / "config.yaml", yaml.safe_dump(dataclasses.asdict(config)).encode())
+    accelerator.wait_for_everyone()
+    return trainer.run()
+
+
+def _metadata(config: TrainConfig, base: Base) -> dict[str, str]:
+    reward = next(iter(config.rewards)) if len(config.rewards) == 1 else json.dumps(config.rewards)
+    return adapter_metadata(
+        title=f"{reward} ({Path(config.output).name})",
+        architecture=base.architecture,
+        base_model=base.name,
+        rank=config.adapter.rank,
+        alpha=config.adapter.alpha,
+        resolution=base.resolution,
+        prediction_type=str(base.scheduler.get("prediction_type", "epsilon")),
+        training={
+            "reward": reward,
+            "kl_weight": config.algorithm.kl_weight if config.algorithm.name == "dpok" else 0.0,
+            "prompts": config.prompts.source,
+            "seed": config.run.seed,
+            "config": dataclasses.asdict(config),
+        },
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logger.setLevel(logging.INFO)
+    config = parse(sys.argv[1:] if arguments is None else arguments)
+    try:
+        path = train(config)
+    except (ValueError, TrainingCollapsed, OSError) as error:
+        sys.stderr.write(f"diffusion-blend train: {error}\n")
+        return 1
+    sys.stdout.write(f"{path}\n")
+    return 0
