@@ -101,9 +101,7 @@ def test_showing_changes_no_number(front: FrontEnd) -> None:
 def test_labels_follow_the_loader(front: FrontEnd) -> None:
     pad = preference_pad.make(front, LORAS[:2])
     assert pad.look()["labels"] == NAMES[:2]
-    front.page.evaluate(
-        "([id, file]) => { app.graph.getNodeById(id).widgets[4].value = file }", [pad.loader, LORAS[2]]
-    )
+    front.page.evaluate("([id, file]) => { app.graph.getNodeById(id).widgets[4].value = file }", [pad.loader, LORAS[2]])
     pad.wait(f"look.labels.join() === '{','.join(NAMES)}'")
     front.page.evaluate("(id) => app.graph.getNodeById(id).disconnectInput(0)", pad.node)
     front.page.evaluate(
@@ -146,16 +144,16 @@ def test_all_weights_zero(front: FrontEnd) -> None:
 
 def test_undo_and_redo(front: FrontEnd) -> None:
     pad = preference_pad.make(front, LORAS[:2])
-    front.page.evaluate("() => app.extensionManager.workflow.activeWorkflow.changeTracker.captureCanvasState()")
+    front.remember()
     pad.drag((150, 75), (205, 75))
     pad.drag((205, 75), (62, 75))
     assert pad.numbers()["weight_1"] == pytest.approx(0.9, abs=0.011)
-    front.page.keyboard.press("Control+z")
+    front.press_and_restore("Control+z")
     pad.wait("Math.abs(look.weights[0] - 205) < 3")
     assert pad.numbers()["weight_1"] == pytest.approx(0.25, abs=0.011)
-    front.page.keyboard.press("Control+z")
+    front.press_and_restore("Control+z")
     pad.wait("Math.abs(look.weights[0] - 150) < 0.01")
-    front.page.keyboard.press("Control+y")
+    front.press_and_restore("Control+y")
     pad.wait("Math.abs(look.weights[0] - 205) < 3")
     pad.drag((205, 75), (150, 75))  # the pad of the restored node works
     assert pad.numbers()["weight_1"] == pytest.approx(0.5, abs=0.011)
@@ -163,7 +161,7 @@ def test_undo_and_redo(front: FrontEnd) -> None:
 
 def test_keyboard(front: FrontEnd) -> None:
     pad = preference_pad.make(front, LORAS[:2])
-    front.page.evaluate("() => app.extensionManager.workflow.activeWorkflow.changeTracker.captureCanvasState()")
+    front.remember()
     pad.focus("weights")
     front.page.keyboard.press("ArrowRight")
     assert weights_of(pad.numbers()) == [0.49, 0.51, 0, 0]
@@ -176,7 +174,7 @@ def test_keyboard(front: FrontEnd) -> None:
     pad.focus("kl")
     front.page.keyboard.press("ArrowRight")
     assert pad.numbers()["kl_scale"] == 1.05
-    front.page.keyboard.press("Control+z")
+    front.press_and_restore("Control+z")
     front.page.wait_for_function("(id) => app.graph.getNodeById(id).widgets[4].value === 1", arg=pad.node)
 
 

@@ -23,6 +23,8 @@ HOSTS_OWN = (
     r"graph accessed before initialization",
     r"violates the following Content Security Policy|violates the document's Content Security Policy",
 )
+SQUASHED_MS = 120  # after a change the front end adds what follows within 50 ms to the same step of undo
+TRACKER = "app.extensionManager.workflow.activeWorkflow.changeTracker"
 READY = (
     "() => window.app?.graph && window.app.extensionManager && !document.querySelector('#vue-app .p-progress-spinner')"
 )
@@ -88,6 +90,19 @@ class FrontEnd:
     def prompt(self) -> dict[str, Any]:
         """The open graph in API form, as the Run button sends it."""
         return self.page.evaluate("async () => (await app.graphToPrompt()).output")
+
+    def remember(self) -> None:
+        """What is there now becomes the state that undo comes back to."""
+        self.page.evaluate(f"() => {TRACKER}.captureCanvasState()")
+        self.page.wait_for_timeout(SQUASHED_MS)
+
+    def press_and_restore(self, key: str) -> None:
+        """Undo or redo, and wait: the front end drops a second one while it still restores."""
+        lengths = f"() => [{TRACKER}.undoQueue.length, {TRACKER}.redoQueue.length].join()"
+        before = self.page.evaluate(lengths)
+        self.page.keyboard.press(key)
+        self.page.wait_for_function(f"(before) => ({lengths})() !== before && !{TRACKER}._restoringState", arg=before)
+        self.page.wait_for_timeout(300)
 
     def fit(self, margin: int = 40) -> dict[str, float]:
         """Show the whole graph; its rectangle on the page, for a screenshot."""

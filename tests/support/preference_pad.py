@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from comfy_browser import FrontEnd
+from comfy_browser import SQUASHED_MS, FrontEnd
 
 Point = tuple[float, float]
 NUMBERS = ("weight_1", "weight_2", "weight_3", "weight_4", "kl_scale")
@@ -103,6 +103,7 @@ class Pad:
         mouse.move(x1, y1, steps=3)
         mouse.up()
         self.front.settle()
+        self.front.page.wait_for_timeout(SQUASHED_MS)
 
     def focus(self, part: str) -> None:
         self.front.page.evaluate(
