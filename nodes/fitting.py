@@ -49,7 +49,7 @@ def fit(loras: RewardLoRAs, model: Any) -> Any:
 
 def compute_dtype(network: Any) -> torch.dtype:
     """The dtype the network computes in, which the factors are stored in."""
-    dtype = network.get_dtype_inference()
+    dtype = network.manual_cast_dtype or network.get_dtype()
     return dtype if dtype in (torch.float16, torch.bfloat16, torch.float32) else torch.float32
 
 

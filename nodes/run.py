@@ -124,8 +124,9 @@ class BlendRun:
         rows = min(rows, self.most_rows)
         if self.evaluation == "auto" and comfy.model_management.is_device_cpu(call.x.device):
             return 1  # a CPU gains nothing from a larger batch
-        free = network.current_patcher.get_free_memory(call.x.device)
-        while rows > 1 and network.memory_required(*call.memory_shapes(rows)) * MEMORY_MARGIN >= free:
+        while rows > 1 and network.memory_required(*call.memory_shapes(rows)) * MEMORY_MARGIN >= free_memory(
+            network, call.x.device
+        ):
             rows //= 2
         return rows
 
@@ -150,6 +151,14 @@ class BlendRun:
 
 
 _OUTER_SAMPLE_NAMES = ("noise", "latent_image", "sampler", "sigmas", "denoise_mask", "callback", "disable_pbar", "seed")
+
+
+def free_memory(network: Any, device: torch.device) -> int:
+    """Bytes the host would let a call use: its patcher knows best, where this version has it (0.14 does, 0.8 does not)."""
+    patcher = network.current_patcher
+    if hasattr(patcher, "get_free_memory"):
+        return patcher.get_free_memory(device)
+    return comfy.model_management.get_free_memory(device)
 
 
 def _predict(path: SidePath, call: ModelCall, rows: list[tuple[Gates, ...]]) -> tuple[Tensor, ...]:

@@ -97,7 +97,9 @@ class StepTracker:
             return min(self._callback_of, last)
         if not self.looks_ahead:
             return step_of(sigma, schedule)
-        if any(_close(sigma, seen) for seen in self._seen):  # the second at this level since the callback: the next step
+        if any(
+            _close(sigma, seen) for seen in self._seen
+        ):  # the second at this level since the callback: the next step
             return min(self._callback_of + 1, last)
         self._seen.append(sigma)
         return min(self._callback_of, last)
