@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,16 +39,31 @@ def grade(found: list[Found], description: Description) -> Grade:
     asked = description.things
     if not found:
         return Grade(0.0, False, False)
-    scores = np.asarray([[_likeness(thing, seen) for seen in found] for thing in asked])
-    rows, columns = linear_sum_assignment(-scores)
-    score = float(scores[rows, columns].sum()) / max(len(asked), len(found))
+    likeness = np.asarray([[_likeness(thing, seen) for seen in found] for thing in asked])
+    grades = [_matched(found, description, likeness, pairs) for pairs in _matchings(likeness, description)]
+    return max(grades, key=lambda result: (result.exact, result.score))
+
+
+def _matchings(likeness: np.ndarray, description: Description) -> list[list[tuple[int, int]]]:
+    """Pairs (asked, found) worth grading: the likest matching, or all where a position has a say too."""
+    asked, found = likeness.shape
+    if description.relation is None and description.place is None:
+        rows, columns = linear_sum_assignment(-likeness)
+        return [list(zip(rows.tolist(), columns.tolist(), strict=True))]
+    if asked <= found:
+        return [list(enumerate(columns)) for columns in itertools.permutations(range(found), asked)]
+    return [[(row, column) for column, row in enumerate(rows)] for rows in itertools.permutations(range(asked), found)]
+
+
+def _matched(found: list[Found], description: Description, likeness: np.ndarray, pairs: list[tuple[int, int]]) -> Grade:
+    asked = description.things
+    score = float(sum(likeness[pair] for pair in pairs)) / max(len(asked), len(found))
     right = len(asked) == len(found) and all(
-        (found[c].colour, found[c].shape) == (asked[r].colour, asked[r].shape)
-        for r, c in zip(rows, columns, strict=True)
+        (found[column].colour, found[column].shape) == (asked[row].colour, asked[row].shape) for row, column in pairs
     )
     if description.relation is None and description.place is None:
         return Grade(score, right, right)
-    clear = _clear(description, {int(r): found[c] for r, c in zip(rows, columns, strict=True)})
+    clear = _clear(description, {row: found[column] for row, column in pairs})
     position = float(np.clip(0.5 + clear / (2 * CLEAR_BY), 0.0, 1.0))
     return Grade(score * (1 - POSITION_SHARE + POSITION_SHARE * position), right and clear > 0, right)
 

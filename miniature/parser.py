@@ -88,7 +88,9 @@ def _describe(mask: np.ndarray, chroma: np.ndarray, hue: np.ndarray, colour: str
     middle = float(np.degrees(np.arctan2(np.sin(angles).mean(), np.cos(angles).mean())) % 360)
     # Whole pixels blur a small circle into a square: outline the thing at half its chroma, between the pixels.
     level = 0.55 * float(np.median(chroma[mask]))
-    soft = np.where(ndimage.binary_dilation(mask), chroma, 0.0)
+    near = ndimage.binary_dilation(mask)
+    window = ndimage.find_objects(near.astype(np.int8))[0]
+    soft = np.pad(np.where(near[window], chroma[window], 0.0), 1)
     fine: Any = ndimage.zoom(soft, FINER, order=1, grid_mode=True, mode="nearest") > level
     rows, columns = np.nonzero(fine)
     top, bottom, left, right = rows.min(), rows.max() + 1, columns.min(), columns.max() + 1
@@ -98,8 +100,8 @@ def _describe(mask: np.ndarray, chroma: np.ndarray, hue: np.ndarray, colour: str
         shape=SHAPES[int(np.argmax(fits))],
         hue=middle,
         fits=fits,
-        x=float(left + right) / 2 / FINER,
-        y=float(top + bottom) / 2 / FINER,
+        x=float(left + right) / 2 / FINER + window[1].start - 1,
+        y=float(top + bottom) / 2 / FINER + window[0].start - 1,
         area=int(mask.sum()),
     )
 

@@ -1,0 +1,54 @@
+"""Tables and the commands that print them."""
+
+from __future__ import annotations
+
+import json
+import math
+
+from diffusion_blend.evaluation import command, learned, oracle
+from diffusion_blend.evaluation.report import table
+
+
+def test_a_table_by_hand():
+    rows = [
+        {"name": "a", "steps": 8, "error": 0.12345, "mean": (1.0, 0.25)},
+        {"name": "b", "steps": 16, "error": math.nan, "mean": (12.0, 2e-5)},
+    ]
+    assert table(rows) == (
+        "| name | steps | error | mean |\n|---|---|---|---|\n"
+        "| a | 8 | 0.123 | 1.000 \N{PLUS-MINUS SIGN} 0.250 |\n| b | 16 | - | 12.0 \N{PLUS-MINUS SIGN} 2.0e-05 |\n"
+    )
+    assert table(rows, ["steps"]) == "| steps |\n|---|\n| 8 |\n| 16 |\n"
+
+
+def test_the_oracle_command_prints_what_it_writes(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(oracle, "ALPHAS", (1.0,))
+    monkeypatch.setattr(oracle, "WEIGHTS", (0.5,))
+    weak = oracle.weak_error
+    monkeypatch.setattr(oracle, "weak_error", lambda seed, count: weak(seed, count, repeats=2, steps=(4, 8)))
+    assert command.main(["oracle", "--points", "300", "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert printed == (tmp_path / "oracle.md").read_text(encoding="utf-8")
+    assert "seed 0, 300 points" in printed and printed.count("| right/") == 2
+    tables = json.loads((tmp_path / "oracle.json").read_text(encoding="utf-8"))["tables"]
+    assert len(tables["Stochastic against blend (right/centre, alpha 1, w .5)"]) == 4
+    assert (tmp_path / "oracle.png").stat().st_size > 10_000
+
+
+def test_the_learned_command_has_a_row_for_every_setting(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(learned, "ALPHAS", (1.0,))
+    monkeypatch.setattr(learned, "SETS", learned.SETS[:1])
+    effort = learned.Effort
+
+    def small(points, seeds):
+        return effort(base_steps=5, adapter_steps=5, points=points, seeds=seeds)
+
+    monkeypatch.setattr(learned, "Effort", small)
+    assert command.main(["learned", "--points", "60", "--seeds", "0", "1", "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert (
+        "| right/up | 1.000 |" in printed
+        and "| right/centre | 1.000 |" in printed
+        and "| 3 rewards | 1.000 |" in printed
+    )
+    assert (tmp_path / "learned.png").stat().st_size > 10_000

@@ -1,0 +1,137 @@
+"""The miniature model: standard classes, saved, loaded and trained again where it stopped."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from diffusion_blend.miniature import learning
+from diffusion_blend.miniature.language import sample
+from diffusion_blend.miniature.model import load_pipeline, make_pipeline
+from diffusion_blend.miniature.pixel_vae import SCALING_FACTOR, PixelVAE
+from diffusion_blend.miniature.renderer import render, sample_scene
+from diffusion_blend.miniature.vocabulary import TOKENS, words
+
+
+def test_the_vae_is_exactly_invertible_and_halves_the_size():
+    vae = PixelVAE()
+    images = torch.rand(2, 3, 32, 32) * 2 - 1
+    latents = vae.encode(images).latent_dist.sample()
+    assert latents.shape == (2, 12, 16, 16)
+    assert torch.equal(vae.decode(latents).sample, images)
+    assert torch.equal(vae.decode(latents, return_dict=False)[0], images)
+    # The four pixels of a 2 x 2 square and three colours lie in one latent position.
+    assert set(latents[0, :, 3, 5].tolist()) == set(images[0, :, 6:8, 10:12].flatten().tolist())
+
+
+def test_latents_have_about_unit_variance():
+    generator = np.random.default_rng(0)
+    pictures = render(
+        [sample_scene(sample(generator), generator) for _ in range(500)], torch.Generator().manual_seed(0)
+    )
+    latents = PixelVAE().encode(2 * pictures - 1).latent_dist.mode() * SCALING_FACTOR
+    assert latents.std().item() == pytest.approx(1, abs=0.03)
+    assert latents.mean().item() == pytest.approx(0, abs=0.06)
+
+
+def test_every_word_is_one_token(fresh):
+    tokenizer = fresh.tokenizer
+    start, end = tokenizer.bos_token_id, tokenizer.eos_token_id
+    ids = {word: tokenizer(word)["input_ids"] for word in words()}
+    assert all(len(tokens) == 3 and tokens[0] == start and tokens[-1] == end for tokens in ids.values())
+    assert len({tokens[1] for tokens in ids.values()}) == len(words())
+    padded = tokenizer("a red circle", padding="max_length")["input_ids"]
+    assert len(padded) == TOKENS and padded[4:] == [end] * (TOKENS - 4)
+
+
+def test_the_noise_schedule_is_that_of_stable_diffusion(fresh):
+    # The published constants, by numpy: betas whose roots are evenly spaced.
+    betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
+    expected = np.cumprod(1 - betas)
+    np.testing.assert_allclose(fresh.scheduler.alphas_cumprod.numpy(), expected, rtol=1e-4)
+    assert fresh.scheduler.config.prediction_type == "epsilon"
+
+
+def test_the_seed_makes_the_weights_and_nothing_else_changes(tmp_path, fresh):
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    again, other = make_pipeline(tmp_path / "a", seed=0), make_pipeline(tmp_path / "b", seed=1)
+    assert torch.equal(torch.get_rng_state(), before)
+    name = "mid_block.attentions.0.proj_in.weight"
+    assert torch.equal(again.unet.state_dict()[name], fresh.unet.state_dict()[name])
+    assert not torch.equal(other.unet.state_dict()[name], fresh.unet.state_dict()[name])
+
+
+def config(out, **changes):
+    return learning.LearningConfig(**{"out": out, "steps": 4, "batch": 2, "save_every": 2, "warm_up": 1, **changes})
+
+
+def test_training_goes_on_where_it_stopped(tmp_path, monkeypatch):
+    losses: list[float] = []
+    loss_of, batch_of = learning.denoising_loss, learning.draw_batch
+
+    def noted(*arguments):
+        loss = loss_of(*arguments)
+        losses.append(loss.item())
+        return loss
+
+    def stop(seed, step, count, drop_prompt):
+        if step == 3:
+            raise KeyboardInterrupt
+        return batch_of(seed, step, count, drop_prompt)
+
+    monkeypatch.setattr(learning, "denoising_loss", noted)
+    whole = learning.learn(config(tmp_path / "whole"), "command")
+    expected = list(losses)
+    # Stop after the checkpoint of step 2, as a killed process would.
+    monkeypatch.setattr(learning, "draw_batch", stop)
+    with pytest.raises(KeyboardInterrupt):
+        learning.learn(config(tmp_path / "parts"), "command")
+    monkeypatch.setattr(learning, "draw_batch", batch_of)
+    losses.clear()
+    resumed = learning.learn(config(tmp_path / "parts"), "command")
+    # The third loss needs the weights, the fourth also the optimiser's moments.
+    assert losses == pytest.approx(expected[2:], rel=2e-3)
+    # Weights themselves differ by rounding where a gradient is 0 but for rounding: compare one whose is not.
+    name = "conv_in.weight"
+    one, two = (load_pipeline(folder).unet.state_dict()[name] for folder in (whole, resumed))
+    began = make_pipeline(tmp_path / "tokenizer", seed=0).unet.state_dict()[name]
+    assert (one - began).abs().mean() > 20 * (one - two).abs().mean()
+    with pytest.raises(ValueError, match=r"started with seed 0, not 9.*another folder"):
+        learning.learn(config(tmp_path / "parts", seed=9), "command")
+
+
+def test_the_saved_model_makes_the_pictures_of_the_model_in_memory(tmp_path, fresh):
+    fresh.save_pretrained(tmp_path / "model")
+    loaded = load_pipeline(tmp_path / "model")
+    assert isinstance(loaded.vae, PixelVAE) and loaded.vae_scale_factor == 2
+
+    def picture(pipeline):
+        generator = torch.Generator().manual_seed(3)
+        return pipeline("a red circle", num_inference_steps=3, eta=1.0, generator=generator, output_type="pt").images
+
+    assert picture(loaded).shape == (1, 3, 32, 32)
+    assert torch.equal(picture(loaded), picture(fresh))
+    with pytest.raises(ValueError, match=r"No miniature model in .*empty: train one with"):
+        load_pipeline(tmp_path / "empty")
+
+
+def test_the_loss_of_pure_guessing_is_the_weights_mean(fresh):
+    # A UNet that answers 0 has error 1 per element, so the loss is the mean min-SNR weight of the drawn timesteps.
+    class Zero:
+        def __call__(self, noisy, steps, context):
+            self.steps = steps
+            return type("Output", (), {"sample": torch.zeros_like(noisy)})
+
+    zero = Zero()
+    loss = learning.denoising_loss(fresh, zero, learning.draw_batch(0, 0, 256, 0.0), key=1).item()
+    kept = fresh.scheduler.alphas_cumprod[zero.steps].double()
+    snr = kept / (1 - kept)
+    assert loss == pytest.approx((torch.minimum(snr, torch.tensor(5.0)) / snr).mean().item(), rel=0.02)
+
+
+def test_learning_rate_rises_stays_and_falls(tmp_path):
+    plan = config(tmp_path, steps=100, warm_up=10, cool_down=0.2, learning_rate=1.0)
+    rates = [learning.learning_rate(step, plan) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1) and rates[9:80] == [1.0] * 71
+    assert rates[90] == pytest.approx(0.5) and rates[99] == pytest.approx(0.05)

@@ -1,0 +1,95 @@
+"""Rewards: hand values, invariances, gradients, and other implementations of the same formula."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from diffusion_blend.miniature import rewards
+from diffusion_blend.miniature.language import sample, write
+from diffusion_blend.miniature.renderer import render, sample_scene
+from PIL import Image
+
+DIFFERENTIABLE = ("colourfulness", "warmth", "brightness", "softness")
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    generator = np.random.default_rng(11)
+    wanted = [sample(generator) for _ in range(24)]
+    pictures = render(
+        [sample_scene(description, generator) for description in wanted], torch.Generator().manual_seed(0)
+    )
+    return pictures, [write(description) for description in wanted]
+
+
+@pytest.mark.parametrize("name", rewards.REWARDS)
+def test_a_score_does_not_depend_on_the_batch(name, drawn):
+    pictures, prompts = drawn
+    scores = rewards.REWARDS[name](pictures, prompts)
+    assert scores.shape == (24,) and bool(scores.isfinite().all())
+    backwards = rewards.REWARDS[name](pictures.flip(0), prompts[::-1])
+    assert torch.allclose(backwards.flip(0), scores, atol=1e-6)
+    alone = torch.cat([rewards.REWARDS[name](pictures[i : i + 1], [prompts[i]]) for i in range(24)])
+    assert torch.allclose(alone, scores, atol=1e-6)
+    assert scores.std() > 0.01  # it tells pictures apart
+
+
+@pytest.mark.parametrize("name", rewards.REWARDS)
+def test_prompts_and_pictures_must_match_in_number(name, drawn):
+    with pytest.raises(ValueError, match="24 images and 1 prompts"):
+        rewards.REWARDS[name](drawn[0], ["a red circle"])
+
+
+def test_alignment_prefers_the_right_prompt(drawn):
+    pictures, prompts = drawn
+    right, wrong = rewards.alignment(pictures, prompts), rewards.alignment(pictures, prompts[1:] + prompts[:1])
+    assert bool((right > 0.7).all()) and right.mean() > wrong.mean() + 0.3
+
+
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+def test_gradients_are_those_of_finite_differences(name):
+    images = torch.rand((2, 3, 5, 6), dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_(
+        True
+    )
+    assert torch.autograd.gradcheck(lambda x: rewards.REWARDS[name](x, ["", ""]), (images,))
+
+
+def test_colourfulness_is_the_published_formula(drawn):
+    picture = drawn[0][0].numpy().astype(np.float64)
+    rg, yb = picture[0] - picture[1], 0.5 * (picture[0] + picture[1]) - picture[2]
+    expected = np.hypot(rg.std(), yb.std()) + 0.3 * np.hypot(rg.mean(), yb.mean())
+    assert rewards.colourfulness(drawn[0][:1], [""]).item() == pytest.approx(expected, rel=1e-4)
+    grey = torch.rand(1, 1, 8, 8).expand(1, 3, 8, 8)
+    assert rewards.colourfulness(grey, [""]).item() == pytest.approx(0, abs=1e-3)
+    # Twice the distance from grey is twice as colourful.
+    faded = (drawn[0] - 0.5) / 2 + 0.5
+    whole, half = rewards.colourfulness(drawn[0], drawn[1]), rewards.colourfulness(faded, drawn[1])
+    assert torch.allclose(whole, 2 * half, rtol=1e-3)
+
+
+def test_compressibility_is_the_size_of_the_file(drawn):
+    picture = drawn[0][:1]
+    file = io.BytesIO()
+    array = np.rint(picture[0].numpy().transpose(1, 2, 0) * 255).astype(np.uint8)
+    Image.fromarray(array, "RGB").save(file, "jpeg", quality=95, subsampling="4:4:4")
+    assert rewards.compressibility(picture, [""]).item() == pytest.approx(-len(file.getvalue()) / 1000)
+    noise = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    flat = torch.full_like(noise, 0.5)
+    order = [rewards.compressibility(images, [""]).item() for images in (noise, picture, flat)]
+    assert order == sorted(order)
+
+
+def test_warmth_brightness_and_softness_by_hand():
+    white, red, blue = (
+        torch.tensor(c).view(1, 3, 1, 1).expand(1, 3, 4, 4) for c in ([1.0, 1, 1], [1.0, 0, 0], [0, 0, 1.0])
+    )
+    assert [rewards.warmth(x, [""]).item() for x in (white, red, blue)] == [0.0, 1.0, -1.0]
+    assert [rewards.brightness(x, [""]).item() for x in (white, red, blue)] == pytest.approx([1.0, 0.299, 0.114])
+    # Black and white columns: every step across is 1, every step down 0.
+    stripes = torch.tensor([0.0, 1.0]).repeat(4).expand(1, 3, 8, 8)
+    assert rewards.softness(stripes, [""]).item() == pytest.approx(-5)
+    assert rewards.softness(stripes * 0.5 + 0.25, [""]).item() == pytest.approx(-2.5)
+    assert rewards.softness(white, [""]).item() == 0
