@@ -1,8 +1,8 @@
 """Build the templates of ``workflows/`` with the real front end, and their API forms for the server tests.
 
-``python tests/browser/make_workflows.py`` starts a server and a headless browser, places the nodes below as a person
-would, and writes ``workflows/NAME.json``, its thumbnail ``workflows/NAME.jpg``, ``tests/server/templates/NAME.json`` and
-the README's picture. Run it again after a change of a node's inputs or of a template.
+``python tests/browser/make_workflows.py`` starts a server and a headless browser, places the nodes below as a person would,
+and writes ``workflows/NAME.json``, its thumbnail ``workflows/NAME.jpg``, ``tests/server/templates/NAME.json`` and
+the pictures of the README and the help pages. Run it again after a change of a node's inputs or of a template.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ sys.path.insert(0, str(CHECKOUT / "tests" / "support"))
 import comfy_browser  # noqa: E402
 import comfy_hosts  # noqa: E402
 import comfy_server  # noqa: E402
+import make_server_models  # noqa: E402
 from PIL import Image  # noqa: E402
-from workflow_sources import TEMPLATES, Template  # noqa: E402
+from workflow_sources import CHECKPOINT, PADS, TEMPLATES, Template  # noqa: E402
 
 BUILD = """(template) => {
     app.graph.clear()
@@ -74,31 +75,91 @@ def jpeg(png: bytes, width: int, height: int, path: Path) -> None:
         sheet.save(path, quality=82, optimize=True)
 
 
+def prepare(base: Path) -> None:
+    """Give the server's checkpoint the name the templates ask for, so that nothing is missing in the pictures."""
+    checkpoints = base / "models" / "checkpoints"
+    (checkpoints / CHECKPOINT).symlink_to(checkpoints / make_server_models.CHECKPOINT)
+
+
+def write_templates(front: comfy_browser.FrontEnd) -> None:
+    for name, template in TEMPLATES.items():
+        workflow = build(front, template)
+        text = json.dumps(workflow, indent=2, ensure_ascii=True)
+        (CHECKOUT / "workflows" / f"{name}.json").write_text(text + "\n")
+        prompt = json.dumps(front.prompt(), indent=1, ensure_ascii=True)
+        target = CHECKOUT / "tests" / "server" / "templates" / f"{name}.json"
+        target.parent.mkdir(exist_ok=True)
+        target.write_text(prompt + "\n")
+        jpeg(front.page.screenshot(clip=front.fit(20)), 600, 400, CHECKOUT / "workflows" / f"{name}.jpg")
+        print(name, len(workflow["nodes"]), "nodes")
+
+
+def shoot(front: comfy_browser.FrontEnd, path: Path, widest: int, margin: int = 28) -> None:
+    """A picture of the whole graph."""
+    front.page.wait_for_timeout(600)
+    with Image.open(io.BytesIO(front.page.screenshot(clip=front.fit(margin)))) as picture:
+        picture = picture.convert("RGB")
+        picture.thumbnail((widest, widest), Image.Resampling.LANCZOS)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path, optimize=True)
+    print(path.relative_to(CHECKOUT), path.stat().st_size // 1024, "KiB")
+
+
+def keep(front: comfy_browser.FrontEnd, *types: str) -> None:
+    """Leave only these nodes of the open template."""
+    front.page.evaluate(
+        "(types) => { for (const n of [...app.graph.nodes]) if (!types.includes(n.type)) app.graph.remove(n) }",
+        list(types),
+    )
+
+
+def draw_pictures(front: comfy_browser.FrontEnd) -> None:
+    """The README's and the help pages' pictures."""
+    docs = CHECKOUT / "web" / "docs" / "images"
+    build(front, TEMPLATES["blend_two_adapters"])
+    front.page.evaluate(
+        """(files) => {
+            const loader = app.graph.nodes.find((node) => node.type === 'LoadRewardLoRAs')
+            loader.widgets[0].value = files[0]
+            loader.widgets[2].value = files[1]
+            const preference = app.graph.nodes.find((node) => node.type === 'PreferenceWeights')
+            preference.widgets[0].value = 0.35
+            preference.widgets[1].value = 0.65
+        }""",
+        list(make_server_models.LORAS),
+    )
+    shoot(front, CHECKOUT / "docs" / "images" / "graph.png", 1900)
+    keep(front, "LoadRewardLoRAs", "PreferenceWeights", "BlendedKSampler")
+    shoot(front, docs / "blended_ksampler.png", 1000)
+    keep(front, "LoadRewardLoRAs", "PreferenceWeights")
+    shoot(front, docs / "load_reward_loras.png", 720)
+    build(front, TEMPLATES["kl_scale_row"])
+    keep(front, "KLScaleSampler", "VAEDecode", "ImageStitch", "SaveImage")
+    shoot(front, docs / "kl_scale_row.png", 1200)
+    build(front, TEMPLATES["stochastic_blend_model"])
+    keep(front, "BlendModel", "CFGGuider", "RandomNoise", "KSamplerSelect", "BasicScheduler", "SamplerCustomAdvanced")
+    shoot(front, docs / "blend_model.png", 800)
+    build(front, PADS)
+    shoot(front, docs / "preference_pad.png", 1000)
+
+
+def write_all(server: comfy_server.ComfyServer, browser: Any) -> None:
+    with comfy_browser.front_end(browser, server, width=1900, height=1100) as front:
+        write_templates(front)
+        draw_pictures(front)
+        if front.errors:
+            raise SystemExit("\n".join(front.errors))
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         cache, base = Path(folder) / "models", Path(folder) / "base"
         cache.mkdir()
         host = comfy_hosts.find_hosts()[0]
         comfy_server.prepare(base, comfy_server.make_models(host, cache))
+        prepare(base)
         with comfy_server.running(host, base) as server, comfy_browser.chromium() as browser:
             write_all(server, browser)
-
-
-def write_all(server: comfy_server.ComfyServer, browser: Any) -> None:
-    with comfy_browser.front_end(browser, server, width=1900, height=1000) as front:
-        for name, template in TEMPLATES.items():
-            workflow = build(front, template)
-            text = json.dumps(workflow, indent=2, ensure_ascii=True)
-            (CHECKOUT / "workflows" / f"{name}.json").write_text(text + "\n")
-            prompt = json.dumps(front.prompt(), indent=1, ensure_ascii=True)
-            target = CHECKOUT / "tests" / "server" / "templates" / f"{name}.json"
-            target.parent.mkdir(exist_ok=True)
-            target.write_text(prompt + "\n")
-            clip = front.fit(20)
-            jpeg(front.page.screenshot(clip=clip), 600, 400, CHECKOUT / "workflows" / f"{name}.jpg")
-            print(name, len(workflow["nodes"]), "nodes")
-        if front.errors:
-            raise SystemExit("\n".join(front.errors))
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def _common(note: str) -> dict[str, dict[str, Any]]:
         "loras": _node("LoadRewardLoRAs", (0, 280), (340, 0), color=OURS),
         "positive": _node("CLIPTextEncode", (400, 100), (340, 120), {"text": POSITIVE}, {"clip": ("checkpoint", "CLIP")}),
         "negative": _node("CLIPTextEncode", (400, 280), (340, 90), {"text": NEGATIVE}, {"clip": ("checkpoint", "CLIP")}),
-        "preference": _node("PreferenceWeights", (400, 430), (340, 0), links={"reward_loras": ("loras", "reward_loras")}, color=OURS),
+        "preference": _node("PreferenceWeights", (400, 430), (340, 0), None, {"reward_loras": ("loras", "reward_loras")}, color=OURS),
         "latent": _node("EmptyLatentImage", (0, 640), (340, 0), {"width": 512, "height": 512}),
     }  # fmt: skip
 
@@ -182,4 +182,27 @@ TEMPLATES: dict[str, Template] = {
     "blend_two_adapters": {"id": "5b1f6c1e-0d0f-4a52-9d53-3a1c8f1d2b01", "nodes": blend_two_adapters()},
     "kl_scale_row": {"id": "5b1f6c1e-0d0f-4a52-9d53-3a1c8f1d2b02", "nodes": kl_scale_row()},
     "stochastic_blend_model": {"id": "5b1f6c1e-0d0f-4a52-9d53-3a1c8f1d2b03", "nodes": stochastic_blend_model()},
+}
+
+
+def _pad(files: tuple[str, ...], x: int, weights: tuple[float, ...], kl_scale: float) -> dict[str, dict[str, Any]]:
+    """A loader, out of the picture's way, and the Preference Weights it labels."""
+    chosen = {f"lora_{number}": file for number, file in enumerate(files, start=1)}
+    values = {f"weight_{number}": weight for number, weight in enumerate(weights, start=1)}
+    links = {"reward_loras": (f"loras_{x}", "reward_loras")}
+    return {
+        f"loras_{x}": _node("LoadRewardLoRAs", (x, 540), (320, 0), chosen, color=OURS),
+        f"preference_{x}": _node(
+            "PreferenceWeights", (x, 100), (320, 0), values | {"kl_scale": kl_scale}, links, color=OURS
+        ),
+    }
+
+
+_FILES = ("aesthetic.safetensors", "faithful.safetensors", "vivid.safetensors")
+# Not a template: the help pages' picture of the three shapes of the pad.
+PADS: Template = {
+    "id": "5b1f6c1e-0d0f-4a52-9d53-3a1c8f1d2bff",
+    "nodes": _pad(_FILES[:2], 0, (0.35, 0.65, 0.0, 0.0), 1.0)
+    | _pad(_FILES, 380, (0.2, 0.3, 0.5, 0.0), 0.6)
+    | _pad((*_FILES, _FILES[0]), 760, (0.12, 0.18, 0.42, 0.28), 1.5),
 }
