@@ -43,9 +43,19 @@ def parse(arguments: Sequence[str]) -> TrainConfig:
     )
     parser.add_argument("--config", action="config", help="YAML file with any of the settings below; may be repeated.")
     parser.add_class_arguments(TrainConfig)
-    settings = vars(parser.instantiate_classes(parser.parse_args(list(arguments))))
+    settings = vars(parser.instantiate_classes(parser.parse_args(_spell_out_flags(arguments))))
     settings.pop("config")
     return TrainConfig(**settings)
+
+
+def _spell_out_flags(arguments: Sequence[str]) -> list[str]:
+    """Let ``--resume`` alone mean ``--resume true``, and likewise for the other switches."""
+    flags = ("--resume", "--allow_download", "--base.gradient_checkpointing")
+    following = [*arguments[1:], "--"]
+    return [
+        f"{word}=true" if word in flags and after.startswith("--") else word
+        for word, after in zip(arguments, following, strict=True)
+    ]
 
 
 def train(config: TrainConfig) -> Path:

@@ -112,7 +112,8 @@ class Trainer:
                     f"stopped in iteration {self.state.iteration}: {collapse}. The last good adapter is {path}. "
                     "Lower optimizer.learning_rate or raise algorithm.kl_weight"
                 ) from collapse
-        self._save()
+        if self.state.iteration % self.config.run.save_every:
+            self._save()
         return self._export()
 
     def _iterate(self) -> dict[str, float]:
