@@ -14,7 +14,9 @@ from typing import Any
 from comfy_server import ComfyServer
 from playwright.sync_api import Browser, Page, sync_playwright
 
-HOW_TO_GET_ONE = "No Chromium was found. Install one (apt-get install chromium, or playwright install chromium) or point CHROMIUM at it."
+HOW_TO_GET_ONE = (
+    "No Chromium was found: install one (apt-get install chromium; playwright install chromium) or set CHROMIUM."
+)
 CLASSIC, NODES_2 = "classic", "nodes 2.0"
 
 # Said by the front end itself, with or without extensions, on a first start without network.

@@ -34,13 +34,14 @@ def _note(pos: tuple[int, int], size: tuple[int, int], text: str) -> dict[str, A
 
 def _common(note: str) -> dict[str, dict[str, Any]]:
     """Checkpoint, prompts, empty latent, adapters and preference, in two columns from the left."""
+    adapters = {"reward_loras": ("loras", "reward_loras")}
     return {
         "note": _note((-420, 100), (380, 560), note),
         "checkpoint": _node("CheckpointLoaderSimple", (0, 100), (340, 0), {"ckpt_name": CHECKPOINT}),
         "loras": _node("LoadRewardLoRAs", (0, 280), (340, 0), color=OURS),
         "positive": _node("CLIPTextEncode", (400, 100), (340, 120), {"text": POSITIVE}, {"clip": ("checkpoint", "CLIP")}),
         "negative": _node("CLIPTextEncode", (400, 280), (340, 90), {"text": NEGATIVE}, {"clip": ("checkpoint", "CLIP")}),
-        "preference": _node("PreferenceWeights", (400, 430), (340, 0), None, {"reward_loras": ("loras", "reward_loras")}, color=OURS),
+        "preference": _node("PreferenceWeights", (400, 430), (340, 0), None, adapters, color=OURS),
         "latent": _node("EmptyLatentImage", (0, 640), (340, 0), {"width": 512, "height": 512}),
     }  # fmt: skip
 
