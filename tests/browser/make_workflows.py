@@ -113,6 +113,24 @@ def keep(front: comfy_browser.FrontEnd, *types: str) -> None:
     )
 
 
+PAD_BOXES = """() => app.graph.nodes.filter((node) => node.type === 'PreferenceWeights').map((node) => {
+    const box = node.widgets.at(-1).element.getBoundingClientRect()
+    return {x: box.x - 8, y: box.y, width: box.width + 16, height: box.height}
+})"""
+
+
+def stack_pads(front: comfy_browser.FrontEnd, path: Path) -> None:
+    """The pads alone, one below the other: the panel that shows help pages is narrow."""
+    front.fit()
+    front.page.wait_for_timeout(600)
+    pads = [Image.open(io.BytesIO(front.page.screenshot(clip=box))) for box in front.page.evaluate(PAD_BOXES)]
+    sheet = Image.new("RGB", (pads[0].width, sum(pad.height + 6 for pad in pads) - 6), "white")
+    for i, pad in enumerate(pads):
+        sheet.paste(pad, (0, sum(other.height + 6 for other in pads[:i])))
+    sheet.save(path, optimize=True)
+    print(path.relative_to(CHECKOUT), path.stat().st_size // 1024, "KiB")
+
+
 def draw_pictures(front: comfy_browser.FrontEnd) -> None:
     """The README's and the help pages' pictures."""
     docs = CHECKOUT / "web" / "docs" / "images"
@@ -140,7 +158,7 @@ def draw_pictures(front: comfy_browser.FrontEnd) -> None:
     keep(front, "BlendModel", "CFGGuider", "RandomNoise", "KSamplerSelect", "BasicScheduler", "SamplerCustomAdvanced")
     shoot(front, docs / "blend_model.png", 800)
     build(front, PADS)
-    shoot(front, docs / "preference_pad.png", 1000)
+    stack_pads(front, docs / "preference_pad.png")
 
 
 def write_all(server: comfy_server.ComfyServer, browser: Any) -> None:

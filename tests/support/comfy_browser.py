@@ -163,7 +163,7 @@ def front_end(
         if without:
             context.route(without, lambda route: route.abort())
         opened = FrontEnd(context.new_page(), server)
-        opened.page.set_default_timeout(15_000)
+        opened.page.set_default_timeout(40_000)
         opened.listen()
         opened.open()
         opened.page.evaluate("() => app.graph.clear()")
