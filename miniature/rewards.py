@@ -5,19 +5,15 @@ Larger is better. The units are chosen so that each spreads over a few tenths on
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
+from ..training.rewards import pixels
 from .grading import grade
 from .language import read
 from .parser import parse
-
-JPEG_QUALITY = 95
 
 
 def alignment(images: Tensor, prompts: Sequence[str]) -> Tensor:
@@ -39,10 +35,9 @@ def alignment(images: Tensor, prompts: Sequence[str]) -> Tensor:
 
 
 def colourfulness(images: Tensor, prompts: Sequence[str]) -> Tensor:
-    """Colourfulness of Hasler and Suesstrunk (2003), per pixel value in 0..1: about 0 (grey) to 1 (every hue, vivid).
+    """Colourfulness of Hasler and Suesstrunk (2003) per pixel value in 0..1: about 0 (grey) to 1 (every hue, vivid).
 
-    ``sqrt(var(rg) + var(yb)) + 0.3 sqrt(mean(rg)^2 + mean(yb)^2)`` with ``rg = R - G``, ``yb = (R + G) / 2 - B``.
-    Differentiable.
+    `training.rewards.pixels.colourfulness` over 255. Differentiable, except at exactly grey pictures.
 
     Args:
         images: float[B, 3, H, W] in 0..1.
@@ -52,33 +47,21 @@ def colourfulness(images: Tensor, prompts: Sequence[str]) -> Tensor:
         float[B].
     """
     _check_count(images, prompts)
-    red, green, blue = images.flatten(2).unbind(1)  # [B, H * W]
-    opponents = torch.stack([red - green, (red + green) / 2 - blue])
-    spread = opponents.var(-1, correction=0).sum(0)
-    offset = opponents.mean(-1).square().sum(0)
-    # The root's slope is infinite at 0: a grey picture would have no gradient.
-    return (spread + 1e-8).sqrt() + 0.3 * (offset + 1e-8).sqrt()
+    return pixels.colourfulness(images, prompts) / 255
 
 
 def compressibility(images: Tensor, prompts: Sequence[str]) -> Tensor:
-    """Minus the size of the JPEG file in kB (1000 bytes) at quality 95 without chroma subsampling; not differentiable.
+    """Minus the size of the JPEG file in kB: `training.rewards.pixels.jpeg_compressibility`; not differentiable.
 
     Args:
-        images: float[B, 3, H, W] in 0..1; rounded to 8 bits.
+        images: float[B, 3, H, W] in 0..1.
         prompts: not used.
 
     Returns:
-        float32[B], below 0.
+        float64[B], below 0.
     """
     _check_count(images, prompts)
-    pixels = (images.detach().to("cpu", torch.float32).clamp(0, 1) * 255).round().to(torch.uint8)
-    return torch.tensor([-_jpeg_bytes(picture.permute(1, 2, 0).numpy()) / 1000 for picture in pixels])
-
-
-def _jpeg_bytes(pixels: np.ndarray) -> int:
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, format="JPEG", quality=JPEG_QUALITY, subsampling=0)
-    return file.tell()
+    return pixels.jpeg_compressibility(images, prompts)
 
 
 def warmth(images: Tensor, prompts: Sequence[str]) -> Tensor:
