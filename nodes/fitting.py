@@ -163,6 +163,9 @@ _MERGE = "Load it with the host's Load LoRA before the blend (it then belongs to
 
 def _pair(up: Tensor, down: Tensor, mid: Tensor | None, alpha: float | None, strength: float) -> LowRank:
     """Fold alpha, strength and a Tucker core into the factors: ``(alpha / rank) * strength * up @ core(down)``."""
+    if up.ndim < 2 or down.ndim < 2 or (mid is not None and (mid.ndim < 3 or mid.shape[1] != down.shape[0])):
+        shapes = [list(factor.shape) for factor in (up, down, mid) if factor is not None]
+        raise ValueError(f"its factors have shapes {shapes}, which are not those of a LoRA.")
     rank = down.shape[0]
     if rank == 0:
         raise ValueError("its rank is 0.")

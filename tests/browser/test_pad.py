@@ -135,6 +135,19 @@ def test_a_weight_without_adapter_is_pointed_out_and_dragged_away(front: FrontEn
     assert pad.look()["problem"] == ""
 
 
+def test_one_adapter(front: FrontEnd) -> None:
+    """There is nothing to choose; a click puts right what the defaults leave for a second one."""
+    pad = preference_pad.make(front, LORAS[:1])
+    look = pad.look()
+    assert look["labels"] == NAMES[:1]
+    assert look["problem"] == "weight_2 is above 0, but there is no adapter 2"
+    pad.drag((150, 75), (170, 90))
+    assert weights_of(pad.numbers()) == [1, 0, 0, 0]
+    pad.focus("weights")
+    front.page.keyboard.press("ArrowRight")
+    assert weights_of(pad.numbers()) == [1, 0, 0, 0]
+
+
 def test_all_weights_zero(front: FrontEnd) -> None:
     pad = preference_pad.make(front, LORAS[:2], weight_1=0, weight_2=0)
     look = pad.look()

@@ -121,7 +121,7 @@ def make(front: FrontEnd, files: tuple[str, ...] = (), connect: bool = True, **v
     front.settle()
     front.fit()
     pad = Pad(front, node, loader)
-    corners = max(2, len(files)) if connect else 2
+    corners = len(files) if connect and files else 2
     pad.wait(f"look.shown && look.labels.length >= {corners}")
     front.page.wait_for_timeout(300)  # Nodes 2.0 sizes the node once more
     return pad

@@ -101,5 +101,9 @@ def test_keyed_generators_depend_on_seed_and_key_alone() -> None:
     first = torch.randn(3, generator=keyed_generator(1, "rollout", 0, 5))
     torch.randn(7)
     assert torch.equal(first, torch.randn(3, generator=keyed_generator(1, "rollout", 0, 5)))
-    for other in [keyed_generator(2, "rollout", 0, 5), keyed_generator(1, "rollout", 0, 6), keyed_generator(1, "x", 0, 5)]:
+    for other in [
+        keyed_generator(2, "rollout", 0, 5),
+        keyed_generator(1, "rollout", 0, 6),
+        keyed_generator(1, "x", 0, 5),
+    ]:
         assert not torch.equal(first, torch.randn(3, generator=other))

@@ -63,7 +63,8 @@ def test_own_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [(b"", "no prompts in it"), (b"# only this\n\n", "no prompts in it"), (b"\xff\xfe", "UTF-8")]
+    ("content", "message"),
+    [(b"", "no prompts in it"), (b"# only this\n\n", "no prompts in it"), (b"\xff\xfe", "UTF-8")],
 )
 def test_useless_files(tmp_path: Path, content: bytes, message: str) -> None:
     file = tmp_path / "prompts.txt"

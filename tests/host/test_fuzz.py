@@ -1,0 +1,271 @@
+"""Mutated adapter files: each fits and equals the host's own patching, or gives our own error that names the file.
+
+``make test`` runs a hundred and fifty; ``pytest -m full tests/host/test_fuzz.py`` runs 100,000 files and 10,000 preferences.
+"""
+
+import json
+import math
+import struct
+
+import comfy_models
+import pytest
+import torch
+from comfy_adapters import kohya
+from diffusion_blend.blending.adapters import AdapterBank
+from diffusion_blend.blending.plans import make_planner
+from diffusion_blend.blending.preference import Preference
+from diffusion_blend.nodes.fitting import low_rank_updates
+from diffusion_blend.nodes.lora_files import read_lora
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save
+
+FEW = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+MANY = settings(max_examples=100_000, deadline=None, suppress_health_check=list(HealthCheck))
+
+DTYPES = [
+    torch.float32,
+    torch.float16,
+    torch.bfloat16,
+    torch.float8_e4m3fn,
+    torch.float8_e5m2,
+    torch.int8,
+    torch.int64,
+    torch.bool,
+]
+NUMBERS = [0.0, -1.0, 1e30, 1e-30, math.nan, math.inf, -math.inf, 3.0]
+
+
+class Files:
+    """Good files to start from; a class for its short repr, which hypothesis prints."""
+
+    def __init__(self, content):
+        self.content = content
+
+
+class Fitted(tuple):
+    """The network, its key map and the good files, with a short repr."""
+
+    def __repr__(self):
+        return "<fitted world>"
+
+
+@pytest.fixture(scope="module")
+def fitted_world():
+    import comfy.lora
+
+    network = comfy_models.load("sd3").model
+    endings = ("x_block.attn.qkv", "x_block.mlp.fc1", "x_block.attn.proj")
+    files = [
+        kohya("sd3", 1, rank=2, endings=endings, alpha=1.0),
+        {
+            f"diffusion_model.joint_blocks.0.x_block.attn.proj.lora_{part}.weight": torch.randn(*shape) / 10
+            for part, shape in (("A", (3, 128)), ("B", (128, 3)))
+        },
+        {
+            f"transformer.transformer_blocks.1.attn.{name}.lora_{part}.weight": torch.randn(*shape) / 10
+            for name in ("to_q", "to_v")
+            for part, shape in (("A", (3, 128)), ("B", (128, 3)))
+        },
+    ]
+    return Fitted((network, comfy.lora.model_lora_keys_unet(network, {}), Files(files)))
+
+
+@st.composite
+def mutated_tensors(draw, files):
+    """A good file's tensors with a few things wrong."""
+    tensors = dict(files.content[draw(st.integers(0, len(files.content) - 1))])
+    for _ in range(draw(st.integers(0, 3))):
+        if not tensors:
+            break
+        key = draw(st.sampled_from(sorted(tensors)))
+        tensor = tensors[key]
+        kind = draw(st.sampled_from(["number", "dtype", "shape", "drop", "rename", "copy", "alpha", "other"]))
+        if kind == "number" and tensor.numel() and tensor.is_floating_point():
+            changed = tensor.float().flatten().clone()
+            changed[draw(st.integers(0, changed.numel() - 1))] = draw(st.sampled_from(NUMBERS))
+            tensors[key] = changed.reshape(tensor.shape)
+        elif kind == "dtype":
+            tensors[key] = tensor.to(draw(st.sampled_from(DTYPES)))
+        elif kind == "shape":
+            shape = draw(st.lists(st.integers(0, 200), max_size=5))
+            tensors[key] = torch.ones(shape) if math.prod(shape) < 100_000 else torch.ones(1)
+        elif kind == "drop":
+            del tensors[key]
+        elif kind == "rename":
+            ending = draw(
+                st.sampled_from(
+                    [
+                        "lora_up.weight",
+                        "lora_down.weight",
+                        "alpha",
+                        "dora_scale",
+                        "lora_mid.weight",
+                        "diff",
+                        "set_weight",
+                        "reshape_weight",
+                        "w_norm",
+                        "hada_w1_a",
+                        "lokr_w1",
+                        "oft_blocks",
+                        "",
+                    ]
+                )
+            )
+            tensors[key.rsplit(".", 2 if key.endswith("weight") else 1)[0] + "." + ending] = tensors.pop(key)
+        elif kind == "copy":
+            tensors[draw(st.text(min_size=1, max_size=20))] = tensor
+        elif kind == "alpha":
+            base = key.rsplit(".", 2 if key.endswith("weight") else 1)[0]
+            tensors[base + ".alpha"] = torch.tensor(draw(st.sampled_from(NUMBERS)))
+        elif kind == "other":
+            tensors["lora_te_text_model_layer.lora_up.weight"] = tensor
+    return tensors
+
+
+class Mutated:
+    """A file's bytes behind a repr that fits on a line."""
+
+    def __init__(self, content, kind):
+        self.content, self.kind = content, kind
+
+    def __repr__(self):
+        return f"<{self.kind}: {len(self.content)} bytes {self.content[:2000]!r}>"
+
+
+@st.composite
+def mutated_bytes(draw, files):
+    """A file of mutated tensors, then of mutated bytes: cut, flipped, with another header or header length."""
+    content = bytearray(
+        save({key: t.clone().contiguous() for key, t in draw(mutated_tensors(files)).items()}, draw(metadata))
+    )
+    kind = draw(st.sampled_from(["whole", "whole", "whole", "cut", "flip", "length", "header"]))
+    if kind == "cut":
+        del content[draw(st.integers(0, len(content))) :]
+    elif kind == "flip" and content:
+        for _ in range(draw(st.integers(1, 4))):
+            content[draw(st.integers(0, min(len(content) - 1, 4000)))] ^= 1 << draw(st.integers(0, 7))
+    elif kind == "length":
+        content[:8] = struct.pack("<Q", draw(st.sampled_from([0, 1, 7, 2**31, 2**63, len(content), len(content) * 2])))
+    elif kind == "header":
+        (size,) = struct.unpack("<Q", content[:8])
+        header = json.loads(content[8 : 8 + size])
+        names = [name for name in header if name != "__metadata__"]
+        if names:
+            entry = header[draw(st.sampled_from(names))]
+            entry[draw(st.sampled_from(["dtype", "shape", "data_offsets"]))] = draw(
+                st.sampled_from(
+                    ["F32", "I8", "BF16", "F4", [], [0, 4], [10**9, 10**9], [4, 0], [-1, 3], {}, None, "x" * 100]
+                )
+            )
+        encoded = json.dumps(header).encode()
+        content = bytearray(struct.pack("<Q", len(encoded)) + encoded + content[8 + size :])
+    return Mutated(bytes(content), kind)
+
+
+metadata = st.none() | st.dictionaries(
+    st.sampled_from(["diffusion_blend.kl_weight", "diffusion_blend.reward", "ss_network_module", "x"]),
+    st.sampled_from(["0.1", "nan", "-1", "", "many", "1e400", "y" * 10_000, "\u2028\x00"]),
+    max_size=3,
+)
+
+
+def delta_by_host(network, key_map, tensors, strength):
+    """Weight name -> change, as the host patches it."""
+    import comfy.lora
+    import comfy.lora_convert
+
+    weights = dict(network.named_parameters())
+    changes = {}
+    for target, patch in comfy.lora.load_lora(
+        comfy.lora_convert.convert_lora(dict(tensors)), key_map, log_missing=False
+    ).items():
+        name, offset, function = target if isinstance(target, tuple) and len(target) == 3 else (target, None, None)
+        if isinstance(target, tuple) and len(target) == 2:
+            name, offset = target
+        zero = torch.zeros_like(weights[name])
+        changes[name] = changes.get(name, 0) + comfy.lora.calculate_weight(
+            [(strength, patch, 1.0, offset, function)], zero, name
+        )
+    return changes
+
+
+def check_file(mutated, path, fitted_world):
+    network, key_map, _ = fitted_world
+    path.write_bytes(mutated.content)
+    try:
+        adapter = read_lora(str(path), 0.8)
+        updates = low_rank_updates(adapter, network, key_map)
+    except ValueError as error:
+        assert path.name in str(error)
+        return
+    assert adapter.kl_weight is None or adapter.kl_weight > 0
+    expected = delta_by_host(network, key_map, adapter.tensors, 0.8)
+    assert {f"{name}.weight" for name in updates} == set(expected)
+    for name, pairs in updates.items():
+        weight = network.get_submodule(name).weight
+        change = sum(pair.up @ pair.down.flatten(1) for pair in pairs).reshape(weight.shape)
+        assert torch.allclose(
+            change, expected[f"{name}.weight"], rtol=1e-4, atol=1e-6 * float(change.abs().max() + 1), equal_nan=True
+        )
+    AdapterBank([updates], torch.float32).stacks()
+
+
+@FEW
+@given(data=st.data())
+def test_mutated_files_fit_or_are_refused_by_name(fitted_world, tmp_path_factory, data):
+    path = tmp_path_factory.getbasetemp() / "mutated.safetensors"
+    check_file(data.draw(mutated_bytes(fitted_world[2])), path, fitted_world)
+
+
+@pytest.mark.full
+@MANY
+@given(data=st.data())
+def test_a_hundred_thousand_mutated_files(fitted_world, tmp_path_factory, data):
+    path = tmp_path_factory.getbasetemp() / "mutated.safetensors"
+    check_file(data.draw(mutated_bytes(fitted_world[2])), path, fitted_world)
+
+
+numbers = st.floats(allow_nan=True, allow_infinity=True) | st.sampled_from([0.0, 0.5, 1.0, -0.0, 1e-320, 1e308])
+
+
+def check_preference(weights, kl_scale, names, kl_weights, method):
+    try:
+        coefficients = Preference(tuple(weights), kl_scale).coefficients(names, kl_weights)
+        planner = make_planner(method, coefficients)
+    except ValueError as error:
+        assert str(error)
+        return
+    assert len(coefficients) == len(names)
+    assert all(map(math.isfinite, coefficients))
+
+    class Step:
+        index, count, seed, images = 1, 7, 3, (0, 1)
+
+    plan = planner(Step())
+    assert len(plan.gates) == len(plan.mix) >= 1
+    assert math.fsum(plan.mix) == pytest.approx(1, abs=1e-6 * max(1, *map(abs, plan.mix)))
+
+
+preferences = given(
+    weights=st.lists(numbers, max_size=8),
+    kl_scale=numbers,
+    names=st.lists(st.text(max_size=5), max_size=8),
+    method=st.sampled_from(["blend", "soup", "stochastic", "other"]),
+    data=st.data(),
+)
+
+
+@FEW
+@preferences
+def test_random_preferences_make_a_plan_or_are_refused(weights, kl_scale, names, method, data):
+    kl_weights = data.draw(st.lists(st.none() | numbers, min_size=len(names), max_size=len(names)))
+    check_preference(weights, kl_scale, names, kl_weights, method)
+
+
+@pytest.mark.full
+@settings(MANY, max_examples=10_000)
+@preferences
+def test_ten_thousand_random_preferences(weights, kl_scale, names, method, data):
+    kl_weights = data.draw(st.lists(st.none() | numbers, min_size=len(names), max_size=len(names)))
+    check_preference(weights, kl_scale, names, kl_weights, method)

@@ -1,0 +1,38 @@
+"""Run in a process of its own: what a ComfyUI, by its own reader, makes of an adapter file.
+
+``python read_adapter_in_host.py HOST ADAPTER OUT`` writes the change of every weight, by its diffusers name.
+"""
+
+from __future__ import annotations
+
+import sys
+
+
+def main(host: str, adapter: str, out: str) -> None:
+    sys.path.insert(0, host)
+    sys.argv = ["read", "--cpu"]
+    import comfy.options
+
+    comfy.options.enable_args_parsing()
+    import comfy.lora
+    import comfy.lora_convert
+    import comfy.utils
+    import comfy_models
+    import torch
+    from safetensors.torch import save_file
+
+    model = comfy_models.load("sd15").model
+    names = {new: old for old, new in comfy.utils.unet_to_diffusers(model.model_config.unet_config).items()}
+    weights = model.state_dict()
+    state = comfy.lora_convert.convert_lora(comfy.utils.load_torch_file(adapter, safe_load=True))
+    patches = comfy.lora.load_lora(state, comfy.lora.model_lora_keys_unet(model, {}))
+    changes = {}
+    for key, patch in patches.items():
+        zeros = torch.zeros_like(weights[key], dtype=torch.float32)
+        changed = comfy.lora.calculate_weight([(1.0, patch, 1.0, None, None)], zeros, key)
+        changes[names[key.removeprefix("diffusion_model.")].removesuffix(".weight")] = changed.contiguous()
+    save_file(changes, out)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,71 @@
+"""Short trainings for tests: settings that fit a tiny pipeline, and what is compared before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from diffusion_blend.training.bases import load_base
+from diffusion_blend.training.config import (
+    AdapterConfig,
+    AlgorithmConfig,
+    BaseConfig,
+    OptimizerConfig,
+    RunConfig,
+    SamplingConfig,
+    TrainConfig,
+    ValueConfig,
+)
+from diffusion_blend.training.diffusers_model import DiffusersModel
+from diffusion_blend.training.models import TextToImageModel
+from diffusion_blend.training.rewards.protocol import Reward
+from diffusion_blend.training.trainer import Trainer
+from torch import Tensor
+
+PROMPTS = ["a red cat", "a dog"]
+
+
+def redness(images: Tensor, prompts: Sequence[str]) -> Tensor:
+    """Ten times how much redder than green and blue an image is."""
+    return 10 * (images[:, 0] - images[:, 1:].mean(1)).mean((1, 2))
+
+
+def settings(output: Path, name: str = "dpok", **over: Any) -> TrainConfig:
+    """Settings for a tiny pipeline; ``over`` changes single fields by section, e.g. ``run={"seed": 1}``."""
+    sections: dict[str, dict[str, Any]] = {
+        "sampling": {"steps": 6, "guidance_scale": 1.0, "samples": 128, "batch": 128},
+        "algorithm": {"name": name, "kl_weight": 0.01, "clip": "ppo", "buffer": 640, "updates": 4},
+        "optimizer": {"learning_rate": 5e-3, "clip_norm": 1.0, "accumulate": 1},
+        "value": {"updates": 5, "batch": 128, "learning_rate": 1e-3, "hidden": 32},
+        "run": {"iterations": 10, "save_every": 100, "watch_every": 0, "seed": 0},
+        "adapter": {"rank": 2, "alpha": 2.0, "targets": ["attn2.to_v", "attn2.to_out.0"]},
+        "base": {},
+    }
+    classes = {
+        "sampling": SamplingConfig,
+        "algorithm": AlgorithmConfig,
+        "optimizer": OptimizerConfig,
+        "value": ValueConfig,
+        "run": RunConfig,
+        "adapter": AdapterConfig,
+        "base": BaseConfig,
+    }
+    top = {key: value for key, value in over.items() if key not in sections}
+    parts = {key: classes[key](**{**defaults, **over.get(key, {})}) for key, defaults in sections.items()}
+    return TrainConfig(**{"output": str(output), "rewards": {"redness": 1.0}, **top, **parts})
+
+
+def make_trainer(
+    config: TrainConfig, model: TextToImageModel, rewards: Mapping[str, Reward], prompts: Sequence[str] = PROMPTS
+) -> Trainer:
+    return Trainer(config, model, rewards, {}, prompts, Accelerator(cpu=True))
+
+
+def tiny_trainer(folder: Path, config: TrainConfig) -> Trainer:
+    """A trainer on a tiny pipeline with the redness reward."""
+    base = load_base(BaseConfig(path=str(folder)), torch.device("cpu"), allow_download=False)
+    model = DiffusersModel(base, config.adapter, config.run.seed)
+    return make_trainer(config, model, {"redness": redness})
