@@ -45,7 +45,7 @@ SETS = tuple(tuple(reward.name for reward in ring_rewards()[:count]) for count i
 class Effort:
     """How much is computed: training steps, sampled points, seeds."""
 
-    base_steps: int = 2000
+    base_steps: int = 4000
     adapter_steps: int = 1000
     points: int = 4000
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)

@@ -75,6 +75,8 @@ def _fit(parameters: list[Tensor], loss: object, steps: int, rate: float) -> Non
     for _ in range(steps):
         optimizer.zero_grad(set_to_none=True)
         loss().backward()  # type: ignore[operator]
+        # Rare large steps at small sigma would otherwise throw an adapter off for good.
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         anneal.step()
 
