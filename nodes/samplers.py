@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import logging
 from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
@@ -13,6 +12,7 @@ from ..blending.preference import Preference, common_kl_scales
 from .attach import attach
 from .lora_files import RewardLoRAs
 from .msdda import sample_with_msdda
+from .notices import tell
 from .schema import (
     Sampling,
     SamplingWithoutSampler,
@@ -26,8 +26,6 @@ from .schema import (
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-logger = logging.getLogger("diffusion_blend")
 
 
 class BlendedKSampler(io.ComfyNode):
@@ -166,11 +164,8 @@ def coefficients_of(preference: Preference, loras: RewardLoRAs) -> tuple[float, 
     """The adapters' affine coefficients; says so where unequal KL weights change them."""
     scales = common_kl_scales(preference.normalised(loras.names), loras.kl_weights)
     if any(scale != 1 for scale in scales):
-        logger.info(
-            "The adapters were trained with unequal KL weights %s and are brought to the largest: factors %s.",
-            dict(zip(loras.names, loras.kl_weights, strict=True)),
-            [round(scale, 4) for scale in scales],
-        )
+        factors = ", ".join(f"{name} x {scale:.3g}" for name, scale in zip(loras.names, scales, strict=True))
+        tell(f"The adapters were trained with unequal KL weights and are brought to the largest: {factors}.")
     return preference.coefficients(loras.names, loras.kl_weights)
 
 
