@@ -141,7 +141,7 @@ function followNumbers(node, refresh) {
 /** @param {HTMLElement} element Zoom and pan of the classic canvas go on over the pad. */
 function passToCanvas(element) {
   element.addEventListener('wheel', (event) => {
-    if (window.LiteGraph?.vueNodesMode) return
+    if (/** @type {any} */ (window).LiteGraph?.vueNodesMode) return // there the node hands them on
     event.preventDefault()
     app.canvas.processMouseWheel(event)
   })

@@ -53,7 +53,7 @@ if not missing:
         browser: Browser, server: comfy_fixtures.comfy_server.ComfyServer, renderer: str
     ) -> Iterator[comfy_browser.FrontEnd]:
         """One page a renderer and module: it opens in seconds, so tests share it."""
-        with comfy_browser.front_end(browser, server, renderer) as front:
+        with comfy_browser.front_end(browser, server, renderer, has_touch=True) as front:
             yield front
 
     @pytest.fixture

@@ -41,10 +41,10 @@ def test_help_opens_from_the_node(front: FrontEnd, name: str) -> None:
 
 
 @pytest.fixture
-def chinese(browser: Browser, server: ComfyServer, renderer: str) -> Iterator[FrontEnd]:
+def chinese(browser: Browser, server: ComfyServer) -> Iterator[FrontEnd]:
     server.post("/settings", {"Comfy.Locale": "zh"})
     try:
-        with comfy_browser.front_end(browser, server, renderer) as front:
+        with comfy_browser.front_end(browser, server) as front:
             yield front
     finally:
         server.post("/settings", {"Comfy.Locale": "en"})

@@ -279,20 +279,14 @@ def test_workflows_run_without_the_script(front: FrontEnd, without_script: Front
     assert without_script.prompt() == front.prompt()
 
 
-@pytest.fixture
-def touch(browser: Browser, server: ComfyServer, renderer: str) -> Iterator[FrontEnd]:
-    with comfy_browser.front_end(browser, server, renderer, has_touch=True) as front:
-        yield front
-
-
-def test_touch(touch: FrontEnd) -> None:
-    pad = preference_pad.make(touch, LORAS[:2])
+def test_touch(front: FrontEnd) -> None:
+    pad = preference_pad.make(front, LORAS[:2])
     (x0, y), (x1, _) = pad.on_screen((150, 75), (205, 75))
-    session = touch.page.context.new_cdp_session(touch.page)
+    session = front.page.context.new_cdp_session(front.page)
     session.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [{"x": x0, "y": y}]})
     for step in (0.3, 0.7, 1.0):
         point = {"x": x0 + step * (x1 - x0), "y": y}
         session.send("Input.dispatchTouchEvent", {"type": "touchMove", "touchPoints": [point]})
     session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
-    touch.settle()
+    front.settle()
     assert weights_of(pad.numbers()) == pytest.approx([0.25, 0.75, 0, 0], abs=0.011)

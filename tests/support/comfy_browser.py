@@ -93,10 +93,14 @@ class FrontEnd:
         """The open graph in API form, as the Run button sends it."""
         return self.page.evaluate("async () => (await app.graphToPrompt()).output")
 
+    def pause(self, milliseconds: int) -> None:
+        """Wait by the page's own clock: what it had put off for a shorter time is done then, however slow the machine."""
+        self.page.evaluate("(time) => new Promise((done) => setTimeout(done, time))", milliseconds)
+
     def remember(self) -> None:
         """What is there now becomes the state that undo comes back to."""
         self.page.evaluate(f"() => {TRACKER}.captureCanvasState()")
-        self.page.wait_for_timeout(SQUASHED_MS)
+        self.pause(SQUASHED_MS)
 
     def press_and_restore(self, key: str) -> None:
         """Undo or redo, and wait: the front end drops a second one while it still restores."""

@@ -103,7 +103,7 @@ class Pad:
         mouse.move(x1, y1, steps=3)
         mouse.up()
         self.front.settle()
-        self.front.page.wait_for_timeout(SQUASHED_MS)
+        self.front.pause(SQUASHED_MS)
 
     def focus(self, part: str) -> None:
         self.front.page.evaluate(

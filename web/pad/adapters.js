@@ -75,7 +75,11 @@ function loaderBeyond(node) {
 /** @type {(node: any) => number} How many Preference Weights come before this one. */
 function chained(node) {
   let count = 0
-  for (let before = origin(node, 'preference'); before && count < LONGEST_CHAIN; before = origin(before, 'preference')) {
+  for (
+    let before = origin(node, 'preference');
+    before && count < LONGEST_CHAIN;
+    before = origin(before, 'preference')
+  ) {
     if (before.comfyClass === PREFERENCE) count += 1
   }
   return count
