@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,12 @@ def test_a_rollout_is_what_diffusers_pipeline_makes(which: str, scale: float, re
     pipeline.set_progress_bar_config(disable=True)
     taken = iter(draws.unbind(1)[1:])
     original = pipeline.scheduler.step
-    pipeline.scheduler.step = lambda *a, **k: original(*a, **{**k, "generator": None, "variance_noise": next(taken)})
+
+    @functools.wraps(original)  # the pipeline reads off the signature that eta may be passed
+    def step(*arguments: Any, **named: Any) -> Any:
+        return original(*arguments, **{**named, "generator": None, "variance_noise": next(taken)})
+
+    pipeline.scheduler.step = step
     size = model.base.resolution[0]
     theirs = pipeline(
         PROMPTS,

@@ -1,0 +1,47 @@
+"""One training iteration, on as many processes as the launcher started; saves adapter and figures.
+
+``accelerate launch ... two_processes.py BASE OUT``
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from diffusion_blend.training.bases import load_base
+from diffusion_blend.training.config import BaseConfig
+from diffusion_blend.training.diffusers_model import DiffusersModel
+from diffusion_blend.training.trainer import Trainer
+from safetensors.torch import save_file
+from training_runs import PROMPTS, redness, settings
+
+
+def main(base: str, out: str, name: str) -> None:
+    torch.set_num_threads(1)
+    accelerator = Accelerator(cpu=True)
+    share = 2 // accelerator.num_processes  # one process alone takes twice the batch
+    config = settings(
+        Path(out) / "run",
+        name,
+        sampling={"steps": 4, "samples": 4 * share, "batch": 2},
+        algorithm={"buffer": 100 * share, "updates": 2, "statistics_minimum": 2},
+        optimizer={"accumulate": share, "learning_rate": 1e-3},
+        value={"batch": 6 * share},
+        run={"iterations": 2},
+    )
+    model = DiffusersModel(
+        load_base(BaseConfig(path=base), torch.device("cpu"), allow_download=False), config.adapter, 0
+    )
+    trainer = Trainer(config, model, {"redness": redness}, {}, PROMPTS, accelerator)
+    trainer.run()
+    parameters = {key: value.detach().clone() for key, value in model.trainable().items()}
+    save_file(parameters, Path(out) / f"rank{accelerator.process_index}.safetensors")
+    if accelerator.is_main_process:
+        (Path(out) / "history.json").write_text(json.dumps(trainer.state.history))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

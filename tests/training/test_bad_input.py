@@ -1,0 +1,192 @@
+"""Every wrong input is an error that says what to do, before any work is done."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from diffusion_blend.training.bases import load_base
+from diffusion_blend.training.checks import check_config, check_epoch
+from diffusion_blend.training.config import BaseConfig, TrainConfig
+from diffusion_blend.training.resume import check_output
+from diffusion_blend.training.rewards.protocol import score
+from diffusion_blend.training.train import main, parse
+from own_rewards import not_a_number, wrong_shape
+from training_runs import settings
+
+CPU = torch.device("cpu")
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    """Run the command, which must fail; returns its complaint, one line without a traceback."""
+    assert main([str(word) for word in words]) == 1
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    return error
+
+
+def test_unknown_reward(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    error = run(capsys, "--output", tmp_path / "out", "--rewards.beauty", 1)
+    assert "unknown reward 'beauty'" in error and "image_reward" in error and "module:function" in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_own_rewards_that_cannot_be_imported(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for name in ("nowhere_at_all:f", "own_rewards:f", "own_rewards:A_NUMBER"):
+        error = run(capsys, "--output", tmp_path / "out", "--rewards", json.dumps({name: 1}))
+        assert f"reward '{name}'" in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_empty_prompt_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").write_text("\n")
+    error = run(
+        capsys, "--output", tmp_path / "out", "--rewards.colourfulness", 1, "--prompts.source", tmp_path / "empty.txt"
+    )
+    assert "no prompts in it; write one per line" in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_unreadable_bases(tmp_path: Path, tiny_sd: Path) -> None:
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(b"not a safetensors file")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    flux = tmp_path / "flux"
+    flux.mkdir()
+    (flux / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
+    half = tmp_path / "half"
+    half.mkdir()
+    (half / "model_index.json").write_text((tiny_sd / "model_index.json").read_text())
+    for path, message in [
+        (tmp_path / "none", "no such folder or file"),
+        (tmp_path / "none.safetensors", "no such file"),
+        (broken, "not a whole .safetensors file"),
+        (folder, "no readable model_index.json"),
+        (flux, "FluxPipeline, which this trainer does not support yet; supported are"),
+        (half, "is the folder complete"),
+        (tmp_path / "old.ckpt", "pickled checkpoints can run code"),
+        ("nowhere_at_all:load", "cannot import it as module:function"),
+        ("own_rewards:not_a_base", "returned int: it must return a diffusers_model.Base"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            load_base(BaseConfig(path=str(path)), CPU, allow_download=False)
+
+
+def test_a_hub_id_that_is_not_here_asks_for_consent() -> None:
+    with pytest.raises(
+        ValueError, match="--allow_download true to fetch it from https://huggingface.co/nobody/nothing"
+    ):
+        load_base(BaseConfig(path="nobody/nothing"), CPU, allow_download=False)
+
+
+def test_a_single_file_of_another_kind(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({"double_blocks.0.img_attn.norm.key_norm.scale": torch.ones(1)}, tmp_path / "flux.safetensors")
+    with pytest.raises(ValueError, match="does not support yet"):
+        load_base(BaseConfig(path=str(tmp_path / "flux.safetensors")), CPU, allow_download=False)
+
+
+def test_resolution_and_precision(tiny_sd: Path) -> None:
+    with pytest.raises(ValueError, match="base.resolution 7: it must be a multiple of 2"):
+        load_base(BaseConfig(path=str(tiny_sd), resolution=7), CPU, allow_download=False)
+    with pytest.raises(ValueError, match="fp16 needs a GPU"):
+        load_base(BaseConfig(path=str(tiny_sd), precision="fp16"), CPU, allow_download=False)
+
+
+def test_output_that_exists(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "adapter.safetensors").write_bytes(b"precious")
+    error = run(capsys, "--output", tmp_path, "--rewards.colourfulness", 1)
+    assert "already exists" in error and "--resume" in error
+    assert (tmp_path / "adapter.safetensors").read_bytes() == b"precious"
+
+
+def test_nothing_to_resume(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="nothing to resume"):
+        check_output(settings(tmp_path, resume=True), 1)
+
+
+def test_incompatible_resume(tmp_path: Path) -> None:
+    import dataclasses
+
+    from diffusion_blend.training.checkpoints import save_checkpoint
+
+    before = settings(tmp_path)
+    state = {"config": dataclasses.asdict(before), "processes": 1}
+    save_checkpoint(tmp_path / "checkpoints", 3, state, b"", 1)
+    check_output(settings(tmp_path, resume=True, run={"iterations": 99}), 1)  # longer is fine
+    with pytest.raises(ValueError, match=r"adapter.rank was 2, is 8.*algorithm.kl_weight was 0.01, is 0.5"):
+        check_output(settings(tmp_path, resume=True, adapter={"rank": 8}, algorithm={"kl_weight": 0.5}), 1)
+    with pytest.raises(ValueError, match="had 1 processes, now there are 2"):
+        check_output(settings(tmp_path, resume=True), 2)
+
+
+@pytest.mark.parametrize(
+    ("over", "message"),
+    [
+        ({"sampling": {"samples": 5, "batch": 2}}, "sampling.samples 5 is not a multiple of sampling.batch 2"),
+        ({"sampling": {"eta": 0.0}}, "sampling.eta is 0.0"),
+        ({"sampling": {"eta": 1.1}}, "at most 1"),
+        ({"sampling": {"steps": 0}}, "sampling.steps is 0"),
+        ({"algorithm": {"kl_weight": -1.0}}, "algorithm.kl_weight is -1.0"),
+        ({"algorithm": {"kl_weight": float("nan")}}, "algorithm.kl_weight is nan"),
+        ({"algorithm": {"clip_range": 0.0}}, "algorithm.clip_range is 0.0"),
+        ({"optimizer": {"learning_rate": 0.0}}, "optimizer.learning_rate is 0.0"),
+        ({"optimizer": {"accumulate": 100}}, "lower optimizer.accumulate or raise sampling.samples"),
+        ({"run": {"keep": 0}}, "run.keep is 0"),
+        ({"rewards": {}}, "no rewards"),
+        ({"rewards": {"a": 0.0}}, "nothing would be trained"),
+        ({"rewards": {"a": float("inf")}}, "weight of reward 'a' is inf"),
+        ({"heldout": ["redness"]}, "both trained and held out"),
+    ],
+)
+def test_settings_that_cannot_work(over: dict[str, Any], message: str, tmp_path: Path) -> None:
+    check_config(settings(tmp_path))
+    with pytest.raises(ValueError, match=message):
+        check_config(settings(tmp_path, **over))
+
+
+def test_ddpo_epochs_must_come_out_even() -> None:
+    check_epoch(300, 60)
+    with pytest.raises(ValueError, match="300 denoising steps per iteration in optimiser steps of 24"):
+        check_epoch(300, 24)
+
+
+def test_rewards_that_misbehave() -> None:
+    images = torch.rand(3, 3, 4, 4)
+    with pytest.raises(ValueError, match="'bad' gave nan for the prompt 'a'"):
+        score({"bad": not_a_number}, images, ["a", "b", "c"])
+    with pytest.raises(ValueError, match=r"'bad' returned shape \(\) for 3 images"):
+        score({"bad": wrong_shape}, images, ["a", "b", "c"])
+
+
+def test_settings_go_to_yaml_and_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--output", "x", "--rewards", '{"aesthetic": 0.5, "image_reward": 1.0}', "--sampling.steps", "7"]
+    with pytest.raises(SystemExit):
+        parse([*words, "--print_config"])
+    file = tmp_path / "run.yaml"
+    file.write_text(capsys.readouterr().out)
+    assert yaml.safe_load(file.read_text())["sampling"]["steps"] == 7
+    assert parse(["--config", str(file)]) == parse(words)
+    assert parse(["--config", str(file), "--sampling.steps", "9"]).sampling.steps == 9
+    assert parse([*words, "--resume"]).resume and not parse(words).resume
+    assert isinstance(parse(words), TrainConfig)
+
+
+def test_every_setting_is_documented(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(["--help"])
+    shown = capsys.readouterr().out
+    import dataclasses
+
+    for section in dataclasses.fields(TrainConfig):
+        kind = section.default_factory if section.default_factory is not dataclasses.MISSING else None
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+            for field in dataclasses.fields(kind):
+                option = shown.split(f"--{section.name}.{field.name} ", 2)[2]
+                assert not option.strip().startswith("("), f"{section.name}.{field.name} has no help"

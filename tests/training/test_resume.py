@@ -1,0 +1,168 @@
+"""A killed run, resumed, ends as if nothing had happened; a checkpoint is whole or not there."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusion_blend.training import checkpoints, files
+from diffusion_blend.training.checkpoints import list_checkpoints, load_state, save_checkpoint
+from safetensors.torch import load_file
+from training_runs import settings, tiny_trainer
+
+SUPPORT = Path(__file__).parents[1] / "support"
+
+
+def command(base: Path, output: Path, *more: str) -> list[str]:
+    small = {
+        "output": output,
+        "rewards": '{"own_rewards:redness": 1.0}',
+        "base.path": base,
+        "prompts.count": 2,
+        "sampling.steps": 3,
+        "sampling.guidance_scale": 2.0,
+        "sampling.samples": 4,
+        "sampling.batch": 2,
+        "algorithm.buffer": 12,
+        "algorithm.updates": 2,
+        "optimizer.accumulate": 2,
+        "optimizer.learning_rate": 0.01,
+        "value.batch": 6,
+        "run.iterations": 5,
+        "run.save_every": 2,
+        "run.watch_every": 3,
+        "run.watch_samples": 2,
+    }
+    options = [word for name, value in small.items() for word in (f"--{name}", str(value))]
+    return [sys.executable, "-m", "diffusion_blend.training", *options, *more]
+
+
+def run(words: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
+    settings = {**os.environ, "PYTHONPATH": str(SUPPORT), "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.run(words, env=settings, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("name", ["dpok", "ddpo"])
+def test_killed_and_resumed_ends_bit_identical(name: str, tiny_sd: Path, tmp_path: Path) -> None:
+    extra = ["--algorithm.name", name, "--algorithm.statistics_minimum", "2"]
+    whole = run(command(tiny_sd, tmp_path / "whole", *extra))
+    assert whole.returncode == 0, whole.stderr[-2000:]
+    # Calls of the reward: watch, iterations 1, 2, 3, watch, iteration 4: killed inside it, after checkpoint 2.
+    environment = {"KILL_AT": "6", "COUNT_IN": str(tmp_path / "calls")}
+    killed = run(command(tiny_sd, tmp_path / "cut", *extra), **environment)
+    assert killed.returncode == -9
+    assert [path.name for path in list_checkpoints(tmp_path / "cut/checkpoints")] == ["checkpoint-00000002"]
+    assert not (tmp_path / "cut/adapter.safetensors").exists()
+    resumed = run(command(tiny_sd, tmp_path / "cut", *extra, "--resume"))
+    assert resumed.returncode == 0, resumed.stderr[-2000:]
+    expected, got = (load_file(tmp_path / which / "adapter.safetensors") for which in ("whole", "cut"))
+    assert expected.keys() == got.keys()
+    assert all(torch.equal(expected[key], got[key]) for key in expected)
+    assert any(float(value.abs().max()) > 1e-3 for key, value in got.items() if "lora_up" in key)  # it was trained
+    states = [load_state(list_checkpoints(tmp_path / which / "checkpoints")[-1]) for which in ("whole", "cut")]
+    assert same(states[0]["policy_optimizer"], states[1]["policy_optimizer"])
+    assert same(states[0]["buffer"], states[1]["buffer"])
+    assert same(states[0]["value"], states[1]["value"])
+    timing = "samples_per_second"
+    histories = [[{k: v for k, v in row.items() if k != timing} for row in state["history"]] for state in states]
+    assert histories[0] == histories[1] and len(histories[0]) == 5
+
+
+def same(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(same(a, b) for a, b in zip(one, other, strict=True))
+    return one == other
+
+
+def test_a_full_disk_costs_no_earlier_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_checkpoint(tmp_path, 1, {"iteration": 1}, b"adapter", keep=2)
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_checkpoint(tmp_path, 2, {"iteration": 2}, b"adapter", keep=2)
+    monkeypatch.undo()
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-00000001"]
+    assert load_state(list_checkpoints(tmp_path)[-1]) == {"iteration": 1}
+
+
+def test_a_kill_in_the_middle_of_writing_leaves_only_whole_checkpoints(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, 1, {"iteration": 1}, b"adapter", keep=2)
+    half = tmp_path / "checkpoint-00000002.partial"
+    half.mkdir()
+    (half / checkpoints.STATE).write_bytes(b"half a file")
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["checkpoint-00000001"]
+    save_checkpoint(tmp_path, 2, {"iteration": 2}, b"adapter", keep=2)  # and the leftover is cleared away
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-00000001", "checkpoint-00000002"]
+
+
+def test_old_checkpoints_go(tmp_path: Path) -> None:
+    for iteration in range(1, 6):
+        save_checkpoint(tmp_path, iteration, {"iteration": iteration}, b"adapter", keep=2)
+    assert [load_state(path)["iteration"] for path in list_checkpoints(tmp_path)] == [4, 5]
+
+
+def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> Any:
+            return (os.mkdir, (str(tmp_path / "sprung"),))
+
+    folder = tmp_path / "checkpoint-00000001"
+    folder.mkdir()
+    torch.save({"iteration": Trap()}, folder / checkpoints.STATE)
+    with pytest.raises(Exception, match="[Ww]eights.only"):
+        load_state(folder)
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_collapse_keeps_the_last_good_adapter(tiny_sd: Path, tmp_path: Path) -> None:
+    from diffusion_blend.training.updates import TrainingCollapsed
+
+    small = {"steps": 3, "samples": 8, "batch": 8}
+    config = settings(
+        tmp_path / "run",
+        sampling=small,
+        algorithm={"buffer": 16, "kl_weight": 0.0, "clip_range": 100.0},
+        optimizer={"learning_rate": 1.0},
+        value={"batch": 8},
+        run={"iterations": 20, "stop_kl": 0.5},
+    )
+    trainer = tiny_trainer(tiny_sd, config)
+    with pytest.raises(TrainingCollapsed, match=r"KL .* is above 0.5 .*last good adapter is .*adapter.safetensors"):
+        trainer.run()
+    adapter = load_file(tmp_path / "run/adapter.safetensors")
+    assert all(bool(value.isfinite().all()) for value in adapter.values())
+    assert 0 < len(trainer.state.history) < 20
+    assert (tmp_path / "run/metrics.csv").read_text().count("\n") == len(trainer.state.history) + 1
+
+
+def test_a_loss_that_is_not_finite_stops(tiny_sd: Path, tmp_path: Path) -> None:
+    from diffusion_blend.training.updates import TrainingCollapsed
+
+    config = settings(
+        tmp_path / "run",
+        sampling={"steps": 3, "samples": 4, "batch": 4},
+        algorithm={"buffer": 8},
+        value={"batch": 8},
+        run={"iterations": 3},
+    )
+    trainer = tiny_trainer(tiny_sd, config)
+    with torch.no_grad():
+        trainer.value.value.return_std.fill_(float("nan"))
+        trainer.value.value.return_mean.fill_(1.0)
+    with pytest.raises(TrainingCollapsed, match="policy loss is nan"):
+        trainer.run()
+    adapter = load_file(tmp_path / "run/adapter.safetensors")
+    assert all(bool(value.isfinite().all()) for value in adapter.values())

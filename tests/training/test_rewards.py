@@ -1,0 +1,227 @@
+"""Rewards against independent formulas; models have their true architecture with small random weights."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import math
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusion_blend.training.pictures import to_pil
+from diffusion_blend.training.rewards.clip import Aesthetic, ClipScore, HpsV2, PickScore
+from diffusion_blend.training.rewards.heads import LinearStack
+from diffusion_blend.training.rewards.load import KNOWN, check_names, load_rewards
+from diffusion_blend.training.rewards.pixels import colourfulness, jpeg_compressibility, jpeg_incompressibility
+from diffusion_blend.training.rewards.protocol import weighted_sum
+from diffusion_blend.training.rewards.vila import PYTHON, Vila
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from PIL import Image
+from tiny_pipelines import tiny_tokenizer
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
+
+CPU = torch.device("cpu")
+PROMPTS = ["a red cat", "a dog", "two cats and a very long prompt that does not fit into sixteen tokens"]
+
+
+def pictures(count: int = 3, side: int = 48) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(5)
+    coarse = torch.rand(count, 3, 6, 6, generator=generator)
+    return torch.nn.functional.interpolate(coarse, (side, side), mode="bilinear")
+
+
+@pytest.fixture(scope="module")
+def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A CLIP with its processor, 32 pixels, random weights."""
+    folder = tmp_path_factory.mktemp("clip")
+    torch.manual_seed(0)
+    text = {
+        "vocab_size": 78,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
+    text |= {"max_position_embeddings": 16, "bos_token_id": 76, "eos_token_id": 77, "pad_token_id": 77}
+    vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    vision |= {"image_size": 32, "patch_size": 8}
+    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=24))
+    model.save_pretrained(folder)
+    size = {"shortest_edge": 32}
+    processor = CLIPProcessor(
+        CLIPImageProcessor(size=size, crop_size={"height": 32, "width": 32}), tiny_tokenizer(folder / "words")
+    )
+    processor.save_pretrained(folder)
+    return folder
+
+
+def clip_logits(folder: Path) -> tuple[torch.Tensor, float]:
+    """Image-text cosines from the model's own forward pass on hand-made pixels and tokens."""
+    model = CLIPModel.from_pretrained(folder)
+    processor = CLIPProcessor.from_pretrained(folder)
+    mean = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)  # CLIP's published constants
+    std = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
+    pixels = []
+    for picture in pictures():
+        small = to_pil(picture).resize((32, 32), Image.Resampling.BICUBIC)
+        pixels.append((torch.from_numpy(np.asarray(small).copy()).permute(2, 0, 1) / 255 - mean) / std)
+    logits = []
+    for i, prompt in enumerate(PROMPTS):  # one at a time: padding must not matter
+        tokens = processor.tokenizer([prompt], truncation=True, max_length=16, return_tensors="pt")
+        with torch.no_grad():
+            output = model(input_ids=tokens["input_ids"], pixel_values=pixels[i][None])
+        logits.append(output.logits_per_image[0, 0])
+    scale = float(model.logit_scale.exp())
+    return torch.stack(logits) / scale, scale
+
+
+def test_clip_rewards(clip_folder: Path) -> None:
+    cosine, scale = clip_logits(clip_folder)
+    images = pictures()
+    assert float(cosine.std()) > 1e-3
+    # a tensor resize differs from Pillow's in the last bit of a byte now and then
+    close = {"rtol": 2e-2, "atol": 2e-3}
+    torch.testing.assert_close(HpsV2(clip_folder, clip_folder, CPU)(images, PROMPTS), cosine, **close)
+    clip_score = ClipScore(clip_folder, clip_folder, CPU)(images, PROMPTS)
+    torch.testing.assert_close(clip_score, (100 * cosine).clamp(min=0), rtol=2e-2, atol=0.2)
+    pick = PickScore(clip_folder, clip_folder, CPU)(images, PROMPTS)
+    torch.testing.assert_close(pick, scale * cosine - 19, rtol=2e-2, atol=0.05)
+
+
+def head_state(inputs: int, prefix: str = "") -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    widths = [inputs, 1024, 128, 64, 16, 1]
+    state = {}
+    for position, (a, b) in zip((0, 2, 4, 6, 7), itertools.pairwise(widths), strict=True):
+        state[f"{prefix}layers.{position}.weight"] = torch.randn(b, a, generator=generator) / math.sqrt(a)
+        state[f"{prefix}layers.{position}.bias"] = torch.randn(b, generator=generator)
+    return state
+
+
+def by_matrices(features: torch.Tensor, state: dict[str, torch.Tensor], prefix: str = "") -> torch.Tensor:
+    for position in (0, 2, 4, 6, 7):
+        features = features @ state[f"{prefix}layers.{position}.weight"].T + state[f"{prefix}layers.{position}.bias"]
+    return features[:, 0]
+
+
+def test_aesthetic(clip_folder: Path, tmp_path: Path) -> None:
+    state = head_state(24)
+    torch.save(state, tmp_path / "sac+logos+ava1-l14-linearMSE.pth")
+    reward = Aesthetic(clip_folder, tmp_path, CPU)
+    model = CLIPModel.from_pretrained(clip_folder)
+    processor = CLIPImageProcessor.from_pretrained(clip_folder)
+    pixels = processor([to_pil(image) for image in pictures()], return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        hidden = model.vision_model(pixel_values=pixels).pooler_output @ model.visual_projection.weight.T
+    expected = by_matrices(hidden / hidden.square().sum(1, keepdim=True).sqrt(), state)
+    torch.testing.assert_close(reward(pictures(), PROMPTS), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_head_that_is_not_the_published_one() -> None:
+    with pytest.raises(ValueError, match=r"without layers.0.weight"):
+        LinearStack({"other": torch.ones(1)})
+
+
+@given(seed=st.integers(0, 1000), side=st.integers(2, 9))
+@hypothesis_settings(max_examples=25, deadline=None)
+def test_colourfulness_by_numpy(seed: int, side: int) -> None:
+    image = np.random.default_rng(seed).random((side, side, 3))
+    r, g, b = (255 * image[..., i] for i in range(3))
+    rg, yb = r - g, 0.5 * (r + g) - b
+    expected = np.hypot(rg.std(), yb.std()) + 0.3 * np.hypot(rg.mean(), yb.mean())
+    tensor = torch.from_numpy(image).permute(2, 0, 1)[None]
+    assert float(colourfulness(tensor, ["x"])) == pytest.approx(expected, rel=1e-9)
+    grey = tensor[:, :1].expand(-1, 3, -1, -1)
+    assert float(colourfulness(grey, ["x"])) == pytest.approx(0, abs=1e-9)
+
+
+def test_jpeg_sizes_are_those_of_pillow() -> None:
+    images = torch.stack(
+        [torch.full((3, 64, 64), 0.5), torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))]
+    )
+    sizes = []
+    for image in images:
+        file = io.BytesIO()
+        array = (image.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+        Image.fromarray(array).save(file, format="JPEG", quality=95)
+        sizes.append(len(file.getvalue()) / 1000)
+    assert jpeg_incompressibility(images, ["", ""]).tolist() == sizes
+    assert jpeg_compressibility(images, ["", ""]).tolist() == [-size for size in sizes]
+    assert sizes[0] < sizes[1]
+
+
+def test_weighted_sum() -> None:
+    scores = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([10.0, 20.0]), "watched": torch.tensor([7.0, 7.0])}
+    assert weighted_sum(scores, {"a": 0.5, "b": -1.0}).tolist() == [-9.5, -19.0]
+
+
+def test_names() -> None:
+    check_names([*KNOWN, "own_rewards:redness"])
+    with pytest.raises(ValueError, match="unknown reward 'imagereward'"):
+        check_names(["imagereward"])
+    loaded = load_rewards(["own_rewards:plain_redness", "colourfulness"], {}, CPU, allow_download=False)
+    assert loaded["own_rewards:plain_redness"](pictures(), PROMPTS).shape == (3,)
+    with pytest.raises(ValueError, match="names 'vila', which is not among"):
+        load_rewards(["colourfulness"], {"vila": "x"}, CPU, allow_download=False)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in KNOWN if name not in ("vila", "colourfulness") and "jpeg" not in name]
+)
+def test_no_model_and_no_consent(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The message says what would be fetched, from where, how large, under which licence, and how to go on."""
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    parts = r"from https://huggingface.co/\S+, [\d.]+ [MG]B, licence (MIT|Apache).*--allow_download.*--reward_folders"
+    with pytest.raises(ValueError, match=f"not on this machine: .*{parts}"):
+        load_rewards([name], {}, CPU, allow_download=False)
+    with pytest.raises(ValueError, match="holds none of"):
+        load_rewards([name], {name: str(tmp_path)}, CPU, allow_download=False)
+
+
+def test_a_known_reward_loads_from_a_folder(clip_folder: Path) -> None:
+    loaded = load_rewards(["clip_score"], {"clip_score": str(clip_folder)}, CPU, allow_download=False)
+    expected = ClipScore(clip_folder, clip_folder, CPU)(pictures(), PROMPTS)
+    assert torch.equal(loaded["clip_score"](pictures(), PROMPTS), expected)
+
+
+@pytest.fixture
+def fake_tensorflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A stand-in for TensorFlow whose model gives a PNG's mean brightness: the process and the scaling are real."""
+    (tmp_path / "tensorflow.py").write_text(
+        "import io, types\n"
+        "from PIL import Image, ImageStat\n"
+        "print('noise on standard output, as TensorFlow makes')\n"
+        "constant = bytes\n"
+        "def predict(data):\n"
+        "    stat = ImageStat.Stat(Image.open(io.BytesIO(data)))\n"
+        "    return {'predictions': sum(stat.mean) / 3 / 255}\n"
+        "def load(folder):\n"
+        "    return types.SimpleNamespace(signatures={'serving_default': predict})\n"
+        "saved_model = types.SimpleNamespace(load=load)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv(PYTHON, sys.executable)
+    yield tmp_path
+
+
+def test_vila_runs_in_its_own_process_and_is_scaled(fake_tensorflow: Path) -> None:
+    vila = Vila(str(fake_tensorflow), allow_download=False)
+    images = torch.stack([torch.zeros(3, 8, 8), torch.ones(3, 8, 8), torch.full((3, 8, 8), 0.2)])
+    assert vila(images, ["", "", ""]).tolist() == pytest.approx([-2.0, 2.0, 4 * 0.2 - 2])
+    vila.close()
+    assert "tensorflow" not in sys.modules
+
+
+def test_vila_without_tensorflow_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"No module named 'tensorflow'.*It needs TensorFlow.*" + PYTHON):
+        Vila(str(tmp_path), allow_download=False)
+    with pytest.raises(ValueError, match="not on this machine: VILA's SavedModel"):
+        Vila(None, allow_download=False)

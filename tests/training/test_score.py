@@ -1,0 +1,119 @@
+"""``diffusion-blend score`` and the command's table."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from diffusion_blend import command
+from diffusion_blend.training.pictures import image_grid, read_picture, to_pil
+from diffusion_blend.training.rewards.pixels import colourfulness
+from PIL import Image
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    Image.new("RGB", (16, 16), "red").save(pictures / "b.png")
+    Image.new("RGB", (16, 16), "grey").save(pictures / "a.png")
+    Image.new("RGB", (24, 8), "blue").save(pictures / "c.png")
+    (tmp_path / "prompts.txt").write_text("a grey square\na red square\na blue bar\n")
+    return tmp_path
+
+
+def test_scores_are_written_and_printed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["score", "--images", f"[{folder / 'pictures'}]", "--prompts", str(folder / "prompts.txt")]
+    words += ["--rewards", "[colourfulness, jpeg_incompressibility]", "--out", str(folder / "table.csv")]
+    assert command.main(words) == 0
+    with (folder / "table.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [Path(row["image"]).name for row in rows] == ["a.png", "b.png", "c.png"]
+    assert [row["prompt"] for row in rows] == ["a grey square", "a red square", "a blue bar"]
+    expected = [float(colourfulness(read_picture(Path(row["image"]))[None], [""])) for row in rows]
+    assert [float(row["colourfulness"]) for row in rows] == pytest.approx(expected)
+    assert expected[0] == 0 and expected[1] > 50
+    printed = capsys.readouterr().out
+    assert "a.png" in printed and f"{sum(expected) / 3:.4f}" in printed.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("images", "prompts", "rewards", "message"),
+    [
+        ("[nowhere.png]", "prompts.txt", "[colourfulness]", "no such picture: nowhere.png"),
+        ("[pictures]", "none.txt", "[colourfulness]", "no such text file"),
+        ("[pictures]", "two.txt", "[colourfulness]", "2 prompts in .*two.txt for 3 pictures"),
+        ("[pictures]", "prompts.txt", "[beauty]", "unknown reward 'beauty'"),
+        ("[prompts.txt]", "one.txt", "[colourfulness]", "prompts.txt is not a readable picture"),
+    ],
+)
+def test_what_cannot_be_scored(
+    images: str,
+    prompts: str,
+    rewards: str,
+    message: str,
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(folder)
+    Path("two.txt").write_text("a\nb\n")
+    Path("one.txt").write_text("a\n")
+    assert command.main(["score", "--images", images, "--prompts", prompts, "--rewards", rewards]) == 1
+    error = capsys.readouterr().err
+    assert pytest.importorskip("re").search(message, error), error
+
+
+def test_pictures_survive_the_way_through_a_file(tmp_path: Path) -> None:
+    image = torch.randint(0, 256, (3, 5, 7), generator=torch.Generator().manual_seed(0)) / 255
+    to_pil(image).save(tmp_path / "x.png")
+    torch.testing.assert_close(read_picture(tmp_path / "x.png"), image)
+    (tmp_path / "grid.png").write_bytes(image_grid(torch.stack([image] * 3)))
+    grid = read_picture(tmp_path / "grid.png")
+    assert grid.shape == (3, 10, 14)
+    torch.testing.assert_close(grid[:, 5:, :7], image)
+
+
+def test_the_table_of_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in command.COMMANDS)
+    assert command.main([]) == 2
+    assert command.main(["paint"]) == 2
+    assert "no command 'paint'" in capsys.readouterr().err
+
+
+def test_a_missing_extra_is_named(tmp_path: Path) -> None:
+    """In a Python where diffusers cannot be imported, the command says how to install it; without it nothing changes."""
+    (tmp_path / "diffusers.py").write_text("raise ModuleNotFoundError('gone', name='diffusers')\n")
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from diffusion_blend.command import main; sys.exit(main(['train', '-h']))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert (
+        'diffusers is not installed. Install what it needs with: pip install "diffusion-blend[training]"' in done.stderr
+    )
+
+
+def test_importing_the_command_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, diffusion_blend.command; print([m for m in ('torch', 'diffusers', 'comfy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_training_never_imports_comfyui() -> None:
+    code = (
+        "import pkgutil, importlib, sys, diffusion_blend.training as t\n"
+        "skip = ('__main__', 'vila_worker')\n"
+        "for m in pkgutil.walk_packages(t.__path__, t.__name__ + '.'):\n"
+        "    if not m.name.endswith(skip): importlib.import_module(m.name)\n"
+        "print([m for m in sys.modules if m.split('.')[0] in ('comfy', 'comfy_api', 'folder_paths', 'server')])\n"
+        "print([m for m in sys.modules if m.startswith(('diffusion_blend.nodes', 'diffusion_blend.evaluation'))])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.split() == ["[]", "[]"], done.stderr[-2000:]
