@@ -40,7 +40,7 @@ def by_type(prompt: dict[str, Any]) -> list[Any]:
         (
             item["class_type"],
             sorted(
-                (name, prompt[value[0]]["class_type"] + f".{value[1]}" if isinstance(value, list) else repr(value))
+                (name, f"{prompt[value[0]]['class_type']}.{value[1]}" if isinstance(value, list) else repr(value))
                 for name, value in item["inputs"].items()
             ),
         )
