@@ -45,6 +45,11 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--steps", type=int, default=25, help="DDIM steps (25)")
         command.add_argument("--guidance", type=float, default=3.0, help="CFG (3)")
         command.add_argument("--threads", type=int, default=0, help="CPU threads (torch's own choice)")
+    prompts = commands.add_parser("prompts", help="write training prompts, one per line, for diffusion-blend train")
+    prompts.add_argument("--out", type=Path, required=True, help="text file, for --prompts.source")
+    prompts.add_argument("--count", type=int, default=48, help="how many different ones (48)")
+    prompts.add_argument("--seed", type=int, default=0)
+    prompts.set_defaults(run=_prompts)
     check.set_defaults(run=_check)
     render.set_defaults(run=_render)
     return parser
@@ -84,6 +89,20 @@ def _check(options: argparse.Namespace) -> int:
             f"| {row['low']:.3f} - {row['high']:.3f} | {row['right things']:.3f} | {row['grade']:.3f} |"
         )
     sys.stdout.write("\n")
+    return 0
+
+
+def _prompts(options: argparse.Namespace) -> int:
+    import numpy as np
+
+    from .language import sample, write
+
+    generator = np.random.default_rng(options.seed)
+    chosen: dict[str, None] = {}
+    while len(chosen) < options.count:
+        chosen[write(sample(generator))] = None
+    options.out.write_text("\n".join(chosen) + "\n", encoding="utf-8")
+    sys.stdout.write(f"{options.out}: {len(chosen)} prompts, none of them held out\n")
     return 0
 
 

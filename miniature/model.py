@@ -105,11 +105,19 @@ def load_pipeline(folder: Path | None = None, dtype: torch.dtype = torch.float32
     """
     from diffusers import StableDiffusionPipeline
 
+    # diffusers does not import another library's component by itself: give it the VAE.
+    from .pixel_vae import PixelVAE
+
     folder = weights_folder() if folder is None else folder
     if not (folder / "model_index.json").is_file():
         raise ValueError(
             f"No miniature model in {folder}: train one with 'diffusion-blend miniature train --out {folder}'."
         )
-    pipeline = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=dtype, local_files_only=True)
+    pipeline = StableDiffusionPipeline.from_pretrained(
+        folder,
+        vae=PixelVAE.from_pretrained(folder / "vae", torch_dtype=dtype),
+        torch_dtype=dtype,
+        local_files_only=True,
+    )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

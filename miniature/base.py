@@ -1,0 +1,25 @@
+"""The miniature as a base for the trainer: ``--base.path diffusion_blend.miniature.base:shipped``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from .model import load_pipeline
+from .renderer import SIZE
+
+if TYPE_CHECKING:
+    from ..training.diffusers_model import Base
+
+
+def shipped() -> Base:
+    """The shipped miniature model as the trainer takes a base, on a GPU where there is one.
+
+    Raises:
+        ValueError: no model is shipped.
+    """
+    from ..training.bases import base_from_pipeline
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return base_from_pipeline(load_pipeline(), "miniature", SIZE, device)
