@@ -16,7 +16,7 @@ from .mixture import GaussianMixture, QuadraticReward, weighted_reward
 
 
 @dataclass(frozen=True)
-class _At:
+class At:
     """The step at which a plan is asked for."""
 
     index: int
@@ -54,7 +54,7 @@ class World:
                 chosen = adapters[gates.index(1.0)] if any(gates) else self.base
                 return chosen.denoised(x, sigma)
 
-            return evaluate(plan(_At(index, steps)), predict)
+            return evaluate(plan(At(index, steps)), predict)
 
         return denoise
 

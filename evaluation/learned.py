@@ -17,6 +17,7 @@ from ..blending.combine import evaluate
 from ..blending.msdda import fuse_gaussians
 from ..blending.plans import Blend, Gates, Soup
 from ..blending.side_path import SidePath
+from .analytic import At
 from .ancestral import SIGMA_MAX, Denoise, sample, schedule, split
 from .distance import interval, sliced_wasserstein
 from .draw_table import draw_table
@@ -96,9 +97,7 @@ def run_setting(
         return sample(denoise, start, STEPS, torch.Generator().manual_seed(seed + 1))
 
     def planned(planner: Blend | Soup) -> Denoise:
-        # These two planners give the same plan at every step and look at nothing in it.
-        plan = planner(None)  # type: ignore[arg-type]
-        return lambda x, sigma, _: evaluate(plan, lambda row: model.predict(row[0], x, sigma))
+        return lambda x, sigma, index: evaluate(planner(At(index, STEPS)), lambda row: model.predict(row[0], x, sigma))
 
     def one(index: int) -> Denoise:
         return lambda x, sigma, _: model.predict(model.unit(index), x, sigma)
