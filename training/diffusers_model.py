@@ -89,7 +89,11 @@ class DiffusersModel:
         return self._unet.device
 
     def ddim_steps(self, steps: int, eta: float) -> DdimSteps:
-        """The sampler's coefficients, from the base's own schedule, as diffusers' DDIM scheduler spaces them."""
+        """The sampler's coefficients, from the base's own schedule, as diffusers' DDIM scheduler spaces them.
+
+        Each step leads to the next timestep of the list. diffusers leads it to ``t - N // steps``, which is the same
+        when ``steps`` divides N = 1000 and one timestep beside it otherwise.
+        """
         scheduler = DDIMScheduler.from_config(dict(self.base.scheduler))
         assert isinstance(scheduler, DDIMScheduler)
         scheduler.set_timesteps(steps)

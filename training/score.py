@@ -134,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(prog="diffusion-blend score", description="Score images with rewards.")
     parser.add_argument("--config", action="config", help="YAML file with any of the settings below.")
     parser.add_class_arguments(ScoreConfig)
-    settings = vars(parser.instantiate_classes(parser.parse_args(sys.argv[1:] if arguments is None else arguments)))
+    settings = vars(parser.instantiate(parser.parse_args(sys.argv[1:] if arguments is None else arguments)))
     settings.pop("config")
     config = ScoreConfig(**settings)
     try:

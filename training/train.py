@@ -43,7 +43,7 @@ def parse(arguments: Sequence[str]) -> TrainConfig:
     )
     parser.add_argument("--config", action="config", help="YAML file with any of the settings below; may be repeated.")
     parser.add_class_arguments(TrainConfig)
-    settings = vars(parser.instantiate_classes(parser.parse_args(_spell_out_flags(arguments))))
+    settings = vars(parser.instantiate(parser.parse_args(_spell_out_flags(arguments))))
     settings.pop("config")
     return TrainConfig(**settings)
 

@@ -91,7 +91,7 @@ def test_comfyui_reads_the_file_as_peft_does(alpha: float, tmp_path: Path) -> No
         assert set(changes) == set(expected)
         for name, change in changes.items():
             torch.testing.assert_close(change, expected[name], rtol=1e-5, atol=1e-7)
-    assert len(expected) == 5 * 8  # five transformer blocks, eight projections each
+    assert len(expected) == 7 * 8  # seven transformer blocks, eight projections each
 
 
 def test_diffusers_reads_the_file_as_peft_does(tiny_sd: Path, tmp_path: Path) -> None:

@@ -45,8 +45,8 @@ def test_a_rollout_is_what_diffusers_pipeline_makes(which: str, scale: float, re
     # diffusers' pipelines want sides that are multiples of 8
     base = load_base(BaseConfig(path=str(folder), resolution=8), CPU, allow_download=False)
     model = DiffusersModel(base, AdapterConfig(), 0)
-    steps = model.ddim_steps(6, 1.0)
-    draws = noise(model, 6, 2)
+    steps = model.ddim_steps(5, 1.0)  # divides 1000: diffusers takes t - 1000 // n for the next timestep
+    draws = noise(model, 5, 2)
     ours = collect(model, steps, model.encode_prompts(PROMPTS), draws, scale, measure_kl=False)
     cls = StableDiffusionXLPipeline if which == "tiny_sdxl" else StableDiffusionPipeline
     pipeline = cls.from_pretrained(folder)
@@ -65,7 +65,7 @@ def test_a_rollout_is_what_diffusers_pipeline_makes(which: str, scale: float, re
         PROMPTS,
         height=size,
         width=size,
-        num_inference_steps=6,
+        num_inference_steps=5,
         guidance_scale=scale,
         eta=1.0,
         latents=draws[:, 0],
@@ -118,7 +118,7 @@ def test_rows_do_not_depend_on_their_neighbours(tiny_sd: Path) -> None:
 def test_the_kl_is_a_monte_carlo_estimate_of_the_log_ratio(tiny_sd: Path) -> None:
     """E over trajectories of sum_t log p_theta / p_base equals E of sum_t KL_t: paired, within 4 standard errors."""
     model = tiny_model(tiny_sd)
-    disturb(model, 0.15)
+    disturb(model, 0.7)
     steps = model.ddim_steps(5, 1.0)
     rows = 1500
     conditioning = model.encode_prompts(["a red cat"]).prompt
@@ -139,7 +139,7 @@ def test_the_kl_is_a_monte_carlo_estimate_of_the_log_ratio(tiny_sd: Path) -> Non
     difference = estimate - closed
     error = float(difference.std()) / rows**0.5
     assert abs(float(difference.mean())) < 4 * error
-    assert float(closed.mean()) > 20 * error  # the KL itself is far from 0, so a formula off by 2 would be seen
+    assert float(closed.mean()) > 15 * error  # the KL itself is far from 0, so a formula off by 2 would be seen
 
 
 def test_gradient_checkpointing_gives_the_same_gradient(tiny_sd: Path) -> None:

@@ -50,7 +50,7 @@ def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }
     text |= {"max_position_embeddings": 16, "bos_token_id": 76, "eos_token_id": 77, "pad_token_id": 77}
     vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    vision |= {"image_size": 32, "patch_size": 8}
+    vision |= {"image_size": 32, "patch_size": 8, "projection_dim": 24}
     model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=24))
     model.save_pretrained(folder)
     size = {"shortest_edge": 32}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -65,7 +66,7 @@ def test_what_cannot_be_scored(
     Path("one.txt").write_text("a\n")
     assert command.main(["score", "--images", images, "--prompts", prompts, "--rewards", rewards]) == 1
     error = capsys.readouterr().err
-    assert pytest.importorskip("re").search(message, error), error
+    assert re.search(message, error), error
 
 
 def test_pictures_survive_the_way_through_a_file(tmp_path: Path) -> None:
@@ -90,7 +91,10 @@ def test_the_table_of_commands(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_missing_extra_is_named(tmp_path: Path) -> None:
     """In a Python where diffusers cannot be imported, the command says how to install it; without it nothing changes."""
     (tmp_path / "diffusers.py").write_text("raise ModuleNotFoundError('gone', name='diffusers')\n")
-    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from diffusion_blend.command import main; sys.exit(main(['train', '-h']))"
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
+        "from diffusion_blend.command import main; sys.exit(main(['train', '-h']))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 2
     assert (
