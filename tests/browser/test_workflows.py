@@ -92,7 +92,7 @@ def test_runs_from_the_front_end(front: FrontEnd, tmp_path: Path) -> None:
 
 def test_the_templates_dialog_shows_them(front: FrontEnd) -> None:
     front.page.evaluate("() => app.extensionManager.command.execute('Comfy.BrowseTemplates')")
-    front.page.get_by_text("diffusion-blend").first.click()
+    front.page.get_by_role("dialog").get_by_text("Diffusion Blend").first.click()
     for name in NAMES:
         front.page.get_by_text(name).first.wait_for(timeout=20_000)
     front.page.keyboard.press("Escape")
