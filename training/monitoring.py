@@ -37,7 +37,7 @@ class Monitor:
 
     @contextmanager
     def open(self, state: TrainState) -> Iterator[Monitor]:
-        """Start the progress bar and the trackers; close them whatever happens."""
+        """Start the progress bar and the trackers; whatever happens, the tables are written."""
         if self.processes.main:
             (self.output / "pictures").mkdir(parents=True, exist_ok=True)
         self.processes.accelerator.init_trackers("tensorboard")
@@ -49,7 +49,6 @@ class Monitor:
             finally:
                 self._bar = None
                 self._write_tables(state)
-                self.processes.accelerator.end_training()
 
     def record(self, state: TrainState, figures: Mapping[str, float]) -> None:
         """Take in one iteration's figures."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import yaml
 from accelerate import Accelerator
+from accelerate.utils import set_seed
 from jsonargparse import ArgumentParser
 
 from .bases import load_base
@@ -90,6 +91,8 @@ def train(config: TrainConfig) -> Path:
     model = DiffusersModel(
         base, config.adapter, config.run.seed, gradient_checkpointing=config.base.gradient_checkpointing
     )
+    # The trainer keys its own randomness; this is for a reward of one's own that draws from the global generators.
+    set_seed(config.run.seed + accelerator.process_index)
     trained = {name: rewards[name] for name in config.rewards}
     heldout = {name: rewards[name] for name in config.heldout}
     trainer = Trainer(config, model, trained, heldout, prompts, accelerator, _metadata(config, base))
@@ -97,7 +100,10 @@ def train(config: TrainConfig) -> Path:
         Path(config.output).mkdir(parents=True, exist_ok=True)
         write_atomically(Path(config.output) / "config.yaml", yaml.safe_dump(dataclasses.asdict(config)).encode())
     accelerator.wait_for_everyone()
-    return trainer.run()
+    try:
+        return trainer.run()
+    finally:
+        accelerator.end_training()  # closes the trackers and, with several processes, the process group
 
 
 def _metadata(config: TrainConfig, base: Base) -> dict[str, str]:

@@ -17,12 +17,13 @@ SUPPORT = Path(__file__).parents[1] / "support"
 
 def launch(processes: int, base: Path, out: Path, name: str) -> None:
     out.mkdir()
-    kind = ["--multi_gpu"] if processes > 1 else []  # the launcher's name for "several processes"; --cpu makes it gloo
-    words = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", *kind, "--num_processes", str(processes)]
+    # --multi_gpu is the launcher's name for "several processes on this machine"; without GPUs they talk over gloo.
+    kind = ["--multi_gpu"] if processes > 1 else ["--cpu"]
+    words = [sys.executable, "-m", "accelerate.commands.launch", *kind, "--num_processes", str(processes)]
     words += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     done = subprocess.run(
         [*words, str(SUPPORT / "two_processes.py"), str(base), str(out), name],
-        env={**os.environ, "PYTHONPATH": str(SUPPORT), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": str(SUPPORT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
         capture_output=True,
         text=True,
     )
