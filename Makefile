@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python -P
 READY := $(VENV)/.ready
 
-.PHONY: setup test lint demo clean
+.PHONY: setup test lint clean
 
 setup: $(READY)
 
@@ -20,9 +20,6 @@ lint: $(READY)
 # One process can hold one ComfyUI: the host tests run once for each that is found.
 test: $(READY)
 	$(RUN) tests/support/run_all.py
-
-demo: $(READY)
-	$(VENV)/bin/diffusion-blend demo
 
 clean:
 	rm -rf $(VENV)
