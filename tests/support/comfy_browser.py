@@ -185,6 +185,7 @@ def settings(renderer: str) -> dict[str, Any]:
         "Comfy.TutorialCompleted": True,
         "Comfy.VueNodes.Enabled": renderer == NODES_2,
         "Comfy.Minimap.Visible": False,
+        "Comfy.RightSidePanel.IsOpen": False,
         "Comfy.Graph.CanvasInfo": False,
         "LiteGraph.Canvas.MinFontSizeForLOD": 0,  # draw text however small, for pictures
     }

@@ -119,7 +119,7 @@ def kl_scale_row() -> dict[str, dict[str, Any]]:
         )
         row = f"stitch_{column}"
     nodes["save"] = _node(
-        "SaveImage", (2100, 100), (620, 300), {"filename_prefix": "kl_scale_row"}, {"images": (row, "IMAGE")}
+        "SaveImage", (800, 830), (1230, 340), {"filename_prefix": "kl_scale_row"}, {"images": (row, "IMAGE")}
     )
     return nodes
 
