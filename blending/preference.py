@@ -6,6 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+LARGEST_KL_SCALE = 1000
+"""Far beyond anything that gives a picture; what lies above is a mistake."""
+
 
 @dataclass(frozen=True)
 class Preference:
@@ -16,10 +19,11 @@ class Preference:
 
     Args:
         weights: one per adapter in the adapters' order, finite and at least 0; their sum is what 1 means.
-        kl_scale: 0 is the base model, 1 the adapters' blend, above 1 and below 0 extrapolate; finite.
+        kl_scale: 0 is the base model, 1 the adapters' blend, above 1 and below 0 extrapolate; at most
+            `LARGEST_KL_SCALE` either way.
 
     Raises:
-        ValueError: a weight is negative or not finite, or the KL scale is not finite.
+        ValueError: a weight is negative or not finite, or the KL scale is not finite or too large.
     """
 
     weights: tuple[float, ...]
@@ -32,9 +36,10 @@ class Preference:
                     f"weight_{number} is {weight}: a preference weight must be a finite number from 0 up. "
                     "To move away from a reward, use a negative KL scale instead."
                 )
-        if not math.isfinite(self.kl_scale):
+        if not abs(self.kl_scale) <= LARGEST_KL_SCALE:
             raise ValueError(
-                f"kl_scale is {self.kl_scale}: it must be a finite number (0 is the base model, 1 the blend)."
+                f"kl_scale is {self.kl_scale}: it must be a number from -{LARGEST_KL_SCALE} to {LARGEST_KL_SCALE} "
+                "(0 is the base model, 1 the blend)."
             )
 
     def followed_by(self, other: Preference) -> Preference:
@@ -68,12 +73,14 @@ class Preference:
                     "set it to 0 or load another LoRA."
                 )
         used = self.weights[: len(names)]
-        total = math.fsum(used)
-        if total == 0:
+        largest = max(used)
+        if largest == 0:
             raise ValueError(
                 f"All weights are 0 for {', '.join(names)}: raise at least one. For the plain base model, set kl_scale to 0."
             )
-        return tuple(weight / total for weight in used)
+        relative = [weight / largest for weight in used]  # the sum of huge weights would overflow
+        total = math.fsum(relative)
+        return tuple(weight / total for weight in relative)
 
     def coefficients(self, names: Sequence[str], kl_weights: Sequence[float | None] = ()) -> tuple[float, ...]:
         """The adapters' coefficients in the affine sum; the base model takes ``1 - sum``.

@@ -49,6 +49,11 @@ def test_chained_weights_come_first_and_the_last_kl_scale_counts():
     assert chained == Preference((1, 2, 3, 4, 5, 0, 0, 0), 2.0)
 
 
+@pytest.mark.parametrize("huge", [8.98846567431158e307, 1.7976931348623157e308, 5e-324])
+def test_weights_whose_sum_would_overflow_or_vanish_count_by_their_ratios(huge):
+    assert Preference((0.0, huge, huge)).normalised(NAMES) == (0.0, 0.5, 0.5)
+
+
 def test_trailing_zero_weights_are_no_error():
     assert Preference((0.5, 0.5, 0.0, 0.0)).normalised(NAMES[:2]) == (0.5, 0.5)
 
@@ -61,6 +66,7 @@ def test_trailing_zero_weights_are_no_error():
         ((0.5, -0.1), 1.0, "weight_2 is -0.1.*negative KL scale"),
         ((0.5, 0.5), math.nan, "kl_scale is nan"),
         ((0.5, 0.5), -math.inf, "kl_scale is -inf"),
+        ((0.5, 0.5), 1e308, "kl_scale is 1e\\+308: it must be a number from -1000 to 1000"),
     ],
 )
 def test_bad_numbers_are_refused_where_they_enter(values, kl_scale, message):
