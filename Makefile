@@ -1,7 +1,7 @@
 # A fresh machine needs Python 3.10 or newer; everything else is set up in .venv.
 PYTHON ?= python3
 VENV := .venv
-RUN := $(VENV)/bin/python -P
+PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
 .PHONY: setup test lint clean
@@ -19,7 +19,7 @@ lint: $(READY)
 
 # One process can hold one ComfyUI: the host tests run once for each that is found.
 test: $(READY)
-	$(RUN) tests/support/run_all.py
+	$(PY) tests/support/run_all.py
 
 clean:
 	rm -rf $(VENV)
