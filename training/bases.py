@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
-from diffusers.loaders.single_file_utils import infer_diffusers_model_type
+from diffusers.loaders.single_file_utils import fetch_diffusers_config, infer_diffusers_model_type
+from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -122,9 +123,13 @@ def _from_file(config: BaseConfig, dtype: torch.dtype, *, allow_download: bool) 
     if kind not in ("v1", "v2", "xl_base"):
         raise ValueError(f"base {path} looks like {kind!r}, which this trainer does not support yet; {_SUPPORTED_TEXT}")
     cls = StableDiffusionXLPipeline if kind == "xl_base" else StableDiffusionPipeline
-    extra = {"config": config.config} if config.config else {}
+    name = config.config or str(fetch_diffusers_config(shapes)["pretrained_model_name_or_path"])
     try:
-        return cls.from_single_file(str(path), torch_dtype=dtype, local_files_only=not allow_download, **extra)
+        if not allow_download and not Path(name).is_dir():
+            # from_single_file asks the hub for a configuration that is not cached even with local_files_only=True
+            # (diffusers 0.42.1, loaders/single_file.py), so it only ever gets a folder.
+            name = snapshot_download(name, local_files_only=True)
+        return cls.from_single_file(str(path), torch_dtype=dtype, local_files_only=not allow_download, config=name)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise ValueError(
             f"cannot build a pipeline from {path} ({error}): give its configuration and tokenizers with --base.config "
