@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from .model import load_pipeline
-from .renderer import SIZE
+from .sizes import SIZE
 
 if TYPE_CHECKING:
     from ..training.diffusers_model import Base

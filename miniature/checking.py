@@ -14,7 +14,7 @@ from tqdm import tqdm
 from .grading import Grade, grade
 from .language import KINDS, Description, sample, write
 from .parser import parse
-from .renderer import SIZE
+from .sizes import SIZE
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline

@@ -125,7 +125,8 @@ def _render(options: argparse.Namespace) -> int:
     from .checking import Sampling, generate
     from .language import read
     from .model import load_pipeline
-    from .renderer import SIZE, render, sample_scene
+    from .renderer import render, sample_scene
+    from .sizes import SIZE
 
     _use_threads(options.threads)
     rows = options.prompt or list(EXAMPLES)

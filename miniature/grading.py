@@ -10,7 +10,8 @@ from scipy.optimize import linear_sum_assignment
 
 from .language import SHAPES, Description, Thing
 from .parser import Found, hue_distance
-from .renderer import CLEAR_BY, HUES, SIZE, clearance
+from .renderer import CLEAR_BY, HUES, clearance
+from .sizes import SIZE
 
 # Hues this far apart (degrees) count as nothing alike: about the distance of neighbouring colours.
 HUE_REACH = 60.0

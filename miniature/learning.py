@@ -16,8 +16,8 @@ from tqdm import tqdm
 
 from .language import sample, write
 from .model import make_pipeline
-from .pixel_vae import SCALING_FACTOR
 from .renderer import render, sample_scene
+from .sizes import SCALING_FACTOR
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline

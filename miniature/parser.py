@@ -14,7 +14,8 @@ from scipy import ndimage
 from torch import Tensor
 
 from .language import COLOURS, SHAPES
-from .renderer import HUES, SIZE
+from .renderer import HUES
+from .sizes import SIZE
 
 # Rendered things have chroma (largest minus smallest channel) above .56, backgrounds below .25 with their grain.
 MIN_CHROMA = 0.38

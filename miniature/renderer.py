@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from .language import SHAPES, Description
+from .sizes import SIZE
 
-SIZE = 32
 HUES = {"red": 0.0, "yellow": 55.0, "green": 120.0, "cyan": 180.0, "blue": 235.0, "purple": 295.0}  # degrees
 RADII = {1: (5.0, 8.5), 2: (4.0, 5.6), 3: (3.8, 4.8)}  # pixels, by the number of things
 # The farthest corner of any shape of radius 1 (the triangle's) is this far from its centre.

@@ -6,6 +6,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .blend_model import BlendModel
 from .inputs import LoadRewardLoRAs, PreferenceWeights
+from .miniature import LoadMiniature
 from .samplers import BlendedKSampler, KLScaleSampler, MSDDASampler, StochasticAdapterSampler
 
 
@@ -21,4 +22,5 @@ class DiffusionBlendExtension(ComfyExtension):
             KLScaleSampler,
             StochasticAdapterSampler,
             MSDDASampler,
+            LoadMiniature,
         ]

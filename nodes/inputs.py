@@ -10,6 +10,7 @@ from comfy_api.latest import io
 
 from ..blending.preference import Preference
 from .lora_files import RewardLoRAs, read_lora
+from .miniature_model import shipped_adapters
 from .schema import PreferenceType, RewardLoRAsType, make_schema, preference_input, reward_loras_input
 
 NONE = "None"
@@ -46,11 +47,7 @@ class LoadRewardLoRAs(io.ComfyNode):
         reward_loras: RewardLoRAs | None = None,
     ) -> io.NodeOutput:
         chosen = ((lora_1, strength_1), (lora_2, strength_2), (lora_3, strength_3), (lora_4, strength_4))
-        adapters = tuple(
-            read_lora(folder_paths.get_full_path_or_raise("loras", file), strength)
-            for file, strength in chosen
-            if file != NONE
-        )
+        adapters = tuple(read_lora(_path(file), strength) for file, strength in chosen if file != NONE)
         if reward_loras is not None:
             adapters = reward_loras.adapters + adapters
         if not adapters:
@@ -61,8 +58,8 @@ class LoadRewardLoRAs(io.ComfyNode):
     def fingerprint_inputs(cls, **inputs: Any) -> list[Any]:
         """A file that was trained on is read again."""
         files = [inputs.get(f"lora_{number}", NONE) for number in range(1, 5)]
-        paths = [folder_paths.get_full_path("loras", file) for file in files if file != NONE]
-        return [(path, Path(path).stat().st_mtime_ns, Path(path).stat().st_size) for path in paths if path is not None]
+        paths = [Path(_path(file)) for file in files if file != NONE]
+        return [(str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in paths]
 
 
 class PreferenceWeights(io.ComfyNode):
@@ -117,9 +114,17 @@ class PreferenceWeights(io.ComfyNode):
         return io.NodeOutput(result)
 
 
+def _path(file: str) -> str:
+    """A chosen adapter's file: in the host's loras folders, or one that comes with the miniature."""
+    path = folder_paths.get_full_path("loras", file)
+    if path is None:
+        path = shipped_adapters().get(file)
+    return str(path or folder_paths.get_full_path_or_raise("loras", file))
+
+
 def _lora_inputs(number: int) -> list[Any]:
     files = [file for file in folder_paths.get_filename_list("loras") if file.lower().endswith(".safetensors")]
-    options = [NONE, *files]
+    options = [NONE, *dict.fromkeys([*files, *shipped_adapters()])]
     return [
         io.Combo.Input(
             f"lora_{number}",

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 MAY_IMPORT = {
     "blending": set(),
-    "nodes": {"blending"},
+    "nodes": {"blending", "miniature"},
     "training": {"blending"},
     "miniature": {"blending", "training"},
     "evaluation": {"blending", "training", "miniature"},
@@ -59,6 +59,16 @@ def test_blending_needs_torch_and_the_standard_library_only():
         if level == 0
     }
     assert outside <= {"torch", *sys.stdlib_module_names}
+
+
+def test_the_nodes_take_only_what_is_plain_torch_from_the_miniature():
+    reached = {
+        module
+        for path in (ROOT / "nodes").rglob("*.py")
+        for level, module in imports(path)
+        if level and package_of(path, level, module) == "miniature"
+    }
+    assert reached == {"miniature.comfy_keys", "miniature.sizes"}
 
 
 @pytest.mark.parametrize("package", ["training", "evaluation", "miniature", "blending"])

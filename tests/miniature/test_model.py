@@ -8,8 +8,9 @@ import torch
 from diffusion_blend.miniature import learning
 from diffusion_blend.miniature.language import sample
 from diffusion_blend.miniature.model import load_pipeline, make_pipeline
-from diffusion_blend.miniature.pixel_vae import SCALING_FACTOR, PixelVAE
+from diffusion_blend.miniature.pixel_vae import PixelVAE
 from diffusion_blend.miniature.renderer import render, sample_scene
+from diffusion_blend.miniature.sizes import SCALING_FACTOR
 from diffusion_blend.miniature.vocabulary import TOKENS, words
 
 

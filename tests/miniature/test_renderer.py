@@ -10,7 +10,8 @@ import torch
 from diffusion_blend.miniature import language
 from diffusion_blend.miniature.grading import grade
 from diffusion_blend.miniature.parser import parse
-from diffusion_blend.miniature.renderer import SIZE, clearance, render, sample_scene
+from diffusion_blend.miniature.renderer import clearance, render, sample_scene
+from diffusion_blend.miniature.sizes import SIZE
 
 
 def draw(kind: str, count: int, seed: int):
