@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import itertools
 import math
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -184,6 +186,32 @@ def test_no_model_and_no_consent(name: str, monkeypatch: pytest.MonkeyPatch, tmp
         load_rewards([name], {}, CPU, allow_download=False)
     with pytest.raises(ValueError, match="holds none of"):
         load_rewards([name], {name: str(tmp_path)}, CPU, allow_download=False)
+
+
+def test_rewards_without_a_model_import_nothing_heavy() -> None:
+    """ComfyUI's score nodes take them where the training extra is not installed."""
+    code = (
+        "import sys, torch\n"
+        "from diffusion_blend.training.rewards.load import load_rewards\n"
+        "def heavy(): return sorted({m.split('.')[0] for m in sys.modules} & {'transformers', 'huggingface_hub', 'diffusers'})\n"
+        "cpu = torch.device('cpu')\n"
+        "load_rewards(['jpeg_compressibility', 'colourfulness'], {}, cpu, allow_download=False); print(heavy())\n"
+        "try: load_rewards(['clip_score'], {}, cpu, allow_download=False)\n"
+        "except ValueError: print(heavy())\n"
+    )
+    environment = os.environ | {"HF_HUB_CACHE": "/nonexistent"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.stdout.splitlines() == ["[]", "['huggingface_hub', 'transformers']"], done.stderr[-2000:]
+
+
+def test_a_reward_computes_where_its_network_is(clip_folder: Path, tmp_path: Path) -> None:
+    """The host moves networks between calls: the inputs must follow the weights, not the device of loading."""
+    torch.save(head_state(24), tmp_path / "sac+logos+ava1-l14-linearMSE.pth")
+    reward = Aesthetic(clip_folder, tmp_path, CPU)
+    assert reward(pictures(), PROMPTS).device == reward.device == CPU
+    reward.network.to("meta")
+    assert reward.device == torch.device("meta")
+    assert reward(pictures(), PROMPTS).device == torch.device("meta")
 
 
 def test_a_known_reward_loads_from_a_folder(clip_folder: Path) -> None:

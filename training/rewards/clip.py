@@ -12,12 +12,13 @@ from transformers import CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPVisio
 
 from ..pictures import to_pil
 from .heads import LinearStack
+from .protocol import NetworkReward
 
 PICK_SCORE_SHIFT = 19.0
 """The paper subtracts it from PickScore, so that its size is that of the other rewards (arXiv 2505.18547, section 4)."""
 
 
-class _Clip:
+class _Clip(NetworkReward):
     """A CLIP model that gives the cosine of image and prompt."""
 
     def __init__(self, model_folder: Path, processor_folder: Path, device: torch.device) -> None:
@@ -31,8 +32,7 @@ class _Clip:
             self._processor: Any = CLIPProcessor.from_pretrained(processor_folder, local_files_only=True)
         except OSError as error:
             raise ValueError(f"cannot read a CLIP model from {model_folder} and {processor_folder}: {error}") from error
-        self._model.requires_grad_(False).eval().to(device)  # pyright: ignore[reportArgumentType]
-        self._device = device
+        super().__init__([self._model], device)
 
     @torch.no_grad()
     def cosine(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
@@ -43,7 +43,7 @@ class _Clip:
             truncation=True,
             max_length=self._model.text_model.embeddings.position_embedding.num_embeddings,
             return_tensors="pt",
-        ).to(self._device)
+        ).to(self.device)
         output = self._model(**inputs)
         return (output.image_embeds * output.text_embeds).sum(1)  # both have length 1
 
@@ -76,7 +76,7 @@ class HpsV2(_Clip):
         return self.cosine(images, prompts)
 
 
-class Aesthetic:
+class Aesthetic(NetworkReward):
     """LAION aesthetic predictor v2: a linear stack on the CLIP-L/14 image embedding of length 1; 1-10, usually
     4.5-7."""
 
@@ -89,7 +89,7 @@ class Aesthetic:
         heads = sorted(head_folder.glob("*.pth"))
         if not heads:
             raise ValueError(f"{head_folder} holds no .pth file with the aesthetic head")
-        self._head = LinearStack(torch.load(heads[0], map_location="cpu", weights_only=True)).to(device)
+        self._head = LinearStack(torch.load(heads[0], map_location="cpu", weights_only=True))
         try:
             self._model = CLIPVisionModelWithProjection.from_pretrained(
                 clip_folder, use_safetensors=True, local_files_only=True
@@ -97,11 +97,10 @@ class Aesthetic:
             self._processor: Any = CLIPImageProcessor.from_pretrained(clip_folder, local_files_only=True)
         except OSError as error:
             raise ValueError(f"cannot read a CLIP model from {clip_folder}: {error}") from error
-        self._model.requires_grad_(False).eval().to(device)  # pyright: ignore[reportArgumentType]
-        self._device = device
+        super().__init__([self._model, self._head], device)
 
     @torch.no_grad()
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:  # noqa: ARG002  (every reward gets them)
-        inputs = self._processor([to_pil(image) for image in images], return_tensors="pt").to(self._device)
+        inputs = self._processor([to_pil(image) for image in images], return_tensors="pt").to(self.device)
         features = self._model(pixel_values=inputs["pixel_values"]).image_embeds
         return self._head(features / features.norm(dim=1, keepdim=True))

@@ -13,6 +13,7 @@ from transformers.models.blip.modeling_blip_text import BlipTextModel
 
 from ..pictures import to_pil
 from .heads import LinearStack
+from .protocol import NetworkReward
 
 MEAN, STD = 0.16717362830052426, 1.0333394966054072
 """The published normalisation of the raw score."""
@@ -31,7 +32,7 @@ _VISION_NAMES = (
 )
 
 
-class ImageReward:
+class ImageReward(NetworkReward):
     """Human preference for an image given its prompt (Xu et al. 2023, arXiv 2304.05977).
 
     ``r = (MLP(BLIP(image, prompt)) - 0.16717) / 1.03334``: BLIP's text encoder attends to the image, its first token
@@ -53,19 +54,18 @@ class ImageReward:
         if not (vision and text and head):
             raise ValueError(f"{model_folder / 'ImageReward.pt'} is not an ImageReward checkpoint")
         self._vision, self._text, self._head = _vision(vision), _text(text), LinearStack(head)
-        torch.nn.ModuleList([self._vision, self._text, self._head]).requires_grad_(False).eval().to(device)
+        super().__init__([self._vision, self._text, self._head], device)
         side = self._vision.config.image_size
         self._processor = CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
         self._tokenizer: Any = BertTokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
-        self._device = device
 
     @torch.no_grad()
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         pixels = self._processor([to_pil(image) for image in images], return_tensors="pt")["pixel_values"]
         tokens = self._tokenizer(
             list(prompts), padding="max_length", truncation=True, max_length=_TOKENS, return_tensors="pt"
-        ).to(self._device)
-        return self.score_tensors(pixels.to(self._device), tokens["input_ids"], tokens["attention_mask"])
+        ).to(self.device)
+        return self.score_tensors(pixels.to(self.device), tokens["input_ids"], tokens["attention_mask"])
 
     def score_tensors(self, pixels: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
         """Scores float[B] of prepared pixels float[B, 3, S, S] and tokens int64[B, 35] with their mask."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class Reward(Protocol):
@@ -23,6 +23,24 @@ class Reward(Protocol):
             Scores, float[B].
         """
         ...
+
+
+class NetworkReward:
+    """A reward that computes with networks; where their weights are, there it computes, so they may be moved between calls.
+
+    Args:
+        networks: all of them; put on ``device``, without gradients, in evaluation mode.
+        device: where to.
+    """
+
+    def __init__(self, networks: Sequence[nn.Module], device: torch.device) -> None:
+        # A module of our own, not one of transformers: the host that moves it sets `device` on it, theirs refuse that.
+        self.network = nn.ModuleList(networks).requires_grad_(False).eval().to(device)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are now."""
+        return next(self.network.parameters()).device
 
 
 def score(rewards: Mapping[str, Reward], images: Tensor, prompts: Sequence[str]) -> dict[str, Tensor]:

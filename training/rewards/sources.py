@@ -7,9 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import LocalEntryNotFoundError
-
 logger = logging.getLogger("diffusion_blend")
 
 
@@ -28,6 +25,18 @@ class Source:
     patterns: Sequence[str]
     size: str
     licence: str
+
+
+class NotOnThisMachine(ValueError):
+    """A reward model that is not here and may not be fetched.
+
+    Attributes:
+        what: the files, from where, how large, under which licence.
+    """
+
+    def __init__(self, what: str, remedy: str) -> None:
+        super().__init__(f"not on this machine: {what}. {remedy}")
+        self.what = what
 
 
 WEIGHTS = ("*.json", "*.txt", "*.safetensors")
@@ -55,8 +64,9 @@ def locate(source: Source, folder: str | None, *, allow_download: bool) -> Path:
         A folder with the files.
 
     Raises:
-        ValueError: the user's folder does not exist or lacks the files, or nothing is here and downloads are not
-            allowed; the message says what would be fetched, from where, how large, and under which licence.
+        NotOnThisMachine: nothing is here and downloads are not allowed; the message says what would be fetched, from
+            where, how large, and under which licence.
+        ValueError: the user's folder does not exist or lacks the files.
     """
     if folder is not None:
         path = Path(folder)
@@ -65,16 +75,18 @@ def locate(source: Source, folder: str | None, *, allow_download: bool) -> Path:
                 f"{folder} holds none of {', '.join(source.patterns)}: it should be a copy of {_page(source)}"
             )
         return path
+    # Only here: listing and loading the rewards that need no model must not import it.
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
     patterns = list(source.patterns)
     try:
         return Path(snapshot_download(source.repository, allow_patterns=patterns, local_files_only=True))
     except LocalEntryNotFoundError as error:
         what = f"{', '.join(patterns)} from {_page(source)}, {source.size}, licence {source.licence}"
         if not allow_download:
-            raise ValueError(
-                f"not on this machine: {what}. Give --allow_download true to fetch it, or a local copy with "
-                "--reward_folders.NAME FOLDER"
-            ) from error
+            remedy = "Give --allow_download true to fetch it, or a local copy with --reward_folders.NAME FOLDER"
+            raise NotOnThisMachine(what, remedy) from error
     logger.info("downloading %s", what)
     return Path(snapshot_download(source.repository, allow_patterns=patterns))
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..pictures import to_pil
+from .sources import NotOnThisMachine
 
 HUB = "https://tfhub.dev/google/vila/image/1"
 PYTHON = "DIFFUSION_BLEND_VILA_PYTHON"
@@ -33,13 +34,13 @@ class Vila:
             allow_download: whether TensorFlow Hub may fetch it.
 
         Raises:
-            ValueError: no model given and downloads not allowed, or the process could not load it (TensorFlow is not
-                installed, say).
+            NotOnThisMachine: no model given and downloads not allowed.
+            ValueError: the process could not load it (TensorFlow is not installed, say).
         """
         if folder is None and not allow_download:
-            raise ValueError(
-                f"not on this machine: VILA's SavedModel from {HUB}, about 0.5 GB, licence Apache-2.0. Give "
-                "--allow_download true to fetch it, or a local copy with --reward_folders.vila FOLDER"
+            raise NotOnThisMachine(
+                f"VILA's SavedModel from {HUB}, about 0.5 GB, licence Apache-2.0",
+                "Give --allow_download true to fetch it, or a local copy with --reward_folders.vila FOLDER",
             )
         python = os.environ.get(PYTHON, sys.executable)
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the process)
