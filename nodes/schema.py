@@ -12,6 +12,8 @@ CATEGORY = "Diffusion Blend"
 
 RewardLoRAsType = io.Custom("REWARD_LORAS")
 PreferenceType = io.Custom("PREFERENCE")
+RewardModelType = io.Custom("REWARD_MODEL")
+ScoresType = io.Custom("SCORES")
 
 
 class Sampling(TypedDict):
