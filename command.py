@@ -10,13 +10,14 @@ COMMANDS = {
     "train": (".training.train", "fine-tune a reward adapter (DPOK, DDPO) and export it"),
     "score": (".training.score", "score images and prompts with rewards"),
     "miniature": (".miniature.command", "the miniature world that needs no download"),
+    "sweep": (".evaluation.sweep.command", "compare methods over preference weights: tables, Pareto figures"),
     "evaluate": (".evaluation.command", "studies in a world where the answer is known"),
 }
 """Name -> module (relative to this package) with a ``main(arguments) -> int | None``, and one line of help."""
 
 _TRAINING_LIBRARIES = {
     "accelerate", "diffusers", "jsonargparse", "matplotlib", "numpy", "peft", "PIL", "safetensors", "tensorboard",
-    "torch", "tqdm", "transformers", "yaml", "huggingface_hub", "scipy",
+    "torch", "tqdm", "transformers", "yaml", "huggingface_hub", "scipy", "moocore",
 }  # fmt: skip
 
 

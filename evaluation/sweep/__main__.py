@@ -1,0 +1,10 @@
+"""``accelerate launch -m diffusion_blend.evaluation.sweep``: the sweep command on several processes."""
+
+from __future__ import annotations
+
+import sys
+
+from .command import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,42 @@
+"""``diffusion-blend sweep``: from the command line or YAML to tables and figures."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+
+from accelerate import PartialState
+from jsonargparse import ArgumentParser
+
+from .config import SweepConfig
+from .run import prepare
+
+logger = logging.getLogger("diffusion_blend")
+
+
+def parse(arguments: Sequence[str]) -> SweepConfig:
+    """Read settings from the command line, and from YAML files given with ``--config``."""
+    parser = ArgumentParser(
+        prog="diffusion-blend sweep",
+        description="Compare methods of blending adapters over preference weights, prompts and seeds.",
+    )
+    parser.add_argument("--config", action="config", help="YAML file with any of the settings below; may be repeated.")
+    parser.add_class_arguments(SweepConfig)
+    settings = vars(parser.instantiate(parser.parse_args(list(arguments))))
+    settings.pop("config")
+    return SweepConfig(**settings)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logger.setLevel(logging.INFO)
+    config = parse(sys.argv[1:] if arguments is None else arguments)
+    try:
+        prepare(config, PartialState()).run(PartialState())
+    except (ValueError, OSError) as error:
+        sys.stderr.write(f"diffusion-blend sweep: {error}\n")
+        return 1
+    sys.stdout.write(f"{config.output}\n")
+    return 0

@@ -1,0 +1,81 @@
+"""A sweep's settings: what each means, its unit, and what its extremes do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ...training.config import BaseConfig, PromptConfig
+
+METHODS = (
+    "base",
+    "blend",
+    "stochastic",
+    "stochastic-independent",
+    "soup",
+    "factor-soup",
+    "msdda",
+    "morl",
+)
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """Compare methods of blending adapters over preference weights, with the same noise for all of them.
+
+    Attributes:
+        output: folder of the sweep. One found there goes on where it stopped; methods, weights, KL scales and images may
+            be added to it, any other setting that changes pictures or scores is refused.
+        adapters: name -> ``.safetensors`` LoRA file with kohya keys, in the order of the weights.
+        rewards: name -> reward (a known name or module:function). A reward with an adapter's name is the one which
+            that adapter stands for: r(w) weighs these. Others are only measured.
+        methods: base, blend, stochastic (stratified draws), stochastic-independent, soup, factor-soup (the paper's
+            code), msdda, morl.
+        weights: preference vectors, one number per adapter each; they are divided by their sum.
+        grid: also every preference whose weights are multiples of 1/grid; 0 adds none. 4 with two adapters is 0, .25,
+            .5, .75, 1; with m adapters it is (grid + m - 1 choose m - 1) points.
+        kl_scales: distances from the base; 0 is the base, 1 the blend. Only for methods with coefficients: not for morl.
+        images: pictures per point. The interval's width falls with its square root.
+        steps: DDIM steps per picture.
+        eta: noise of the steps, above 0 to 1 (DDPM, the paper's).
+        guidance_scale: classifier-free guidance; 1 is none (and half the work).
+        batch: pictures per network call, and per unit of work: what an interruption costs at most.
+        seed: of the noise. Picture i has prompt ``i mod prompts``; its noise is a function of seed, prompt and ``i div
+            prompts`` alone.
+        measure_kl: also measure each picture's KL to the base (one more network call a step, timed and counted apart).
+        reward_units: what a weight weighs. ``as_given``: rewards as they are; adapters trained with unequal KL weights
+            are brought to the largest of them, as the nodes do. ``kl_weight``: each reward in units of its adapter's KL
+            weight (from the file), for rewards whose scales cannot be compared; coefficients are then the weights.
+        etas: adapter name -> its own noise scale, for msdda; those not named have ``eta``.
+        morl: "w1,w2,..." -> adapter file trained on that very mixture, for morl; only for weights of this sweep.
+        save_images: pictures per point that are kept as PNG files and shown in the grid.
+        resamples: of the bootstrap behind the hypervolume's interval.
+        reward_folders: reward's name -> local folder with its model, instead of the hub's.
+        allow_download: permit downloads of the base and the reward models that are not on this machine yet.
+        base: the model.
+        prompts: what to draw.
+    """
+
+    output: str
+    adapters: dict[str, str]
+    rewards: dict[str, str]
+    methods: list[str] = field(default_factory=lambda: ["base", "blend", "stochastic", "soup"])
+    weights: list[list[float]] = field(default_factory=list)
+    grid: int = 0
+    kl_scales: list[float] = field(default_factory=lambda: [1.0])
+    images: int = 64
+    steps: int = 50
+    eta: float = 1.0
+    guidance_scale: float = 7.5
+    batch: int = 8
+    seed: int = 0
+    measure_kl: bool = True
+    reward_units: Literal["as_given", "kl_weight"] = "as_given"
+    etas: dict[str, float] = field(default_factory=dict)
+    morl: dict[str, str] = field(default_factory=dict)
+    save_images: int = 8
+    resamples: int = 1000
+    reward_folders: dict[str, str] = field(default_factory=dict)
+    allow_download: bool = False
+    base: BaseConfig = field(default_factory=BaseConfig)
+    prompts: PromptConfig = field(default_factory=PromptConfig)

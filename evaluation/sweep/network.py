@@ -1,0 +1,112 @@
+"""A base's guided predictions through rows of gates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from diffusers import DDIMScheduler
+from torch import Tensor
+
+from ...blending.adapters import AdapterBank
+from ...blending.plans import Gates
+from ...blending.side_path import SidePath
+from ...training.diffusers_model import Base
+from ...training.models import Conditioning
+from ...training.policy import DdimSteps, ddim_steps, guide
+from .adapters import Update
+
+_DECODE_AT_ONCE = 64 * 64
+
+
+def sampler_steps(base: Base, steps: int, eta: float) -> DdimSteps:
+    """The DDIM sampler of a base's own noise schedule, timesteps spaced as diffusers' scheduler spaces them.
+
+    Args:
+        base: its scheduler's configuration counts.
+        steps: how many.
+        eta: noise scale, above 0 to 1.
+
+    Returns:
+        The coefficients of every step.
+    """
+    scheduler = DDIMScheduler.from_config(dict(base.scheduler))
+    assert isinstance(scheduler, DDIMScheduler)
+    scheduler.set_timesteps(steps)
+    timesteps = torch.as_tensor(scheduler.timesteps)
+    final = float(scheduler.final_alpha_cumprod)
+    return ddim_steps(scheduler.alphas_cumprod, timesteps, final, eta, scheduler.config["prediction_type"])
+
+
+class Network:
+    """A frozen base to which adapters can be attached by the side path.
+
+    Args:
+        base: the model.
+        guidance_scale: classifier-free guidance; at 1 the empty prompt is not evaluated.
+    """
+
+    def __init__(self, base: Base, guidance_scale: float) -> None:
+        self.base, self.guidance_scale = base, guidance_scale
+        self._unet = base.unet.requires_grad_(False).eval()
+        self._path: SidePath | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network computes."""
+        return self._unet.device
+
+    @contextmanager
+    def adapted(self, adapters: Sequence[Update]) -> Iterator[None]:
+        """Attach adapters for the block; a row of gates has one gate for each of them, in this order."""
+        bank = AdapterBank(adapters, self._unet.dtype).to(self.device)
+        self._path = SidePath(bank)
+        self._path.install(self._unet)
+        try:
+            yield
+        finally:
+            self._path.remove()
+            self._path = None
+
+    def inputs(self, conditioning: Conditioning) -> dict[str, Tensor]:
+        """The keyword tensors of both guidance branches, empty prompts first, on the device, made once a chunk."""
+        prompt, empty = conditioning.prompt, conditioning.empty
+        both = {
+            name: rows if self.guidance_scale == 1 else torch.cat([empty[name], rows]) for name, rows in prompt.items()
+        }
+        return {name: rows.to(self.device, self._unet.dtype) for name, rows in both.items()}
+
+    def output(self, row: tuple[Gates, ...], latents: Tensor, timestep: int, inputs: dict[str, Tensor]) -> Tensor:
+        """Guided network output.
+
+        Args:
+            row: one image's gates for the whole batch, or the gates of every image.
+            latents: noisy latents, float32[B, C, H, W].
+            timestep: training timestep of all of them.
+            inputs: see `inputs`, for these B images.
+
+        Returns:
+            float32[B, C, H, W].
+        """
+        guided = self.guidance_scale != 1
+        rows = torch.cat([latents, latents]) if guided else latents
+        gates = row * 2 if guided and len(row) > 1 else row  # both branches of an image share its gates
+        extra = {name: tensor for name, tensor in inputs.items() if name != "encoder_hidden_states"}
+        assert self._path is not None
+        with self._path.gated(gates):
+            output = self._unet(
+                rows.to(self._unet.dtype),
+                torch.full((len(rows),), timestep, device=rows.device),
+                encoder_hidden_states=inputs["encoder_hidden_states"],
+                added_cond_kwargs=extra or None,
+            ).sample.float()
+        if not guided:
+            return output
+        unconditional, conditional = output.chunk(2)
+        return guide(conditional, unconditional, self.guidance_scale)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images float32[B, 3, H, W] in 0..1 of clean latents, on the device, a few at a time."""
+        at_once = max(1, _DECODE_AT_ONCE // (latents.shape[2] * latents.shape[3]))
+        return torch.cat([self.base.decode(part).float() for part in latents.split(at_once)])

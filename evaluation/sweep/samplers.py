@@ -1,0 +1,73 @@
+"""Recipes made runnable: which adapters a point attaches and which method drives them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ...blending.plans import Blend, Soup, Stochastic
+from ...training.policy import DdimSteps
+from .adapters import Adapter, Update, average_factors
+from .config import SweepConfig
+from .network import Network, sampler_steps
+from .points import DRAWS, Point
+from .sampling import Chunk, Meter, Msdda, Planned, Samples, Stepper, run_steps
+
+
+@dataclass(frozen=True)
+class Studio:
+    """What every point shares.
+
+    Attributes:
+        config: the settings.
+        network: the base.
+        steps: the sampler.
+        adapters: in the order of the weights.
+        oracles: adapters of morl by their file's digest.
+    """
+
+    config: SweepConfig
+    network: Network
+    steps: DdimSteps
+    adapters: Sequence[Adapter]
+    oracles: Mapping[str, Adapter]
+
+    def sample(self, point: Point, chunk: Chunk, meter: Meter) -> Samples:
+        """Make a point's pictures of one chunk."""
+        updates, stepper = self._method(point.recipe)
+        with torch.inference_mode(), self.network.adapted(updates):
+            return run_steps(
+                stepper,
+                self.network,
+                self.steps,
+                chunk,
+                self.config.seed,
+                meter,
+                adapters=len(updates),
+                measure_kl=self.config.measure_kl,
+            )
+
+    def _method(self, recipe: Mapping[str, Any]) -> tuple[list[Update], Stepper]:
+        """The adapters a recipe attaches, and its steps."""
+        name = recipe["sampler"]
+        if name == "base":
+            return [{}], Planned(Blend((0.0,)))
+        if name == "morl":
+            return [self.oracles[recipe["file"]].update], Planned(Blend((1.0,)))
+        updates, coefficients = [adapter.update for adapter in self.adapters], tuple(recipe["coefficients"])
+        if name == "factor-soup":
+            total = math.fsum(coefficients)
+            averaged = average_factors(self.adapters, [c / total for c in coefficients])
+            return [averaged], Planned(Soup((total,)))
+        if name == "soup":
+            return updates, Planned(Soup(coefficients))
+        if name in DRAWS:
+            return updates, Planned(Stochastic(coefficients, DRAWS[name]))
+        if name == "msdda":
+            own = [sampler_steps(self.network.base, self.config.steps, eta) for eta in recipe["etas"]]
+            return updates, Msdda(coefficients, own)
+        return updates, Planned(Blend(coefficients))  # blend, adapter

@@ -1,0 +1,234 @@
+"""From a recipe to pictures: the denoising loop that all methods share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ...blending.combine import evaluate
+from ...blending.msdda import fuse_gaussians
+from ...blending.plans import NEGLIGIBLE, Gates, Planner, base_coefficient
+from ...training.models import Conditioning
+from ...training.policy import DdimSteps
+from .network import Network
+
+Row = tuple[Gates, ...]
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """The pictures of one unit of work.
+
+    Attributes:
+        images: their indices in the point, [B].
+        prompts: one each.
+        numbers: which picture of its prompt each is, [B].
+        conditioning: one row each.
+        noise: starting latent and one draw per step, float32[B, T + 1, C, H, W].
+    """
+
+    images: Sequence[int]
+    prompts: Sequence[str]
+    numbers: Sequence[int]
+    conditioning: Conditioning
+    noise: Tensor
+
+
+@dataclass
+class Meter:
+    """What a chunk cost.
+
+    Attributes:
+        calls: guided network evaluations per picture that the method needs.
+        extra_calls: the same for measuring the KL to the base.
+        extra_seconds: time that measuring took, of the whole chunk.
+    """
+
+    calls: float = 0.0
+    extra_calls: float = 0.0
+    extra_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """A step's distribution, ``N(mean, std^2)`` per element; mean float32[B, C, H, W], std 0 for a step without noise."""
+
+    mean: Tensor
+    std: float
+
+
+@dataclass
+class Here:
+    """Where a run stands; a blending plan's step, and the network at this step's latents.
+
+    Predictions are kept for the step, so that asking twice for a row of gates costs one call.
+    """
+
+    network: Network
+    steps: DdimSteps
+    index: int
+    seed: int
+    images: Sequence[int]
+    latents: Tensor
+    inputs: dict[str, Tensor]
+    meter: Meter
+    _known: dict[Row, Tensor] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        """How many steps the run has."""
+        return len(self.steps)
+
+    @property
+    def timestep(self) -> int:
+        """The network's timestep."""
+        return int(self.steps.timesteps[self.index])
+
+    def predict(self, row: Row) -> Tensor:
+        """Guided network output through a row of gates, float32[B, C, H, W]."""
+        if row not in self._known:
+            self._known[row] = self.network.output(row, self.latents, self.timestep, self.inputs)
+            self.meter.calls += 1
+        return self._known[row]
+
+    def mean(self, output: Tensor, steps: DdimSteps | None = None) -> Tensor:
+        """The sampler's mean for a network output, ``state * x + output * out``."""
+        steps = steps or self.steps
+        return float(steps.state[self.index]) * self.latents + float(steps.output[self.index]) * output
+
+    def std(self, steps: DdimSteps | None = None) -> float:
+        """The sampler's standard deviation at this step."""
+        return float((steps or self.steps).std[self.index])
+
+
+class Stepper(Protocol):
+    """A method as one Gaussian per step."""
+
+    def __call__(self, here: Here) -> Gaussian: ...
+
+
+@dataclass(frozen=True)
+class Planned:
+    """Every method that is a plan of gates and mix (``blending.plans``): base, blend, stochastic, soup, one adapter."""
+
+    planner: Planner
+
+    def __call__(self, here: Here) -> Gaussian:
+        return Gaussian(here.mean(evaluate(self.planner(here), here.predict)), here.std())
+
+
+@dataclass(frozen=True)
+class Msdda:
+    """Every adapter's own Gaussian step, fused (arXiv 2604.14379; ``blending.msdda``).
+
+    Args:
+        coefficients: c, float[m]; the base's share ``1 - sum c`` is one more factor.
+        steps: the sampler with each adapter's own eta, m times.
+    """
+
+    coefficients: Gates
+    steps: Sequence[DdimSteps]
+
+    def __call__(self, here: Here) -> Gaussian:
+        adapters = len(self.coefficients)
+        unit = [tuple(float(i == j) for j in range(adapters)) for i in range(adapters)]
+        factors = [
+            (unit[i], steps, c)
+            for i, (steps, c) in enumerate(zip(self.steps, self.coefficients, strict=True))
+            if abs(c) > NEGLIGIBLE
+        ]
+        base = base_coefficient(self.coefficients)
+        if base != 0:
+            factors.append(((0.0,) * adapters, here.steps, base))
+        means = [here.mean(here.predict((gates,)), steps) for gates, steps, _ in factors]
+        deviations = [here.std(steps) for _, steps, _ in factors]
+        silent = not any(deviations)  # a last step without noise: the mean for any equal deviations
+        mean, std = fuse_gaussians(means, [1.0] * len(means) if silent else deviations, [c for *_, c in factors])
+        return Gaussian(mean, 0.0 if silent else std)
+
+
+def gaussian_divergence(policy: Gaussian, base: Gaussian) -> Tensor:
+    """``KL(N(m, s^2) || N(m_0, s_0^2)) = |m - m_0|^2 / (2 s_0^2) + n (log(s_0 / s) + s^2 / (2 s_0^2) - 1/2)``.
+
+    With equal deviations that is the step's term of DPOK's KL (arXiv 2305.16381, eq. 12).
+
+    Args:
+        policy: of a method, std above 0.
+        base: of the base, std above 0.
+
+    Returns:
+        float64[B], nats.
+    """
+    distance = (policy.mean.double() - base.mean.double()).square().flatten(1).sum(1)
+    ratio = torch.tensor(policy.std / base.std, dtype=torch.float64)
+    spread = policy.mean[0].numel() * (ratio.square() / 2 - 0.5 - ratio.log())
+    return distance / (2 * base.std**2) + spread.to(distance.device)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Clean latents float32[B, C, H, W], and each picture's KL to the base, float64[B] (None: not defined or asked)."""
+
+    latents: Tensor
+    kl: Tensor | None
+
+
+def run_steps(
+    stepper: Stepper,
+    network: Network,
+    steps: DdimSteps,
+    chunk: Chunk,
+    seed: int,
+    meter: Meter,
+    *,
+    adapters: int,
+    measure_kl: bool,
+) -> Samples:
+    """Denoise a chunk with a method that is one Gaussian per step.
+
+    ``x_next = mean + std * noise``; the KL is the sum over the noisy steps of `gaussian_divergence` to the base's step at
+    the method's own latents. For stochastic draws that is the KL of the drawn sequence of adapters, an upper bound.
+
+    Args:
+        stepper: the method.
+        network: with the method's adapters attached.
+        steps: the sampler.
+        chunk: prompts and noise.
+        seed: of the draws.
+        meter: gets the costs.
+        adapters: how many gates a row has.
+        measure_kl: also ask the base at every step.
+    """
+    inputs = network.inputs(chunk.conditioning)
+    noise = chunk.noise.to(network.device)
+    latents = noise[:, 0]
+    kl = torch.zeros(len(latents), dtype=torch.float64, device=network.device) if measure_kl else None
+    for index in range(len(steps)):
+        here = Here(network, steps, index, seed, chunk.images, latents, inputs, meter)
+        policy = stepper(here)
+        if kl is not None and policy.std > 0:
+            kl = kl + _measured(here, policy, adapters)
+        latents = policy.mean if policy.std == 0 else policy.mean + policy.std * noise[:, index + 1]
+    return Samples(latents, kl)
+
+
+def _measured(here: Here, policy: Gaussian, adapters: int) -> Tensor:
+    start, calls = now(here.network.device), here.meter.calls
+    base = Gaussian(here.mean(here.predict((((0.0,) * adapters),))), here.std())
+    divergence = gaussian_divergence(policy, base)
+    here.meter.extra_calls += here.meter.calls - calls
+    here.meter.calls = calls
+    here.meter.extra_seconds += now(here.network.device) - start
+    return divergence
+
+
+def now(device: torch.device) -> float:
+    """Seconds on a clock that has waited for the device's work."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
