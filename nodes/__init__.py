@@ -8,6 +8,7 @@ from .blend_model import BlendModel
 from .inputs import LoadRewardLoRAs, PreferenceWeights
 from .miniature import LoadMiniature
 from .samplers import BlendedKSampler, KLScaleSampler, MSDDASampler, StochasticAdapterSampler
+from .sweep import PreferenceSweep
 
 
 class DiffusionBlendExtension(ComfyExtension):
@@ -23,4 +24,5 @@ class DiffusionBlendExtension(ComfyExtension):
             StochasticAdapterSampler,
             MSDDASampler,
             LoadMiniature,
+            PreferenceSweep,
         ]

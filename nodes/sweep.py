@@ -1,0 +1,143 @@
+"""A list of preferences: whatever it is connected to runs once a point."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..blending.preference import Preference
+from . import sweep_points
+from .lora_files import RewardLoRAs
+from .schema import PreferenceType, make_schema, reward_loras_input
+
+KINDS = ("simplex", "line", "kl scales")
+
+
+class PreferenceSweep(io.ComfyNode):
+    """Preferences along a line, over the simplex, or over KL scales."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return make_schema(
+            node_id="PreferenceSweep",
+            display_name="Preference Sweep",
+            description="Many preferences at once: whatever comes after this node runs once for each, with the same seed. Collect the images with Preference Grid.",
+            search_aliases=["sweep", "xy plot", "simplex", "diffusion blend"],
+            inputs=[
+                io.Combo.Input(
+                    "kind",
+                    options=list(KINDS),
+                    default=KINDS[0],
+                    tooltip="simplex: every mixture of the adapters at even steps. line: from preference_start to preference_end. kl scales: one mixture at several distances from the base model.",
+                ),
+                io.Int.Input(
+                    "points",
+                    default=5,
+                    min=2,
+                    max=sweep_points.MOST_POINTS,
+                    tooltip="How many preferences a line or a row of KL scales has, both ends included. A simplex goes by divisions.",
+                ),
+                io.Int.Input(
+                    "divisions",
+                    default=4,
+                    min=1,
+                    max=100,
+                    tooltip="Simplex only: steps from one adapter to the next. 4 are 5 points for two adapters, 15 for three, 35 for four.",
+                ),
+                _kl_input("kl_scale_from", 0.0, "The first KL scale of a row of KL scales; 0 is the base model."),
+                _kl_input(
+                    "kl_scale_to", 2.0, "The last KL scale of a row of KL scales; 1 is the blend, 2 exaggerates."
+                ),
+                PreferenceType.Input(
+                    "preference_start",
+                    optional=True,
+                    tooltip="Where a line starts. For kl scales: the mixture (without it, all adapters equally). For a simplex: only its KL scale counts.",
+                ),
+                PreferenceType.Input("preference_end", optional=True, tooltip="Where a line ends."),
+                reward_loras_input(
+                    optional=True,
+                    tooltip="The adapters: a simplex needs to know how many; the others are checked against them.",
+                ),
+            ],
+            outputs=[
+                PreferenceType.Output(
+                    display_name="preferences", is_output_list=True, tooltip="One preference a point, as a list."
+                ),
+                io.String.Output(
+                    display_name="labels",
+                    is_output_list=True,
+                    tooltip='One short name a point, such as "w .50 .25 .25".',
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        kind: str,
+        points: int,
+        divisions: int,
+        kl_scale_from: float,
+        kl_scale_to: float,
+        preference_start: Preference | None = None,
+        preference_end: Preference | None = None,
+        reward_loras: RewardLoRAs | None = None,
+    ) -> io.NodeOutput:
+        start, end = _plain("preference_start", preference_start), _plain("preference_end", preference_end)
+        if kind == "simplex":
+            count = _adapters(reward_loras)
+            preferences = sweep_points.simplex(count, divisions, 1.0 if start is None else start.kl_scale)
+        elif kind == "line":
+            count, preferences = _line(start, end, points, reward_loras)
+        else:
+            weights = _fixed_weights(start, reward_loras)
+            count, preferences = len(weights), sweep_points.kl_row(weights, kl_scale_from, kl_scale_to, points)
+        if reward_loras is not None:
+            for preference in preferences:  # raises what is wrong, here and not after the first image
+                preference.coefficients(reward_loras.names, reward_loras.kl_weights)
+        return io.NodeOutput(preferences, sweep_points.labels(preferences, count))
+
+
+def _adapters(loras: RewardLoRAs | None) -> int:
+    if loras is None:
+        raise ValueError("A simplex sweep needs to know the adapters: connect reward_loras.")
+    return len(loras.names)
+
+
+def _line(
+    start: Preference | None, end: Preference | None, points: int, loras: RewardLoRAs | None
+) -> tuple[int, list[Preference]]:
+    """The number of adapters, and the preferences between the two."""
+    missing = [name for name, value in (("preference_start", start), ("preference_end", end)) if value is None]
+    if start is None or end is None:
+        raise ValueError(
+            f"A line goes from one preference to another: connect {' and '.join(missing)} (Preference Weights). "
+            "For the line between two adapters, choose the kind simplex."
+        )
+    used = sweep_points.used_adapters([start, end])
+    count = used if loras is None else max(used, len(loras.names))
+    return count, sweep_points.line(start, end, points, count)
+
+
+def _fixed_weights(preference: Preference | None, loras: RewardLoRAs | None) -> tuple[float, ...]:
+    if preference is None and loras is None:
+        raise ValueError(
+            "A row of KL scales needs a mixture: connect preference_start (Preference Weights), or reward_loras for all "
+            "adapters equally."
+        )
+    if preference is None:
+        return (1.0,) * len(loras.names if loras is not None else ())
+    used = sweep_points.used_adapters([preference])
+    return sweep_points.shares(preference, used if loras is None else max(used, len(loras.names)))
+
+
+def _plain(name: str, preference: Any) -> Preference | None:
+    """A preference that is the same everywhere and at every step, or None."""
+    if preference is not None and type(preference) is not Preference:
+        raise ValueError(f"{name} is a {type(preference).__name__}: a sweep starts from plain Preference Weights.")
+    return preference
+
+
+def _kl_input(name: str, default: float, tooltip: str) -> Any:
+    return io.Float.Input(name, default=default, min=-5.0, max=5.0, step=0.05, round=0.001, tooltip=tooltip)
