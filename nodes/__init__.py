@@ -6,8 +6,12 @@ from comfy_api.latest import ComfyExtension, io
 
 from .blend_model import BlendModel
 from .inputs import LoadRewardLoRAs, PreferenceWeights
+from .keep_best import KeepBest
 from .miniature import LoadMiniature
+from .regional import RegionalPreferenceNode
 from .samplers import BlendedKSampler, KLScaleSampler, MSDDASampler, StochasticAdapterSampler
+from .schedule import PreferenceScheduleNode
+from .scores import LoadRewardModel, ScoreImages
 from .sweep import PreferenceSweep
 
 
@@ -25,4 +29,9 @@ class DiffusionBlendExtension(ComfyExtension):
             MSDDASampler,
             LoadMiniature,
             PreferenceSweep,
+            PreferenceScheduleNode,
+            RegionalPreferenceNode,
+            LoadRewardModel,
+            ScoreImages,
+            KeepBest,
         ]

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_clip
 import torch
 from diffusion_blend.training.pictures import to_pil
 from diffusion_blend.training.rewards.clip import Aesthetic, ClipScore, HpsV2, PickScore
@@ -25,8 +26,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import Image
-from tiny_pipelines import tiny_tokenizer
-from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
+from transformers import CLIPImageProcessor, CLIPModel, CLIPProcessor
 
 CPU = torch.device("cpu")
 PROMPTS = ["a red cat", "a dog", "two cats and a very long prompt that does not fit into sixteen tokens"]
@@ -40,27 +40,7 @@ def pictures(count: int = 3, side: int = 48) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A CLIP with its processor, 32 pixels, random weights."""
-    folder = tmp_path_factory.mktemp("clip")
-    torch.manual_seed(0)
-    text = {
-        "vocab_size": 78,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-    }
-    text |= {"max_position_embeddings": 16, "bos_token_id": 76, "eos_token_id": 77, "pad_token_id": 77}
-    vision = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
-    vision |= {"image_size": 32, "patch_size": 8, "projection_dim": 24}
-    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=24))
-    model.save_pretrained(folder)
-    size = {"shortest_edge": 32}
-    processor = CLIPProcessor(
-        CLIPImageProcessor(size=size, crop_size={"height": 32, "width": 32}), tiny_tokenizer(folder / "words")
-    )
-    processor.save_pretrained(folder)
-    return folder
+    return tiny_clip.write(tmp_path_factory.mktemp("clip"))
 
 
 def clip_logits(folder: Path) -> tuple[torch.Tensor, float]:
