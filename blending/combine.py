@@ -6,20 +6,22 @@ from collections.abc import Callable, Iterable, Sequence
 
 from torch import Tensor
 
+from .courses import Coefficient
 from .plans import Gates, Plan
 
 
-def combine(denoised: Iterable[Tensor], mix: Sequence[float]) -> Tensor:
+def combine(denoised: Iterable[Tensor], mix: Sequence[Coefficient]) -> Tensor:
     """Sum a plan's evaluations into one prediction.
 
     ``D = sum_k mix[k] * denoised[k]`` (Diffusion Blend, arXiv 2505.18547, eq. 9 and 10).
 
     Args:
-        denoised: x0 predictions, K times float[B, ...], latent units. May be a generator: one is held at a time.
-        mix: coefficients, float[K], any sign, sum 1.
+        denoised: x0 predictions, K times float[N, C, ...], latent units. May be a generator: one is held at a time.
+        mix: coefficients, [K], any sign, sum 1: numbers, or one for each latent pixel, float[1 | B, 1, H, W], for
+            predictions float[N, C, H, W] or float[N, C, T, H, W] of N = chunks * B inputs, the images of a chunk together.
 
     Returns:
-        Blended x0 prediction, float[B, ...], dtype of ``denoised``. A single prediction of coefficient 1 is returned as
+        Blended x0 prediction, float[N, C, ...], dtype of ``denoised``. A single prediction of coefficient 1 is returned as
         it is, bit for bit.
 
     Raises:
@@ -27,7 +29,10 @@ def combine(denoised: Iterable[Tensor], mix: Sequence[float]) -> Tensor:
     """
     total: Tensor | None = None
     for prediction, coefficient in zip(denoised, mix, strict=True):
-        if total is not None:
+        if isinstance(coefficient, Tensor):
+            factor = _for_each_pixel(coefficient, prediction)
+            total = prediction * factor if total is None else total.addcmul_(prediction, factor)
+        elif total is not None:
             total.add_(prediction, alpha=coefficient)
         elif len(mix) == 1 and coefficient == 1:
             total = prediction
@@ -36,6 +41,14 @@ def combine(denoised: Iterable[Tensor], mix: Sequence[float]) -> Tensor:
     if total is None:
         raise ValueError("A plan needs at least one evaluation.")
     return total
+
+
+def _for_each_pixel(coefficient: Tensor, prediction: Tensor) -> Tensor:
+    if prediction.ndim == 5:
+        coefficient = coefficient.unsqueeze(2)  # [B, 1, H, W] -> [B, 1, 1, H, W], the same in every frame
+    if len(coefficient) > 1:
+        coefficient = coefficient.repeat(len(prediction) // len(coefficient), *[1] * (coefficient.ndim - 1))
+    return coefficient.to(prediction)
 
 
 def evaluate(plan: Plan, predict: Callable[[tuple[Gates, ...]], Tensor]) -> Tensor:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from itertools import accumulate
+from functools import lru_cache
+from itertools import accumulate, pairwise
 
 DRAWS = ("stratified", "independent")
 
@@ -57,3 +58,61 @@ def _category(point: float, probabilities: Sequence[float]) -> int:
         if point < edge:
             return i
     return last  # the cumulative sum may end a rounding error below 1
+
+
+@lru_cache(maxsize=1024)
+def round_dependently(run: tuple[tuple[float, ...], ...], seed: int, image: int) -> tuple[int, ...]:
+    """Which category an image uses at every step of a run whose probabilities change, in proportion over the run.
+
+    Dependent rounding (Gandhi, Khuller, Parthasarathy, Srinivasan 2006, J. ACM 53(3)) of the table of steps x categories:
+    the probability of category i at step t is ``run[t][i]``, exactly one category is chosen at every step, and over the
+    run category i comes up floor or ceil of ``sum_t run[t][i]`` times.
+
+    Args:
+        run: p, float[steps][n], each at least 0, each row's sum 1.
+        seed: the run's seed.
+        image: the image's index.
+
+    Returns:
+        The category of every step, int[steps].
+    """
+    share = {(step, i): p for step, row in enumerate(run) for i, p in enumerate(row)}
+    # A graph of steps 0, 1, ... and categories -1, -2, ..., joined where the choice is open; the steps in random order.
+    joined: dict[int, list[int]] = {vertex: [] for vertex in range(-len(run[0]), len(run))}
+    for step in sorted(range(len(run)), key=lambda step: uniform(seed, "order", image, step)):
+        for i, p in enumerate(run[step]):
+            if _is_open(p):
+                joined[step].append(-1 - i)
+                joined[-1 - i].append(step)
+    turn = 0
+    while any(joined.values()):
+        edges = [(max(edge), -1 - min(edge)) for edge in pairwise(_walk(joined))]
+        more, less = edges[::2], edges[1::2]  # one of each at every step, so its probabilities still sum to 1
+        up = min([1 - share[cell] for cell in more] + [share[cell] for cell in less])
+        down = min([share[cell] for cell in more] + [1 - share[cell] for cell in less])
+        # Up with probability down / (up + down), else down: the expected change is 0.
+        change = up if uniform(seed, "round", image, turn) * (up + down) < down else -down
+        for cells, signed in ((more, change), (less, -change)):
+            for step, i in cells:
+                share[step, i] += signed
+                if not _is_open(share[step, i]):
+                    joined[step].remove(-1 - i)
+                    joined[-1 - i].remove(step)
+        turn += 1
+    return tuple(max(range(len(row)), key=lambda i, step=step: share[step, i]) for step, row in enumerate(run))
+
+
+def _is_open(share: float) -> bool:
+    return 1e-9 < share < 1 - 1e-9
+
+
+def _walk(joined: dict[int, list[int]]) -> list[int]:
+    """A path from one dead end of the graph to another, or a circle (its first vertex is its last)."""
+    path = [min((vertex for vertex in joined if joined[vertex]), key=lambda vertex: len(joined[vertex]))]
+    while True:
+        onward = [vertex for vertex in joined[path[-1]] if vertex not in path[-2:-1]]
+        if not onward:
+            return path
+        if onward[0] in path:
+            return [*path[path.index(onward[0]) :], onward[0]]
+        path.append(onward[0])

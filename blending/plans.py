@@ -17,9 +17,26 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, overload
 
-from .draws import DRAWS, draw
+import torch
+from torch import Tensor
+
+from .courses import Coefficient, Coefficients, Course, Moment, Step, at, is_uniform
+from .draws import DRAWS, draw, round_dependently
+
+__all__ = [
+    "METHODS",
+    "Blend",
+    "Gates",
+    "Plan",
+    "Planner",
+    "Soup",
+    "Step",
+    "Stochastic",
+    "base_coefficient",
+    "make_planner",
+]
 
 Gates = tuple[float, ...]
 """One gate per adapter, float[m]."""
@@ -34,35 +51,12 @@ class Plan:
 
     Args:
         gates: [K] rows of [B] images of float[m]; a row of one image holds for the whole batch.
-        mix: coefficients of the rows' predictions, float[K], any sign, sum 1.
+        mix: coefficients of the rows' predictions, [K], any sign, sum 1: numbers, or float64[1 | B, 1, H, W] where they
+            differ within the image.
     """
 
     gates: tuple[tuple[Gates, ...], ...]
-    mix: tuple[float, ...]
-
-
-class Step(Protocol):
-    """Where a sampling run stands: what a plan may depend on."""
-
-    @property
-    def index(self) -> int:
-        """The denoising step, from 0; the same for every model call of one step."""
-        ...
-
-    @property
-    def count(self) -> int:
-        """How many steps the run has."""
-        ...
-
-    @property
-    def seed(self) -> int:
-        """The run's seed."""
-        ...
-
-    @property
-    def images(self) -> Sequence[int]:
-        """The index of each image of the batch, [B]."""
-        ...
+    mix: Coefficients
 
 
 class Planner(Protocol):
@@ -78,17 +72,17 @@ class Blend:
     ``D = (1 - sum_i c_i) D_0 + sum_i c_i D_i`` (Diffusion Blend, arXiv 2505.18547, eq. 9 and 10).
 
     Args:
-        coefficients: c, float[m], any sign.
+        coefficients: c, [m], any sign, or a course; numbers, or one for each latent pixel.
     """
 
-    coefficients: Gates
+    coefficients: Coefficients | Course
 
-    def __call__(self, step: Step) -> Plan:  # noqa: ARG002  the same at every step
-        adapters = len(self.coefficients)
-        rows = [(_unit(i, adapters), c) for i, c in enumerate(self.coefficients) if abs(c) > NEGLIGIBLE]
-        base = base_coefficient(self.coefficients)
-        if base != 0:
-            rows.append(((0.0,) * adapters, base))
+    def __call__(self, step: Step) -> Plan:
+        coefficients = at(self.coefficients, step)
+        adapters = len(coefficients)
+        rows = [
+            (_unit(i, adapters), c) for i, c in enumerate((*coefficients, base_coefficient(coefficients))) if counts(c)
+        ]
         return Plan(tuple((row,) for row, _ in rows), tuple(c for _, c in rows))
 
 
@@ -99,13 +93,19 @@ class Soup:
     The correct average of the products, not of the factors (method of Rame et al. 2023, arXiv 2306.04488, on LoRA).
 
     Args:
-        coefficients: c, float[m], any sign.
+        coefficients: c, float[m], any sign, or a course of them.
+
+    Raises:
+        ValueError: the coefficients differ within the image.
     """
 
-    coefficients: Gates
+    coefficients: Coefficients | Course
 
-    def __call__(self, step: Step) -> Plan:  # noqa: ARG002  the same at every step
-        return Plan(((self.coefficients,),), (1.0,))
+    def __post_init__(self) -> None:
+        _require_uniform(self.coefficients, "A soup averages the weights of the whole network")
+
+    def __call__(self, step: Step) -> Plan:
+        return Plan(((_numbers(at(self.coefficients, step)),),), (1.0,))
 
 
 @dataclass(frozen=True)
@@ -116,48 +116,89 @@ class Stochastic:
     only: all calls of a step, and the conditional and unconditional branch, share it.
 
     Args:
-        coefficients: c, float[m], each at least 0, sum at most 1.
-        draws: "independent" over steps, or "stratified": over the run every adapter's count differs from
-            ``c_i * steps`` by less than 1, in random order.
+        coefficients: c, float[m], each at least 0, sum at most 1, or a course of them.
+        draws: "independent" over steps, or "stratified": over the run every adapter's count differs from the sum of its
+            ``c_i`` over the steps by less than 1, in random order.
 
     Raises:
-        ValueError: a coefficient (the base's included) is negative, or draws is another word.
+        ValueError: a coefficient (the base's included) is negative or differs within the image, or draws is another word.
     """
 
-    coefficients: Gates
+    coefficients: Coefficients | Course
     draws: str = "stratified"
 
     def __post_init__(self) -> None:
-        base = base_coefficient(self.coefficients)
-        if min((*self.coefficients, base)) < 0:
-            raise ValueError(
-                f"Stochastic sampling draws adapters with probabilities {list(self.coefficients)} and the base model with "
-                f"{base:g}: a negative one cannot be drawn. Set kl_scale between 0 and 1, or use the method 'blend'."
-            )
+        _require_uniform(self.coefficients, "One adapter is drawn for the whole image")
         if self.draws not in DRAWS:
             raise ValueError(f"draws is {self.draws!r}: choose one of {', '.join(DRAWS)}.")
+        for index in (0, 1):  # a run's first and last step: what is wrong there is said before the model is loaded
+            self.probabilities(Moment(index, 2))
 
     def __call__(self, step: Step) -> Plan:
-        adapters = len(self.coefficients)
-        probabilities = (*self.coefficients, base_coefficient(self.coefficients))
-        chosen = [draw(self.draws, probabilities, step.seed, step.index, step.count, image) for image in step.images]
+        probabilities = self.probabilities(step)
+        if callable(self.coefficients) and self.draws == "stratified":
+            run = tuple(self.probabilities(Moment(index, step.count)) for index in range(step.count))
+            chosen = [round_dependently(run, step.seed, image)[step.index] for image in step.images]
+        else:
+            chosen = [
+                draw(self.draws, probabilities, step.seed, step.index, step.count, image) for image in step.images
+            ]
         if len(set(chosen)) == 1:
             chosen = chosen[:1]  # one row for the whole batch lets the layers touch one adapter only
-        return Plan((tuple(_unit(i, adapters) for i in chosen),), (1.0,))
+        return Plan((tuple(_unit(i, len(probabilities) - 1) for i in chosen),), (1.0,))
+
+    def probabilities(self, step: Step) -> Gates:
+        """Each adapter's probability at a step, and the base model's last, float[m + 1]."""
+        coefficients = _numbers(at(self.coefficients, step))
+        base = base_coefficient(coefficients)
+        if min((*coefficients, base)) < 0:
+            raise ValueError(
+                f"Stochastic sampling draws adapters with probabilities {list(coefficients)} and the base model with "
+                f"{base:g}: a negative one cannot be drawn. Set kl_scale between 0 and 1, or use the method 'blend'."
+            )
+        return (*coefficients, base)
 
 
-def base_coefficient(coefficients: Sequence[float]) -> float:
+@overload
+def base_coefficient(coefficients: Sequence[float]) -> float: ...
+@overload
+def base_coefficient(coefficients: Sequence[Coefficient]) -> Coefficient: ...
+def base_coefficient(coefficients: Sequence[Coefficient]) -> Coefficient:
     """The base model's share ``1 - sum_i c_i``, exactly 0 where only rounding is left."""
-    base = 1.0 - math.fsum(coefficients)
+    if any(isinstance(c, Tensor) for c in coefficients):
+        shares = 1.0 - sum(coefficients)
+        return torch.where(torch.as_tensor(shares).abs() < NEGLIGIBLE, 0.0, shares)
+    base = 1.0 - math.fsum(_numbers(coefficients))
     return 0.0 if abs(base) < NEGLIGIBLE else base
 
 
-def make_planner(method: str, coefficients: Gates, draws: str = "stratified") -> Planner:
+def counts(coefficient: Coefficient) -> bool:
+    """Whether a coefficient is worth an evaluation: anywhere in the image it is more than rounding."""
+    return (
+        bool((abs(coefficient) > NEGLIGIBLE).any())
+        if isinstance(coefficient, Tensor)
+        else abs(coefficient) > NEGLIGIBLE
+    )
+
+
+def _numbers(coefficients: Sequence[Coefficient]) -> Gates:
+    return tuple(float(c) for c in coefficients)
+
+
+def _require_uniform(coefficients: Coefficients | Course, because: str) -> None:
+    if not is_uniform(coefficients):
+        raise ValueError(
+            f"{because}, so it cannot have another preference in a region. Use the method 'blend' (Blended KSampler), or "
+            "one preference for the whole image."
+        )
+
+
+def make_planner(method: str, coefficients: Coefficients | Course, draws: str = "stratified") -> Planner:
     """The planner of a method by its name.
 
     Args:
         method: "blend", "stochastic" or "soup".
-        coefficients: c, float[m].
+        coefficients: c, [m], fixed or a course.
         draws: see `Stochastic`; the other methods draw nothing.
 
     Raises:

@@ -120,6 +120,8 @@ class _Layer:
         try:
             factors = self.prepared[gates]
         except KeyError:
+            if len(self.prepared) > len(self.spans):  # gates that move along a schedule: none comes again
+                self.prepared.clear()
             factors = self.prepared[gates] = self._prepare(gates)
         if factors is None:
             return None

@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..blending.plans import METHODS, make_planner
-from ..blending.preference import Preference
+from ..blending.preference import AnyPreference
 from .attach import EVALUATIONS, attach
 from .lora_files import RewardLoRAs
 from .samplers import coefficients_of
@@ -50,7 +50,7 @@ class BlendModel(io.ComfyNode):
         cls,
         model: Any,
         reward_loras: RewardLoRAs,
-        preference: Preference,
+        preference: AnyPreference,
         method: str,
         draws: str,
         evaluation: str,

@@ -19,11 +19,11 @@ from torch import Tensor
 from tqdm.auto import trange
 
 from ..blending.combine import combine
+from ..blending.courses import Coefficient, Coefficients, Course, Moment, at, is_uniform
 from ..blending.msdda import fuse_gaussians
 from ..blending.plans import Blend, Gates, Plan, Step
 from .attach import attach
 from .lora_files import RewardLoRAs
-from .steps import FirstStep
 
 
 class ChosenRow:
@@ -89,8 +89,7 @@ def sample_msdda(
     disable: bool | None = None,
     *,
     chosen: ChosenRow,
-    rows: Sequence[tuple[Gates, ...]],
-    coefficients: Sequence[float],
+    coefficients: Coefficients | Course,
     etas: Sequence[float],
     renormalise: bool = False,
 ) -> Tensor:
@@ -104,9 +103,8 @@ def sample_msdda(
         callback: the host's, once a step.
         disable: no progress bar.
         chosen: the planner on the model, pointed at one row after the other.
-        rows: gates of each factor of the product, [n].
-        coefficients: float[n], sum 1.
-        etas: noise scale of each factor, float[n], above 0.
+        coefficients: the adapters' c, float[m], or a course of them.
+        etas: noise scale of the first adapters, above 0; see `factors`.
         renormalise: top the noise up to the schedule's level where unequal etas leave less.
 
     Returns:
@@ -119,19 +117,20 @@ def sample_msdda(
     levels = [float(sigma) for sigma in sigmas]
     ones = x.new_ones([x.shape[0]])
     for i in trange(len(levels) - 1, disable=disable):
+        rows, mix, noise_scales = factors(at(coefficients, Moment(i, len(levels) - 1)), etas)
         denoised = []
         for row in rows:
             chosen.row = row
             denoised.append(model(x, sigmas[i] * ones, **extra_args))
         if callback is not None:
-            preview = combine((prediction.clone() for prediction in denoised), coefficients)
+            preview = combine((prediction.clone() for prediction in denoised), mix)
             callback({"x": x, "i": i, "sigma": sigmas[i], "sigma_hat": sigmas[i], "denoised": preview})
-        steps = [transition(levels[i], levels[i + 1], eta) for eta in etas]
+        steps = [transition(levels[i], levels[i + 1], eta) for eta in noise_scales]
         means = [x * step.a + prediction * step.b for prediction, step in zip(denoised, steps, strict=True)]
-        x, deviation = fuse_gaussians(means, [step.s for step in steps], coefficients)
+        x, deviation = fuse_gaussians(means, [step.s for step in steps], mix)
         if levels[i + 1] > 0:
             if renormalise:
-                deviation = topped_up(steps, coefficients, levels[i], levels[i + 1])
+                deviation = topped_up(steps, mix, levels[i], levels[i + 1])
             x = x + noise(sigmas[i], sigmas[i + 1]) * deviation
     return x
 
@@ -149,7 +148,7 @@ def topped_up(steps: Sequence[Transition], coefficients: Sequence[float], sigma:
 def sample_with_msdda(
     model: Any,
     loras: RewardLoRAs,
-    coefficients: Sequence[float],
+    coefficients: Coefficients | Course,
     etas: Sequence[float],
     renormalise: bool,
     *,
@@ -166,11 +165,19 @@ def sample_with_msdda(
 
     The base model's share of the product, where there is one, has the adapters' mean eta by weight, so that equal etas
     give the plain blend whatever the KL scale.
+
+    Raises:
+        ValueError: the coefficients differ within the image, or as `factors`.
     """
-    rows, mix, noise_scales = factors(coefficients, etas)
+    if not is_uniform(coefficients):
+        raise ValueError(
+            "MSDDA weighs whole steps, so it cannot have another preference in a region. Use Blended KSampler, or one preference "
+            "for the whole image."
+        )
+    factors(at(coefficients, Moment()), etas)  # what is wrong with the etas is said before the model is loaded
     chosen = ChosenRow()
     blended = attach(model, loras, chosen, images=latent_image.get("batch_index"))
-    options = {"chosen": chosen, "rows": rows, "coefficients": mix, "etas": noise_scales, "renormalise": renormalise}
+    options = {"chosen": chosen, "coefficients": coefficients, "etas": etas, "renormalise": renormalise}
     sampler = comfy.samplers.KSAMPLER(sample_msdda, extra_options=options)
     schedule = comfy.samplers.KSampler(
         blended, steps, blended.load_device, "euler_ancestral", scheduler, denoise, blended.model_options
@@ -195,7 +202,7 @@ def sample_with_msdda(
 
 
 def factors(
-    coefficients: Sequence[float], etas: Sequence[float]
+    coefficients: Sequence[Coefficient], etas: Sequence[float]
 ) -> tuple[tuple[tuple[Gates, ...], ...], tuple[float, ...], tuple[float, ...]]:
     """The product's factors: the blend's rows of gates, their coefficients, and an eta each.
 
@@ -212,12 +219,13 @@ def factors(
     for number, eta in enumerate(etas, start=1):
         if not (math.isfinite(eta) and eta > 0):
             raise ValueError(f"eta_{number} is {eta}: it must be a finite number above 0.")
-    plan = Blend(tuple(coefficients))(FirstStep(seed=0))  # the same at every step
-    padded = [*etas, *[1.0] * len(coefficients)][: len(coefficients)]
-    total = math.fsum(abs(c) for c in coefficients)
-    mean = math.fsum(abs(c) * eta for c, eta in zip(coefficients, padded, strict=True)) / total if total else 1.0
+    numbers = tuple(float(c) for c in coefficients)
+    plan = Blend(numbers)(Moment())
+    padded = [*etas, *[1.0] * len(numbers)][: len(numbers)]
+    total = math.fsum(abs(c) for c in numbers)
+    mean = math.fsum(abs(c) * eta for c, eta in zip(numbers, padded, strict=True)) / total if total else 1.0
     used = [eta for (gates,) in plan.gates for eta in ([e for e, g in zip(padded, gates, strict=True) if g] or [mean])]
-    return plan.gates, plan.mix, tuple(used)
+    return plan.gates, tuple(float(c) for c in plan.mix), tuple(used)
 
 
 def _latent(model: Any, latent_image: dict[str, Any]) -> torch.Tensor:

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from ..blending.adapters import AdapterBank
 from ..blending.combine import combine
+from ..blending.courses import Moment
 from ..blending.plans import Gates, Plan, Planner
 from ..blending.side_path import RowsDoNotFit, SidePath
 from .calls import ModelCall
-from .steps import FirstStep, StepTracker
+from .steps import StepTracker
 
 logger = logging.getLogger("diffusion_blend")
 
@@ -65,7 +66,7 @@ class BlendRun:
             args: noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed; more in later hosts.
         """
         named = dict(zip(_OUTER_SAMPLE_NAMES, args, strict=False)) | kwargs
-        self.steps = StepTracker(named["sampler"], named.get("seed"), self.images)
+        self.steps = StepTracker(named["sampler"], named.get("seed"), self.images, named["noise"].shape)
         rest = args[len(_OUTER_SAMPLE_NAMES) :]
         named["callback"] = self.steps.observe(named.get("callback"))
         options = executor.class_obj.model_options["transformer_options"]
@@ -80,7 +81,8 @@ class BlendRun:
 
     def prepare(self, executor: Any, model: Any, noise_shape: Any, *args: Any, **kwargs: Any) -> Any:
         """The host's PREPARE_SAMPLING: ask it to free memory for all rows of the plan in one call."""
-        rows = len(self.planner(FirstStep(self.steps.seed)).gates)
+        # A schedule may need more in the middle than at its ends; a region's pixels change no row.
+        rows = max(len(self.planner(Moment(index, 3, self.steps.seed)).gates) for index in range(3))
         return executor(model, [noise_shape[0] * rows, *noise_shape[1:]], *args, **kwargs)
 
     def predict_noise(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
@@ -95,7 +97,7 @@ class BlendRun:
         """
         network = executor.class_obj
         call = ModelCall(executor, x, t, args, kwargs)
-        plan = self.planner(self.steps.at(call.transformer_options, t, call.images))
+        plan = self.planner(self.steps.at(call.transformer_options, t, call.images, x.shape))
         path = self._path(network)
         denoised = combine(self._evaluate(network, path, call, plan), plan.mix)
         if not self.checked:

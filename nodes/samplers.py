@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
-from ..blending.plans import Blend, Planner, Stochastic
-from ..blending.preference import Preference, common_kl_scales
+from ..blending.courses import Coefficients, Course
+from ..blending.plans import Planner, make_planner
+from ..blending.preference import AnyPreference, Preference, common_kl_scales
 from .attach import attach
 from .lora_files import RewardLoRAs
 from .msdda import sample_with_msdda
@@ -44,9 +45,9 @@ class BlendedKSampler(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: Any, reward_loras: RewardLoRAs, preference: Preference, **sampling: Unpack[Sampling]
+        cls, model: Any, reward_loras: RewardLoRAs, preference: AnyPreference, **sampling: Unpack[Sampling]
     ) -> io.NodeOutput:
-        planner = Blend(coefficients_of(preference, reward_loras))
+        planner = make_planner("blend", coefficients_of(preference, reward_loras))
         return io.NodeOutput(sample_blended(model, reward_loras, planner, **sampling))
 
 
@@ -87,11 +88,11 @@ class KLScaleSampler(io.ComfyNode):
         model: Any,
         reward_loras: RewardLoRAs,
         kl_scale: float,
-        preference: Preference | None = None,
+        preference: AnyPreference | None = None,
         **sampling: Unpack[Sampling],
     ) -> io.NodeOutput:
-        weights = (1.0,) * len(reward_loras.adapters) if preference is None else preference.weights
-        planner = Blend(coefficients_of(Preference(weights, kl_scale), reward_loras))
+        wanted = (preference or Preference((1.0,) * len(reward_loras.adapters))).at_kl_scale(kl_scale)
+        planner = make_planner("blend", coefficients_of(wanted, reward_loras))
         return io.NodeOutput(sample_blended(model, reward_loras, planner, **sampling))
 
 
@@ -111,9 +112,9 @@ class StochasticAdapterSampler(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: Any, reward_loras: RewardLoRAs, preference: Preference, draws: str, **sampling: Unpack[Sampling]
+        cls, model: Any, reward_loras: RewardLoRAs, preference: AnyPreference, draws: str, **sampling: Unpack[Sampling]
     ) -> io.NodeOutput:
-        planner = Stochastic(coefficients_of(preference, reward_loras), draws)
+        planner = make_planner("stochastic", coefficients_of(preference, reward_loras), draws)
         return io.NodeOutput(sample_blended(model, reward_loras, planner, **sampling))
 
 
@@ -147,7 +148,7 @@ class MSDDASampler(io.ComfyNode):
         cls,
         model: Any,
         reward_loras: RewardLoRAs,
-        preference: Preference,
+        preference: AnyPreference,
         eta_1: float,
         eta_2: float,
         eta_3: float,
@@ -160,12 +161,13 @@ class MSDDASampler(io.ComfyNode):
         return io.NodeOutput(sample_with_msdda(model, reward_loras, coefficients, etas, renormalise, **sampling))
 
 
-def coefficients_of(preference: Preference, loras: RewardLoRAs) -> tuple[float, ...]:
+def coefficients_of(preference: AnyPreference, loras: RewardLoRAs) -> Coefficients | Course:
     """The adapters' affine coefficients; says so where unequal KL weights change them."""
-    scales = common_kl_scales(preference.normalised(loras.names), loras.kl_weights)
-    if any(scale != 1 for scale in scales):
-        factors = ", ".join(f"{name} x {scale:.3g}" for name, scale in zip(loras.names, scales, strict=True))
-        tell(f"The adapters were trained with unequal KL weights and are brought to the largest: {factors}.")
+    for part in preference.parts:
+        scales = common_kl_scales(part.normalised(loras.names), loras.kl_weights)
+        if any(scale != 1 for scale in scales):
+            factors = ", ".join(f"{name} x {scale:.3g}" for name, scale in zip(loras.names, scales, strict=True))
+            tell(f"The adapters were trained with unequal KL weights and are brought to the largest: {factors}.")
     return preference.coefficients(loras.names, loras.kl_weights)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -34,13 +33,17 @@ class StepTracker:
         sampler: the host's sampler object; its function's name says whether it looks ahead.
         seed: the run's seed.
         images: image indices of the batch, None for 0, 1, 2, ...
+        latent: the run's latent's shape, [B, C, ...].
     """
 
-    def __init__(self, sampler: Any, seed: int | None, images: tuple[int, ...] | None) -> None:
+    def __init__(
+        self, sampler: Any, seed: int | None, images: tuple[int, ...] | None, latent: Sequence[int] = ()
+    ) -> None:
         function = getattr(sampler, "sampler_function", None)
         self.looks_ahead = getattr(function, "__name__", "") in LOOK_AHEAD_SAMPLERS
         self.seed = 0 if seed is None else int(seed)
         self.images = images
+        self.latent = tuple(latent)
         self._schedule: list[float] | None = None
         self._callback_of: int | None = None
         self._seen: list[float] = []
@@ -60,15 +63,16 @@ class StepTracker:
 
         return observed
 
-    def at(self, transformer_options: dict[str, Any], sigmas: Tensor, batch: int) -> RunStep:
+    def at(self, transformer_options: dict[str, Any], sigmas: Tensor, batch: int, shape: Sequence[int] = ()) -> RunStep:
         """Where a model call stands.
 
         Args:
             transformer_options: the call's, with the run's schedule.
             sigmas: the call's noise levels, float[N], all equal.
             batch: how many images the batch has.
+            shape: the call's latents' shape, [N, C, ...].
         """
-        return RunStep(self, transformer_options, sigmas, batch)
+        return RunStep(self, transformer_options, sigmas, batch, tuple(shape))
 
     def schedule_of(self, transformer_options: dict[str, Any]) -> list[float]:
         """The run's noise levels, float[steps + 1], read once a run."""
@@ -76,7 +80,8 @@ class StepTracker:
             schedule = transformer_options.get("sample_sigmas")
             if schedule is None or len(schedule) < 2:
                 raise ValueError(
-                    "This sampler gives no schedule of noise levels, which drawing one adapter per step needs."
+                    "This sampler gives no schedule of noise levels, which a preference schedule and drawing one adapter "
+                    "per step need."
                 )
             self._schedule = [float(sigma) for sigma in schedule]
         return self._schedule
@@ -105,21 +110,18 @@ class StepTracker:
         return min(self._callback_of, last)
 
 
-@dataclass(frozen=True)
-class FirstStep:
-    """A run's beginning, before its schedule and batch are known."""
-
-    seed: int
-    index: int = 0
-    count: int = 1
-    images: Sequence[int] = (0,)
-
-
 class RunStep:
     """A model call's step, worked out only if the plan asks: reading a noise level waits for a GPU."""
 
-    def __init__(self, tracker: StepTracker, transformer_options: dict[str, Any], sigmas: Tensor, batch: int) -> None:
-        self._tracker, self._options, self._sigmas = tracker, transformer_options, sigmas
+    def __init__(
+        self,
+        tracker: StepTracker,
+        transformer_options: dict[str, Any],
+        sigmas: Tensor,
+        batch: int,
+        shape: tuple[int, ...] = (),
+    ) -> None:
+        self._tracker, self._options, self._sigmas, self._shape = tracker, transformer_options, sigmas, shape
         self.images: Sequence[int] = image_indices(tracker.images, batch)
         self.seed = tracker.seed
 
@@ -130,6 +132,21 @@ class RunStep:
     @property
     def count(self) -> int:
         return len(self._tracker.schedule_of(self._options)) - 1
+
+    @property
+    def pixels(self) -> tuple[int, int]:
+        if len(self._shape) not in (4, 5):
+            raise ValueError(
+                f"A regional preference needs the latent of an image or a video, and this model's has shape "
+                f"{list(self._shape)}. Use one preference for the whole."
+            )
+        if self._shape[-2:] != self._tracker.latent[-2:]:
+            raise ValueError(
+                f"A regional preference cannot be combined with a conditioning that has an area: the model is asked for "
+                f"{list(self._shape[-2:])} of the latent's {list(self._tracker.latent[-2:])} pixels. Use Conditioning (Set Mask) "
+                "instead of an area."
+            )
+        return self._shape[-2], self._shape[-1]
 
 
 def image_indices(images: tuple[int, ...] | None, batch: int) -> Sequence[int]:

@@ -212,3 +212,23 @@ def test_the_bank_counts_as_parameters_and_moves_as_a_module():
     assert moved.down.dtype == moved.up.dtype == torch.float64
     assert moved.up.shape == (2, 3)
     assert moved.spans == ((0, 0, 2),)
+
+
+def test_gates_that_change_at_every_step_keep_no_factors():
+    layer = nn.Linear(4, 4)
+    pairs = [LowRank(torch.randn(2, 4), torch.randn(4, 2)) for _ in range(3)]
+    path = SidePath(AdapterBank([{"0": [pair]} for pair in pairs], torch.float32))
+    network = nn.Sequential(layer)
+    path.install(network)
+    kept = path._layers["0"].prepared
+    with torch.no_grad():
+        for step in range(50):
+            with path.gated(((step / 50, 1 - step / 50, 0.0),)):
+                network(torch.zeros(1, 4))
+            assert len(kept) <= 4
+        path.row = None
+        for unit in ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)) * 3:
+            with path.gated((unit,)):
+                network(torch.zeros(1, 4))
+        assert set(kept) >= {(1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)}  # a blend's rows stay prepared
+    path.remove()

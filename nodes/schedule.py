@@ -1,0 +1,53 @@
+"""A preference that moves over the run."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..blending.courses import CURVES
+from ..blending.preference import AnyPreference, PreferenceSchedule
+from .schema import PreferenceType, make_schema
+
+
+class PreferenceScheduleNode(io.ComfyNode):
+    """From one preference to another over a part of the run."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return make_schema(
+            node_id="PreferenceSchedule",
+            display_name="Preference Schedule",
+            description="Move from one preference to another while the image is made: "
+            "early steps shape the composition, late ones the detail.",
+            search_aliases=["diffusion blend", "preference over time", "weight schedule"],
+            inputs=[
+                PreferenceType.Input("preference_start", tooltip="The preference at the start of the run."),
+                PreferenceType.Input("preference_end", tooltip="The preference at the end of the run."),
+                io.Combo.Input(
+                    "curve",
+                    options=list(CURVES),
+                    default="linear",
+                    tooltip="linear: evenly. cosine: slow at both ends. step: one until the middle, then the other.",
+                ),
+                _percent_input(
+                    "start_percent", 0.0, "Until here only the first preference counts: 0 is the first step."
+                ),
+                _percent_input("end_percent", 1.0, "From here only the second preference counts: 1 is the last step."),
+            ],
+            outputs=[PreferenceType.Output(display_name="preference", tooltip="The moving preference.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        preference_start: AnyPreference,
+        preference_end: AnyPreference,
+        curve: str,
+        start_percent: float,
+        end_percent: float,
+    ) -> io.NodeOutput:
+        return io.NodeOutput(PreferenceSchedule(preference_start, preference_end, curve, start_percent, end_percent))
+
+
+def _percent_input(name: str, default: float, tooltip: str) -> io.Float.Input:
+    return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.01, round=0.001, tooltip=tooltip)
