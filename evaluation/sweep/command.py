@@ -10,6 +10,7 @@ from accelerate import PartialState
 from jsonargparse import ArgumentParser
 
 from .config import SweepConfig
+from .report import write_report
 from .run import prepare
 
 logger = logging.getLogger("diffusion_blend")
@@ -34,9 +35,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logger.setLevel(logging.INFO)
     config = parse(sys.argv[1:] if arguments is None else arguments)
     try:
-        prepare(config, PartialState()).run(PartialState())
+        state = PartialState()
+        sweep = prepare(config, state)
+        rows = sweep.run(state)
+        if state.is_main_process:
+            sys.stdout.write(f"{write_report(sweep, rows)}\n{config.output}\n")
+        state.destroy_process_group()
     except (ValueError, OSError) as error:
         sys.stderr.write(f"diffusion-blend sweep: {error}\n")
         return 1
-    sys.stdout.write(f"{config.output}\n")
     return 0

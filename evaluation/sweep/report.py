@@ -1,0 +1,135 @@
+"""A finished sweep's files: tables as Markdown, CSV and JSON, figures, grid."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...training.files import write_atomically
+from ..report import table
+from .figures import label, pareto_figure, picture_grid, scale_figure, write_weights
+from .records import Row
+from .run import Sweep
+from .statistics import Result, against_blend, collect_results, hypervolumes, means, reward_groups
+
+_IN_A_CELL = 4
+
+
+def write_report(sweep: Sweep, rows: Sequence[Row]) -> str:
+    """Write ``summary.md``, ``.csv`` and ``.json``, ``pareto.png``, ``kl_scale.png`` and ``pictures.png``.
+
+    Args:
+        sweep: finished.
+        rows: what it returned.
+
+    Returns:
+        The Markdown text.
+    """
+    config, folder = sweep.config, sweep.records.folder
+    adapters, rewards = list(config.adapters), list(config.rewards)
+    results = collect_results(rows, adapters, rewards, sweep.scales)
+    tables = _tables(results, adapters, rewards, config.resamples, config.seed)
+    text = _markdown(sweep, results, tables)
+    write_atomically(folder / "summary.md", text.encode())
+    write_atomically(folder / "summary.json", json.dumps(_plain(tables), indent=1).encode())
+    write_atomically(folder / "summary.csv", _csv(tables["means"]).encode())
+    pairs = [(group[0], group[1]) for group in reward_groups(adapters, rewards) if len(group) == 2]
+    if pairs and results:
+        write_atomically(folder / "pareto.png", pareto_figure(results, adapters, pairs))
+    if len({result.kl_scale for result in results}) > 1:
+        write_atomically(folder / "kl_scale.png", scale_figure(results))
+    cells = _cells(sweep)
+    if cells:
+        write_atomically(folder / "pictures.png", picture_grid(cells))
+    return text
+
+
+def _tables(
+    results: Sequence[Result], adapters: Sequence[str], rewards: Sequence[str], resamples: int, seed: int
+) -> dict[str, list[dict[str, Any]]]:
+    volumes: list[dict[str, Any]] = []
+    for kl_scale in sorted({result.kl_scale for result in results}):
+        here = [result for result in results if result.kl_scale == kl_scale or result.method in ("base", "morl")]
+        for group in reward_groups(adapters, rewards):
+            found = hypervolumes(here, adapters, group, resamples, seed)
+            volumes += [{"rewards": " / ".join(group), "kl_scale": kl_scale, **row} for row in found]
+    return {"means": means(results, rewards), "against blend": against_blend(results), "hypervolume": volumes}
+
+
+def _markdown(sweep: Sweep, results: Sequence[Result], tables: Mapping[str, list[dict[str, Any]]]) -> str:
+    config = sweep.config
+    units = "" if config.reward_units == "as_given" else ", each reward in units of its adapter's KL weight"
+    head = (
+        f"# Sweep\n\nbase {config.base.path}; {config.images} pictures a point, {len(sweep.prompts)} prompts, seed "
+        f"{config.seed}; {config.steps} DDIM steps, eta {config.eta:g}, guidance {config.guidance_scale:g}.\n"
+        f"Weights: {'/'.join(config.adapters)}{units}. Mean and half width of the 95 % interval over pictures.\n"
+    )
+    several = len({result.kl_scale for result in results}) > 1
+    sections = [("## Rewards", tables["means"])]
+    sections.append(("## Against blend: same prompts and noise, picture by picture", tables["against blend"]))
+    sections.append(
+        (
+            "## Hypervolume: share of the box between the worst and the best mean, bootstrap intervals",
+            tables["hypervolume"],
+        )
+    )
+    return head + "".join(
+        f"\n{title}\n\n{table([_readable(row, several) for row in rows])}" for title, rows in sections if rows
+    )
+
+
+def _readable(row: Mapping[str, Any], several_scales: bool) -> dict[str, Any]:
+    shown = {key: value for key, value in row.items() if key != "kl_scale" or several_scales}
+    shown["method"] = label(row["method"])
+    if "weights" in row:
+        shown["weights"] = write_weights(row["weights"])
+    return shown
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    flat = [
+        {
+            name: value
+            for key, cell in row.items()
+            for name, value in (
+                ((key, cell[0]), (f"{key} +-", cell[1]))
+                if isinstance(cell, tuple) and key != "weights"
+                else ((key, write_weights(cell) if key == "weights" else cell),)
+            )
+        }
+        for row in rows
+    ]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(flat[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    return text.getvalue()
+
+
+def _plain(value: Any) -> Any:
+    """The same for JSON, which has no nan."""
+    if isinstance(value, Mapping):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _cells(sweep: Sweep) -> dict[tuple[str, str], list[Path]]:
+    several = len({point.kl_scale for point in sweep.points if point.weights}) > 1
+    weights = list(dict.fromkeys(point.weights for point in sweep.points if point.weights)) or [()]
+    kept = range(min(sweep.config.save_images, sweep.config.images, _IN_A_CELL))
+    cells: dict[tuple[str, str], list[Path]] = {}
+    for point in sweep.points if kept else ():
+        name = label(point.method)
+        row = f"{name}\nKL scale {point.kl_scale:g}" if several and point.weights else name
+        files = [sweep.records.picture(point.folder, image) for image in kept]
+        for preference in [point.weights] if point.weights else weights:
+            if all(file.exists() for file in files):
+                cells[row, write_weights(preference)] = files
+    return cells
