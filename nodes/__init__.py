@@ -8,6 +8,7 @@ from .blend_model import BlendModel
 from .inputs import LoadRewardLoRAs, PreferenceWeights
 from .keep_best import KeepBest
 from .miniature import LoadMiniature
+from .probe import BlendProbe
 from .regional import RegionalPreferenceNode
 from .samplers import BlendedKSampler, KLScaleSampler, MSDDASampler, StochasticAdapterSampler
 from .schedule import PreferenceScheduleNode
@@ -31,6 +32,7 @@ class DiffusionBlendExtension(ComfyExtension):
             PreferenceSweep,
             PreferenceScheduleNode,
             RegionalPreferenceNode,
+            BlendProbe,
             LoadRewardModel,
             ScoreImages,
             KeepBest,

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import comfy.model_sampling
-import comfy.sample
 import comfy.samplers
-import comfy.utils
-import latent_preview
-import torch
 from comfy.k_diffusion.sampling import default_noise_sampler
 from torch import Tensor
 from tqdm.auto import trange
@@ -23,7 +18,12 @@ from ..blending.courses import Coefficient, Coefficients, Course, Moment, at, is
 from ..blending.msdda import fuse_gaussians
 from ..blending.plans import Blend, Gates, Plan, Step
 from .attach import attach
+from .custom_sampling import sample_with
 from .lora_files import RewardLoRAs
+from .schema import SamplingWithoutSampler
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class ChosenRow:
@@ -151,15 +151,7 @@ def sample_with_msdda(
     coefficients: Coefficients | Course,
     etas: Sequence[float],
     renormalise: bool,
-    *,
-    positive: Any,
-    negative: Any,
-    latent_image: dict[str, Any],
-    seed: int,
-    steps: int,
-    cfg: float,
-    scheduler: str,
-    denoise: float,
+    **sampling: Unpack[SamplingWithoutSampler],
 ) -> dict[str, Any]:
     """A run of `sample_msdda` as the host's KSampler would run it: empty latents, masks, previews, progress bar.
 
@@ -176,29 +168,10 @@ def sample_with_msdda(
         )
     factors(at(coefficients, Moment()), etas)  # what is wrong with the etas is said before the model is loaded
     chosen = ChosenRow()
-    blended = attach(model, loras, chosen, images=latent_image.get("batch_index"))
+    blended = attach(model, loras, chosen, images=sampling["latent_image"].get("batch_index"))
     options = {"chosen": chosen, "coefficients": coefficients, "etas": etas, "renormalise": renormalise}
     sampler = comfy.samplers.KSAMPLER(sample_msdda, extra_options=options)
-    schedule = comfy.samplers.KSampler(
-        blended, steps, blended.load_device, "euler_ancestral", scheduler, denoise, blended.model_options
-    ).sigmas
-    latent = _latent(blended, latent_image)
-    samples = comfy.sample.sample_custom(
-        blended,
-        comfy.sample.prepare_noise(latent, seed, latent_image.get("batch_index")),
-        cfg,
-        sampler,
-        schedule,
-        positive,
-        negative,
-        latent,
-        noise_mask=latent_image.get("noise_mask"),
-        callback=latent_preview.prepare_callback(blended, steps),
-        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
-        seed=seed,
-    )
-    dropped = ("downscale_ratio_spacial", "downscale_ratio_temporal")  # described the empty latent, not the result
-    return {key: value for key, value in latent_image.items() if key not in dropped} | {"samples": samples}
+    return sample_with(sampler, "euler_ancestral", blended, **sampling)
 
 
 def factors(
@@ -226,15 +199,3 @@ def factors(
     mean = math.fsum(abs(c) * eta for c, eta in zip(numbers, padded, strict=True)) / total if total else 1.0
     used = [eta for (gates,) in plan.gates for eta in ([e for e, g in zip(padded, gates, strict=True) if g] or [mean])]
     return plan.gates, tuple(float(c) for c in plan.mix), tuple(used)
-
-
-def _latent(model: Any, latent_image: dict[str, Any]) -> torch.Tensor:
-    """The latent with the channels and sizes this model wants; what the host takes for it differs by version."""
-    fix = comfy.sample.fix_empty_latent_channels
-    known = inspect.signature(fix).parameters
-    ratios = {
-        name: latent_image.get(name)
-        for name in ("downscale_ratio_spacial", "downscale_ratio_temporal")
-        if name in known
-    }
-    return fix(model, latent_image["samples"], **ratios)

@@ -43,6 +43,19 @@ class SamplingWithoutSampler(TypedDict):
     denoise: float
 
 
+class SamplingOfWholeRuns(TypedDict):
+    """The same for a node that always starts from pure noise."""
+
+    positive: Any
+    negative: Any
+    latent_image: dict[str, Any]
+    seed: int
+    steps: int
+    cfg: float
+    sampler_name: str
+    scheduler: str
+
+
 def make_schema(**keywords: Any) -> io.Schema:
     """A schema with the keywords that this host's version knows.
 

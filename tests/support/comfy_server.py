@@ -24,7 +24,7 @@ FOLDER = "diffusion-blend"  # the normalised project name: what the Manager call
 
 # An artist's ComfyUI has neither this package under its import name nor anything of the training extra (and dev tools).
 HIDDEN = (
-    "accelerate", "diffusers", "diffusion_blend", "hypothesis", "jsonargparse", "matplotlib", "peft", "playwright", "pytest",
+    "accelerate", "diffusers", "diffusion_blend", "hypothesis", "jsonargparse", "peft", "playwright", "pytest",
     "tensorboard",
 )  # fmt: skip
 HIDE = """
