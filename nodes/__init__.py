@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
+from . import metadata
 from .blend_model import BlendModel
+from .grid import PreferenceGrid
 from .inputs import LoadRewardLoRAs, PreferenceWeights
 from .keep_best import KeepBest
 from .miniature import LoadMiniature
@@ -19,6 +21,9 @@ from .sweep import PreferenceSweep
 class DiffusionBlendExtension(ComfyExtension):
     """What the host asks for the node classes."""
 
+    async def on_load(self) -> None:
+        metadata.install()
+
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
             LoadRewardLoRAs,
@@ -30,6 +35,7 @@ class DiffusionBlendExtension(ComfyExtension):
             MSDDASampler,
             LoadMiniature,
             PreferenceSweep,
+            PreferenceGrid,
             PreferenceScheduleNode,
             RegionalPreferenceNode,
             BlendProbe,

@@ -1,0 +1,176 @@
+"""A sweep's images collected: in their places on a sheet, and where two rewards put them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from comfy_api.latest import io
+from PIL import Image
+from torch import Tensor
+
+from ..blending.preference import Preference
+from .drawing import card, picture, tensor
+from .keep_best import check_counts
+from .lora_files import RewardLoRAs
+from .pareto import Point, pareto_figure
+from .schema import PreferenceType, ScoresType, make_schema, reward_loras_input
+from .score_table import Scores, joined
+from .sheet import Cell, contact_sheet
+from .sheet_layout import arrange
+from .sweep_points import labels as made_labels
+from .sweep_points import shares, used_adapters
+
+
+class PreferenceGrid(io.ComfyNode):
+    """A labelled contact sheet, and a Pareto figure."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return make_schema(
+            node_id="PreferenceGrid",
+            display_name="Preference Grid",
+            description="Collect the images of a Preference Sweep: a labelled sheet in the sweep's own shape (triangle, row, grid) and, with scores, a Pareto figure of the images.",
+            search_aliases=["contact sheet", "xy plot", "pareto", "image grid", "diffusion blend"],
+            is_input_list=True,
+            inputs=[
+                io.Image.Input(
+                    "images", tooltip="The sweep's images, one batch a point; the first of each batch is shown."
+                ),
+                PreferenceType.Input("preferences", tooltip="The preferences of the same Preference Sweep."),
+                io.Int.Input(
+                    "thumbnail_size",
+                    default=256,
+                    min=64,
+                    max=1024,
+                    step=16,
+                    tooltip="The longer side of an image on the sheet, in pixels.",
+                ),
+                io.String.Input(
+                    "reward_across",
+                    default="",
+                    tooltip="Which scores go to the right in the Pareto figure, by name; empty takes the first.",
+                ),
+                io.String.Input(
+                    "reward_up",
+                    default="",
+                    tooltip="Which scores go upwards in the Pareto figure, by name; empty takes the second.",
+                ),
+                io.String.Input(
+                    "labels",
+                    optional=True,
+                    force_input=True,
+                    tooltip="The labels of the same Preference Sweep; without them they are made from the preferences.",
+                ),
+                ScoresType.Input(
+                    "scores",
+                    optional=True,
+                    tooltip="The images' scores, from Score Images: needed for the Pareto figure. A batch counts with its mean.",
+                ),
+                reward_loras_input(optional=True, tooltip="The adapters: their names are written at the corners."),
+            ],
+            outputs=[
+                io.Image.Output(display_name="sheet", tooltip="The labelled sheet."),
+                io.Image.Output(
+                    display_name="pareto",
+                    tooltip="The images as points over two rewards, those that no other beats in both marked.",
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        images: list[Tensor],
+        preferences: list[Any],
+        thumbnail_size: list[int],
+        reward_across: list[str],
+        reward_up: list[str],
+        labels: list[str] | None = None,
+        scores: list[Scores] | None = None,
+        reward_loras: list[RewardLoRAs] | None = None,
+    ) -> io.NodeOutput:
+        names = _adapter_names(preferences, reward_loras)
+        if scores is not None:
+            check_counts(images, scores)
+        if len(images) != len(preferences):
+            raise ValueError(
+                f"{len(images)} batches of images for {len(preferences)} preferences: connect the preferences of the sweep "
+                "that made these images."
+            )
+        shown = labels or point_labels(preferences, len(names))
+        if len(shown) != len(preferences):
+            raise ValueError(
+                f"{len(shown)} labels for {len(preferences)} preferences: connect the labels of the same sweep."
+            )
+        pictures = [picture(batch[0]) for batch in images]
+        means = None if scores is None else Scores(joined(scores).names, _columns([table.means() for table in scores]))
+        sheet = _sheet(pictures, preferences, shown, names, means, thumbnail_size[0])
+        pareto = _pareto(pictures, shown, names, means, (reward_across[0].strip(), reward_up[0].strip()))
+        return io.NodeOutput(tensor(sheet), tensor(pareto))
+
+
+def point_labels(preferences: Sequence[Any], adapters: int) -> list[str]:
+    """The sweep's labels made again; preferences that are not plain are counted from 1."""
+    if all(isinstance(preference, Preference) for preference in preferences):
+        return made_labels(preferences, adapters)
+    return [str(position) for position in range(1, len(preferences) + 1)]
+
+
+def _adapter_names(preferences: Sequence[Any], loras: Sequence[RewardLoRAs] | None) -> list[str]:
+    """The adapters' names, or numbers for as many as the weights speak of."""
+    if loras:
+        return loras[0].names
+    plain = [preference for preference in preferences if isinstance(preference, Preference)]
+    return [f"adapter {position}" for position in range(1, used_adapters(plain) + 1)]
+
+
+def _sheet(
+    pictures: Sequence[Image.Image],
+    preferences: Sequence[Any],
+    labels: Sequence[str],
+    names: Sequence[str],
+    means: Scores | None,
+    size: int,
+) -> Image.Image:
+    bars = len(names) > 1
+    notes = [""] * len(pictures) if means is None else [" ".join(map(_short, row)) for row in _columns(means.columns)]
+    cells = [
+        Cell(image, label, shares(preference, len(names)) if bars and isinstance(preference, Preference) else (), note)
+        for image, preference, label, note in zip(pictures, preferences, labels, notes, strict=True)
+    ]
+    footer = "" if means is None else f"scores: {', '.join(means.names)}"
+    return contact_sheet(cells, arrange(preferences, len(names)), names, size, footer)
+
+
+def _pareto(
+    pictures: Sequence[Image.Image],
+    labels: Sequence[str],
+    names: Sequence[str],
+    means: Scores | None,
+    wanted: tuple[str, str],
+) -> Image.Image:
+    if means is None:
+        return card(
+            "No scores, no Pareto figure",
+            ["Connect scores: two Score Images, one after the other,", "each with a Load Reward Model."],
+        )
+    chosen = [name or default for name, default in zip(wanted, (*means.names, "")[:2], strict=True)]
+    if "" in chosen:
+        return card(
+            "One reward alone has no trade-off",
+            [f"The scores are of {means.names[0]} only.", "Chain a second Score Images with another reward."],
+        )
+    across, up = (means.column(name) for name in chosen)
+    points = [Point(image, label, x, y) for image, label, x, y in zip(pictures, labels, across, up, strict=True)]
+    footer = f"w: {', '.join(names)}" if len(names) > 1 else ""
+    return pareto_figure(points, *chosen, footer)
+
+
+def _columns(rows: Sequence[Sequence[float]]) -> tuple[tuple[float, ...], ...]:
+    """Rows turned into columns, or back."""
+    return tuple(zip(*rows, strict=True))
+
+
+def _short(value: float) -> str:
+    return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
