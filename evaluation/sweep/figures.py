@@ -50,14 +50,14 @@ def pareto_figure(results: Sequence[Result], adapters: Sequence[str], pairs: Seq
 
     columns = min(3, len(pairs))
     rows = -(-len(pairs) // columns)
-    figure = Figure(figsize=(5.2 * columns, 4.6 * rows + 0.8), layout="constrained")
+    figure = Figure(figsize=(5.6 * columns, 4.6 * rows + 1), layout="constrained")
     panels = list(np.asarray(figure.subplots(rows, columns, squeeze=False)).flat)
     for panel, pair in zip(panels, pairs, strict=False):
         _front(panel, of_group(results, adapters, pair), adapters, pair)
     for panel in panels[len(pairs) :]:
         panel.set_axis_off()
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(4, max(1, len(labels))), frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=2 * columns, frameon=False, fontsize="small")
     return png(figure)
 
 
@@ -144,7 +144,7 @@ def picture_grid(cells: Mapping[tuple[str, str], Sequence[Path]], side: int = 12
             if i == 0:
                 panel.set_title(column, fontsize=8)
             if j == 0:
-                panel.set_ylabel(row, fontsize=8, rotation=0, ha="right", va="center")
+                panel.set_ylabel(row.replace(" (", "\n("), fontsize=8, rotation=0, ha="right", va="center")
     return png(figure)
 
 
