@@ -155,16 +155,16 @@ def _pareto(
             "No scores, no Pareto figure",
             ["Connect scores: two Score Images, one after the other,", "each with a Load Reward Model."],
         )
-    chosen = [name or default for name, default in zip(wanted, (*means.names, "")[:2], strict=True)]
-    if "" in chosen:
+    across_name, up_name = wanted[0] or means.names[0], wanted[1] or (*means.names, "")[1]
+    if not up_name:
         return card(
             "One reward alone has no trade-off",
             [f"The scores are of {means.names[0]} only.", "Chain a second Score Images with another reward."],
         )
-    across, up = (means.column(name) for name in chosen)
+    across, up = means.column(across_name), means.column(up_name)
     points = [Point(image, label, x, y) for image, label, x, y in zip(pictures, labels, across, up, strict=True)]
     footer = f"w: {', '.join(names)}" if len(names) > 1 else ""
-    return pareto_figure(points, *chosen, footer)
+    return pareto_figure(points, across_name, up_name, footer)
 
 
 def _columns(rows: Sequence[Sequence[float]]) -> tuple[tuple[float, ...], ...]:
