@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
 import torch
 from torch import Tensor
@@ -34,6 +34,10 @@ class AnyPreference(Protocol):
 
     def followed_by(self, other: Preference) -> AnyPreference:
         """Another preference's weights appended."""
+        ...
+
+    def described(self, names: Sequence[str]) -> dict[str, Any]:
+        """Plain data for people to read: numbers, words, lists; weights in the order of the adapters' names."""
         ...
 
 
@@ -81,6 +85,10 @@ class Preference:
     def followed_by(self, other: Preference) -> Preference:
         """Append another preference's weights, for more adapters than one node has weights; its KL scale counts."""
         return Preference(self.weights + other.weights, other.kl_scale)
+
+    def described(self, names: Sequence[str]) -> dict[str, Any]:
+        """``{"weights": [...], "kl_scale": ...}`` with the weights over the given adapters, sum 1."""
+        return {"weights": [round(weight, 6) for weight in self.normalised(names)], "kl_scale": self.kl_scale}
 
     def normalised(self, names: Sequence[str]) -> tuple[float, ...]:
         """Weights over the given adapters, summing to 1.
@@ -187,6 +195,11 @@ class PreferenceSchedule:
         """The same weights at another distance from the base model."""
         return replace(self, start=self.start.at_kl_scale(kl_scale), end=self.end.at_kl_scale(kl_scale))
 
+    def described(self, names: Sequence[str]) -> dict[str, Any]:
+        """``{"start": {...}, "end": {...}, "curve": ..., "start_percent": ..., "end_percent": ...}``."""
+        ends = {"start": self.start.described(names), "end": self.end.described(names)}
+        return ends | {"curve": self.curve, "start_percent": self.start_at, "end_percent": self.end_at}
+
     def followed_by(self, other: Preference) -> NoReturn:  # noqa: ARG002  whatever it is
         """Refused.
 
@@ -237,6 +250,14 @@ class RegionalPreference:
     def at_kl_scale(self, kl_scale: float) -> RegionalPreference:
         """The same weights at another distance from the base model."""
         return replace(self, outside=self.outside.at_kl_scale(kl_scale), inside=self.inside.at_kl_scale(kl_scale))
+
+    def described(self, names: Sequence[str]) -> dict[str, Any]:
+        """``{"outside": {...}, "inside": {...}, "feather": ...}``."""
+        return {
+            "outside": self.outside.described(names),
+            "inside": self.inside.described(names),
+            "feather": self.feather,
+        }
 
     def followed_by(self, other: Preference) -> NoReturn:  # noqa: ARG002  whatever it is
         """Refused.

@@ -10,6 +10,7 @@ from ..blending.plans import METHODS, make_planner
 from ..blending.preference import AnyPreference
 from .attach import EVALUATIONS, attach
 from .lora_files import RewardLoRAs
+from .metadata import RECORDED, record_blend
 from .samplers import coefficients_of
 from .schema import draws_input, make_schema, model_input, preference_input, reward_loras_input
 
@@ -42,6 +43,7 @@ class BlendModel(io.ComfyNode):
                     tooltip="sequential: one call after the other, least memory. batched: all in one call while memory allows. auto: sequential on a CPU, batched on a GPU when it fits.",
                 ),
             ],
+            hidden=list(RECORDED),
             outputs=[io.Model.Output(display_name="model", tooltip="The model with the blend on it.")],
         )
 
@@ -56,4 +58,6 @@ class BlendModel(io.ComfyNode):
         evaluation: str,
     ) -> io.NodeOutput:
         planner = make_planner(method, coefficients_of(preference, reward_loras), draws)
+        details = {"draws": draws} if method == "stochastic" else {}
+        record_blend(cls, method, preference, reward_loras, **details)
         return io.NodeOutput(attach(model, reward_loras, planner, evaluation))

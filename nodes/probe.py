@@ -11,6 +11,7 @@ from torch import Tensor
 from ..blending.preference import AnyPreference
 from .gap_probe import Probe, probe_run
 from .lora_files import RewardLoRAs
+from .metadata import RECORDED, record_blend
 from .samplers import coefficients_of
 from .schema import SamplingOfWholeRuns, make_schema, model_input, preference_input, reward_loras_input, sampling_inputs
 
@@ -38,6 +39,7 @@ class BlendProbe(io.ComfyNode):
                 preference_input(),
                 *sampling_inputs()[:-1],
             ],  # all but denoise
+            hidden=list(RECORDED),
             outputs=[
                 io.Image.Output(display_name="figure", tooltip="The linearity gap over the steps."),
                 io.String.Output(display_name="verdict", tooltip="What was found, in two sentences."),
@@ -52,6 +54,7 @@ class BlendProbe(io.ComfyNode):
     ) -> io.NodeOutput:
         figure = empty_figure()
         probe, latent = probe_run(model, reward_loras, coefficients_of(preference, reward_loras), **sampling)
+        record_blend(cls, "blend", preference, reward_loras)
         return io.NodeOutput(gap_image(figure, probe), verdict(probe), probe.mean_gap, latent)
 
 

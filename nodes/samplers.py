@@ -12,6 +12,7 @@ from ..blending.plans import Planner, make_planner
 from ..blending.preference import AnyPreference, Preference, common_kl_scales
 from .attach import attach
 from .lora_files import RewardLoRAs
+from .metadata import RECORDED, record_blend
 from .msdda import sample_with_msdda
 from .notices import tell
 from .schema import (
@@ -40,6 +41,7 @@ class BlendedKSampler(io.ComfyNode):
             description="KSampler that blends the adapters' predictions at every step (DB-MPA): one model call per adapter.",
             search_aliases=["diffusion blend", "db-mpa", "ksampler"],
             inputs=[model_input(), reward_loras_input(), preference_input(), *sampling_inputs()],
+            hidden=list(RECORDED),
             outputs=[io.Latent.Output(display_name="latent", tooltip="The denoised latent.")],
         )
 
@@ -48,6 +50,7 @@ class BlendedKSampler(io.ComfyNode):
         cls, model: Any, reward_loras: RewardLoRAs, preference: AnyPreference, **sampling: Unpack[Sampling]
     ) -> io.NodeOutput:
         planner = make_planner("blend", coefficients_of(preference, reward_loras))
+        record_blend(cls, "blend", preference, reward_loras)
         return io.NodeOutput(sample_blended(model, reward_loras, planner, **sampling))
 
 
@@ -79,6 +82,7 @@ class KLScaleSampler(io.ComfyNode):
                     tooltip="The adapters' weights; equal ones without it. The KL scale of this node counts.",
                 ),
             ],
+            hidden=list(RECORDED),
             outputs=[io.Latent.Output(display_name="latent", tooltip="The denoised latent.")],
         )
 
@@ -93,6 +97,7 @@ class KLScaleSampler(io.ComfyNode):
     ) -> io.NodeOutput:
         wanted = (preference or Preference((1.0,) * len(reward_loras.adapters))).at_kl_scale(kl_scale)
         planner = make_planner("blend", coefficients_of(wanted, reward_loras))
+        record_blend(cls, "blend", wanted, reward_loras)
         return io.NodeOutput(sample_blended(model, reward_loras, planner, **sampling))
 
 
@@ -107,6 +112,7 @@ class StochasticAdapterSampler(io.ComfyNode):
             description="KSampler that uses one adapter per step, drawn by the preference (DB-MPA-LS): one model call per step however many adapters.",
             search_aliases=["diffusion blend", "db-mpa-ls", "ksampler"],
             inputs=[model_input(), reward_loras_input(), preference_input(), *sampling_inputs(), draws_input()],
+            hidden=list(RECORDED),
             outputs=[io.Latent.Output(display_name="latent", tooltip="The denoised latent.")],
         )
 
@@ -115,6 +121,7 @@ class StochasticAdapterSampler(io.ComfyNode):
         cls, model: Any, reward_loras: RewardLoRAs, preference: AnyPreference, draws: str, **sampling: Unpack[Sampling]
     ) -> io.NodeOutput:
         planner = make_planner("stochastic", coefficients_of(preference, reward_loras), draws)
+        record_blend(cls, "stochastic", preference, reward_loras, draws=draws)
         return io.NodeOutput(sample_blended(model, reward_loras, planner, **sampling))
 
 
@@ -140,6 +147,7 @@ class MSDDASampler(io.ComfyNode):
                     tooltip="Different etas leave less noise than the schedule expects; this tops it up.",
                 ),
             ],
+            hidden=list(RECORDED),
             outputs=[io.Latent.Output(display_name="latent", tooltip="The denoised latent.")],
         )
 
@@ -158,6 +166,7 @@ class MSDDASampler(io.ComfyNode):
     ) -> io.NodeOutput:
         coefficients = coefficients_of(preference, reward_loras)
         etas = (eta_1, eta_2, eta_3, eta_4)
+        record_blend(cls, "msdda", preference, reward_loras, etas=list(etas), renormalise=renormalise)
         return io.NodeOutput(sample_with_msdda(model, reward_loras, coefficients, etas, renormalise, **sampling))
 
 
