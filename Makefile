@@ -4,13 +4,16 @@ VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: setup test lint clean
+.PHONY: setup demo test lint clean
 
 setup: $(READY)
 
 $(READY): pyproject.toml tests/support/set_up.py
 	$(PYTHON) tests/support/set_up.py $(VENV)
 	touch $@
+
+demo: $(READY)
+	$(VENV)/bin/diffusion-blend demo
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

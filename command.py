@@ -7,6 +7,10 @@ import sys
 from collections.abc import Sequence
 
 COMMANDS = {
+    "demo": (
+        ".evaluation.demo.command",
+        "the miniature world's adapters over the simplex: pictures, figures, one page",
+    ),
     "train": (".training.train", "fine-tune a reward adapter (DPOK, DDPO) and export it"),
     "score": (".training.score", "score images and prompts with rewards"),
     "miniature": (".miniature.command", "the miniature world that needs no download"),

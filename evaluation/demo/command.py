@@ -1,0 +1,147 @@
+"""``diffusion-blend demo``: three adapters of the miniature world, blended over the simplex; no network needed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ...miniature.language import read
+from ...miniature.rewards import REWARDS
+
+FAVOURITES = ("alignment", "colourfulness", "compressibility", "warmth", "brightness", "softness")
+METHODS = ("blend", "stochastic", "soup", "base")
+PROMPTS = (
+    "a red circle",
+    "two yellow squares",
+    "a green square and a blue circle",
+    "a cyan triangle on the left",
+    "a red triangle above a cyan circle",
+    "three purple circles",
+    "a blue square left of a yellow triangle",
+    "a purple triangle and a green triangle",
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    options = _parser().parse_args(arguments)
+    try:
+        page = demonstrate(options)
+    except (ValueError, OSError) as error:
+        sys.stderr.write(f"diffusion-blend demo: {error}\n")
+        return 1
+    sys.stdout.write(
+        f"\nThe page: {page.resolve()}\nOpen it in a browser; beside it lie the pictures, tables and samples.\n"
+    )
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="diffusion-blend demo", description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("demo"), help="folder of the results; goes on there (demo)")
+    parser.add_argument("--rewards", nargs=3, choices=list(REWARDS), help="three of the shipped adapters to blend")
+    parser.add_argument(
+        "--divisions", type=int, default=4, help="steps along an edge of the triangle (4: 15 preferences)"
+    )
+    parser.add_argument("--images", type=int, default=64, help="pictures a preference (64)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--model", type=Path, default=None, help="folder of a miniature model (the shipped one)")
+    parser.add_argument("--adapters", type=Path, default=None, help="folder of <reward>.safetensors (the shipped ones)")
+    return parser
+
+
+def find_adapters(folder: Path, rewards: Sequence[str] | None) -> dict[str, Path]:
+    """Three adapter files by reward: those wanted, or the first that are there.
+
+    Raises:
+        ValueError: one that is wanted is missing, or there are fewer than three.
+    """
+    found = {name: folder / f"{name}.safetensors" for name in rewards or FAVOURITES}
+    missing = [name for name, file in found.items() if not file.is_file()]
+    there = [name for name in found if name not in missing][:3]
+    if (rewards and missing) or len(there) < 3:
+        raise ValueError(
+            f"no adapter for {', '.join(missing)} in {folder}: choose others with --rewards, or train them as "
+            "docs/miniature.md says"
+        )
+    return {name: found[name] for name in there}
+
+
+def demonstrate(options: argparse.Namespace) -> Path:
+    """Run the demo's sweep and write its page.
+
+    Returns:
+        The HTML file.
+
+    Raises:
+        ValueError: no model, too few adapters, a bad number, or a folder that holds something else.
+    """
+    import torch
+    from accelerate import PartialState
+
+    from ...miniature.model import load_pipeline, weights_folder
+    from ...miniature.renderer import SIZE
+    from ...training.bases import base_from_pipeline
+    from ..sweep.report import write_report
+    from ..sweep.run import prepare
+    from .page import write_page
+
+    if options.divisions < 1:
+        raise ValueError(f"--divisions is {options.divisions}: it must be at least 1")
+    adapters = find_adapters(options.adapters or weights_folder().parent / "adapters", options.rewards)
+    options.out.mkdir(parents=True, exist_ok=True)
+    prompts = options.out / "prompts.txt"
+    prompts.write_text("\n".join(PROMPTS) + "\n", encoding="utf-8")
+    state = PartialState()
+    device = torch.device(state.device or "cpu")
+    base = base_from_pipeline(load_pipeline(options.model), "miniature", SIZE, device)
+    sweep = prepare(_settings(options, adapters, prompts), state, base)
+    sys.stdout.write(f"Blending {', '.join(adapters)}: {len(sweep.points)} points of {options.images} pictures.\n")
+    rows = sweep.run(state)
+    write_report(sweep, rows)
+    return write_page(sweep, rows, options.out)
+
+
+def _settings(options: argparse.Namespace, adapters: dict[str, Path], prompts: Path) -> Any:
+    from ...training.config import BaseConfig, PromptConfig
+    from ..sweep.config import SweepConfig
+
+    for prompt in PROMPTS:
+        read(prompt)  # within the world's grammar
+    trained = _sampling(next(iter(adapters.values())))
+    return SweepConfig(
+        output=str(options.out / "sweep"),
+        adapters={name: str(file) for name, file in adapters.items()},
+        rewards={name: f"{REWARDS[name].__module__}:{name}" for name in adapters},
+        methods=list(METHODS),
+        grid=options.divisions,
+        images=options.images,
+        steps=int(trained.get("steps", 25)),
+        guidance_scale=float(trained.get("guidance_scale", 3.0)),
+        batch=32,
+        seed=options.seed,
+        measure_kl=False,
+        reward_units="kl_weight",  # the rewards' own units cannot be compared
+        save_images=len(PROMPTS),
+        base=BaseConfig(path="miniature" if options.model is None else str(options.model)),
+        prompts=PromptConfig(source=str(prompts)),
+    )
+
+
+def _sampling(adapter: Path) -> dict[str, Any]:
+    """How the adapter's training made its pictures, from the file's metadata."""
+    from safetensors import safe_open
+
+    with safe_open(adapter, framework="pt") as file:
+        metadata = file.metadata() or {}
+    return json.loads(metadata.get("diffusion_blend.config", "{}")).get("sampling", {})
+
+
+if __name__ == "__main__":
+    sys.exit(main())
