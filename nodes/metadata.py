@@ -14,10 +14,8 @@ import json
 import sys
 from collections import OrderedDict
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import folder_paths
 from comfy_api.latest import io
 from comfy_execution.utils import get_executing_context
 
@@ -80,7 +78,7 @@ def record_blend(
     if context is None or extra is None:
         return
     records = extra.setdefault(KEY, {}).setdefault(context.node_id, [])
-    if not context.list_index:  # a node that runs once for each item of a list starts at 0
+    if not context.list_index:  # a run replaces an earlier one's; a node that runs for each item of a list starts at 0
         records.clear()
     records.append(record_of(method, preference, loras, **details))
 
@@ -138,17 +136,9 @@ def _digest(prompt: Mapping[str, Any], node_id: str, digests: dict[str, str]) ->
             name: [_digest(prompt, value[0], digests), value[1]] if _is_link(value, prompt) else value
             for name, value in inputs.items()
         }
-        # A file that was written anew may have another name or KL weight in it.
-        files = _files(inputs) if _class_of(node) == "LoadRewardLoRAs" else None
-        text = json.dumps([_class_of(node), followed, files], sort_keys=True, default=str)
+        text = json.dumps([_class_of(node), followed], sort_keys=True, default=str)
         digests[node_id] = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
     return digests[node_id]
-
-
-def _files(inputs: Mapping[str, Any]) -> list[tuple[str, int]]:
-    names = [value for name, value in inputs.items() if name.startswith("lora_") and isinstance(value, str)]
-    paths = [folder_paths.get_full_path("loras", name) for name in names]
-    return [(path, Path(path).stat().st_mtime_ns) for path in paths if path is not None]
 
 
 def _is_link(value: Any, prompt: Mapping[str, Any]) -> bool:
