@@ -27,6 +27,10 @@ def check_config(config: TrainConfig) -> None:
             raise ValueError(f"{name} is {value}: it must be a finite number above 0")
     if config.sampling.eta > 1:
         raise ValueError(f"sampling.eta is {config.sampling.eta}: it must be at most 1 (DDPM)")
+    if config.algorithm.name == "rwr" and config.algorithm.kl_weight == 0:
+        raise ValueError(
+            "algorithm.kl_weight is 0: rwr weighs samples by exp(reward / kl_weight), so it must be above 0"
+        )
     _check_rewards(config)
     _check_batches(config)
 

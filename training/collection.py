@@ -102,14 +102,19 @@ class Collector:
         self.model, self.steps, self.table, self.config = model, steps, table, config
         self.seed, self.processes = seed, processes
 
-    def fresh(self, iteration: int, rewards: Mapping[str, Reward], *, measure_kl: bool) -> Collection:
-        """Sample and score one iteration's images; the noise is a function of seed, iteration and trajectory alone."""
+    def fresh(
+        self, iteration: int, rewards: Mapping[str, Reward], *, measure_kl: bool, base: bool = False
+    ) -> Collection:
+        """Sample and score one iteration's images; the noise is a function of seed, iteration and trajectory alone.
+
+        ``base`` samples from the base instead of the trained policy.
+        """
         own = self.config.samples
         everyone = own * self.processes.count
         first = self.processes.rank * own
         prompt = self.table.turn(self.seed, iteration * everyone, everyone)[first : first + own]
         keys = [("rollout", iteration, first + i) for i in range(own)]
-        runs = self.sample(prompt, keys, measure_kl=measure_kl)
+        runs = self.sample(prompt, keys, measure_kl=measure_kl, base=base)
         scores = score(rewards, runs.images, self.table.texts(prompt))
         gather = self.processes.gather
         return Collection(
@@ -121,7 +126,9 @@ class Collector:
             diversity=self.processes.mean({"diversity": float(runs.images.std(0, correction=0).mean())})["diversity"],
         )
 
-    def sample(self, prompt: Tensor, keys: Sequence[tuple[str | int, ...]], *, measure_kl: bool) -> Trajectories:
+    def sample(
+        self, prompt: Tensor, keys: Sequence[tuple[str | int, ...]], *, measure_kl: bool, base: bool = False
+    ) -> Trajectories:
         """Run the sampler for these prompts int64[B], each with the noise of its key, a network batch at a time."""
         noise = torch.stack(
             [trajectory_noise(self.seed, key, len(self.steps), self.model.latent_shape) for key in keys]
@@ -134,6 +141,7 @@ class Collector:
                 noise_rows,
                 self.config.guidance_scale,
                 measure_kl=measure_kl,
+                base=base,
             )
             for rows, noise_rows in zip(prompt.split(self.config.batch), noise.split(self.config.batch), strict=True)
         ]

@@ -52,7 +52,8 @@ class SamplingConfig:
 
     Attributes:
         steps: denoising steps per image. Few are fast but each moves far; 50 is the authors' value.
-        eta: noise of the DDIM steps, above 0 to 1. Near 0 the policy hardly explores and KLs explode; 1 is DDPM.
+        eta: noise of the DDIM steps, above 0 to 1. Near 0 the policy hardly explores and KLs explode; 1 is DDPM. For rwr
+            take 0.1: it learns the samples' score, and few steps with much noise shrink their variance.
         guidance_scale: classifier-free guidance, part of the policy. 1 is none (and half the work); 7.5 is usual.
         samples: images per iteration and process. More give a better gradient and take longer.
         batch: images per network call, in sampling and in updates alike (so that fresh importance ratios are exactly
@@ -69,28 +70,32 @@ class SamplingConfig:
 
 @dataclass(frozen=True)
 class AlgorithmConfig:
-    """The policy gradient.
+    """How the adapter learns.
 
     Attributes:
-        name: dpok (KL to the base, value function, replay buffer) or ddpo (no KL, per-prompt statistics, fresh data).
+        name: dpok (KL to the base, value function, replay buffer), ddpo (no KL, per-prompt statistics, fresh data) or
+            rwr (reward-weighted regression: score matching on the base's samples, weighted by exp(reward / kl_weight);
+            no policy gradient, so far fewer samples, but only what the base already makes can be reinforced).
         kl_weight: alpha of the objective reward - alpha * KL, in reward units per nat, the KL summed over all steps
             and latent elements. 0 lets go of the base (over-optimisation); large values freeze it. The value 0.1 of
-            DPOK's code is about 0.001 here (0.01 for its single-prompt preset). Only for dpok.
+            DPOK's code is about 0.001 here (0.01 for its single-prompt preset). For dpok and rwr; rwr needs it
+            above 0, and several samples a prompt (the log's effective_share says how many count).
         kl_in_return: count later steps' KL in a step's return, which makes the gradient exact, and measure the base
             at every sampling step (sampling takes twice the time). False leaves it out, as DPOK's code does.
         clip: hard (DPOK: no gradient outside the range) or ppo (the minimum of both).
         clip_range: allowed change of a step's likelihood ratio between sampling and update. Near 0 stops learning,
             above 1 hardly limits it. DPOK's and DDPO's 1e-4 is per latent element: the true ratio of a 4x64x64
             latent is its 16384th power, so theirs is about 1.6 in log-ratio here.
-        buffer: denoising steps kept for re-use per process (dpok). More than samples * steps re-uses old data.
-        updates: optimiser steps per iteration (dpok). More learn faster from stale data.
+        buffer: denoising steps (dpok) or images (rwr) kept for re-use per process. More than one iteration gives
+            re-uses old data, which in rwr is never stale.
+        updates: optimiser steps per iteration (dpok, rwr). More learn faster from stale data.
         epochs: passes over the fresh data per iteration (ddpo).
         statistics_window: rewards remembered per prompt (ddpo).
         statistics_minimum: rewards of a prompt needed before its own statistics are used (ddpo).
         advantage_clip: largest advantage in standard deviations (ddpo). Small values mute outliers.
     """
 
-    name: Literal["dpok", "ddpo"] = "dpok"
+    name: Literal["dpok", "ddpo", "rwr"] = "dpok"
     kl_weight: float = 0.001
     kl_in_return: bool = True
     clip: Literal["hard", "ppo"] = "hard"

@@ -21,7 +21,7 @@ from .processes import Processes
 from .rewards.protocol import Reward, score, weighted_sum
 from .state import TrainState
 
-_SHOWN = ("reward", "kl", "ratio_deviation", "clip_fraction", "samples_per_second")
+_SHOWN = ("reward", "kl", "ratio_deviation", "clip_fraction", "effective_share", "samples_per_second")
 
 
 class Monitor:

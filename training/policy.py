@@ -25,12 +25,16 @@ class DdimSteps:
         state: factor of the noisy latent in the mean, float64[T].
         output: factor of the network's output in the mean, float64[T]; ``c_t`` of the closed-form KL.
         std: standard deviation of the step, float64[T], latent units; 0 is a step without noise.
+        alpha_bar: share of the signal's variance before the step, float64[T].
+        prediction_type: what the network puts out.
     """
 
     timesteps: Tensor
     state: Tensor
     output: Tensor
     std: Tensor
+    alpha_bar: Tensor
+    prediction_type: PredictionType
 
     def __len__(self) -> int:
         return len(self.timesteps)
@@ -88,6 +92,8 @@ def ddim_steps(
         state=previous.sqrt() * x0_state + noise * eps_state,
         output=previous.sqrt() * x0_output + noise * eps_output,
         std=variance.sqrt(),
+        alpha_bar=alpha_bar,
+        prediction_type=prediction_type,
     )
 
 
@@ -138,6 +144,41 @@ def step_mean(steps: DdimSteps, index: Tensor, latents: Tensor, output: Tensor) 
 def step_std(steps: DdimSteps, index: Tensor, like: Tensor) -> Tensor:
     """Standard deviation of the policy's Gaussian at one step, float32[B, 1, 1, 1] on ``like``'s device."""
     return _rows(steps.std, index, like)
+
+
+def noise_to_level(steps: DdimSteps, index: Tensor, clean: Tensor, noise: Tensor) -> Tensor:
+    """Noise clean latents to where a step starts: ``x_t = sqrt(abar) x_0 + sqrt(1 - abar) eps``.
+
+    Args:
+        steps: the sampler's coefficients.
+        index: which step each row starts, int64[B].
+        clean: x_0, float[B, C, H, W].
+        noise: eps, standard normal, same shape.
+
+    Returns:
+        Noisy latents, float32[B, C, H, W].
+    """
+    return (
+        _rows(steps.alpha_bar.sqrt(), index, clean) * clean + _rows((1 - steps.alpha_bar).sqrt(), index, clean) * noise
+    )
+
+
+def training_target(steps: DdimSteps, index: Tensor, clean: Tensor, noise: Tensor) -> Tensor:
+    """What the network should put out at `noise_to_level`'s latents: eps, ``v = sqrt(abar) eps - sqrt(1 - abar) x_0``, or x_0.
+
+    Args:
+        steps, index, clean, noise: as there.
+
+    Returns:
+        Targets, float32[B, C, H, W].
+    """
+    if steps.prediction_type == "epsilon":
+        return noise
+    if steps.prediction_type == "sample":
+        return clean
+    return (
+        _rows(steps.alpha_bar.sqrt(), index, clean) * noise - _rows((1 - steps.alpha_bar).sqrt(), index, clean) * clean
+    )
 
 
 def _rows(values: Tensor, index: Tensor, like: Tensor) -> Tensor:

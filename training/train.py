@@ -107,7 +107,9 @@ def train(config: TrainConfig) -> Path:
 
 
 def _metadata(config: TrainConfig, base: Base) -> dict[str, str]:
-    reward = next(iter(config.rewards)) if len(config.rewards) == 1 else json.dumps(config.rewards)
+    # A reward of one's own is known by its function; the whole name is in the configuration.
+    weights = {name.rpartition(":")[2]: weight for name, weight in config.rewards.items()}
+    reward = next(iter(weights)) if len(weights) == 1 else json.dumps(weights)
     return adapter_metadata(
         title=f"{reward} ({Path(config.output).name})",
         architecture=base.architecture,
@@ -118,11 +120,13 @@ def _metadata(config: TrainConfig, base: Base) -> dict[str, str]:
         prediction_type=str(base.scheduler.get("prediction_type", "epsilon")),
         training={
             "reward": reward,
-            "kl_weight": config.algorithm.kl_weight if config.algorithm.name == "dpok" else 0.0,
+            "algorithm": config.algorithm.name,
             "prompts": config.prompts.source,
             "seed": config.run.seed,
             "config": dataclasses.asdict(config),
-        },
+        }
+        # ddpo has no leash: a file without a KL weight is blended as it is.
+        | ({} if config.algorithm.name == "ddpo" else {"kl_weight": config.algorithm.kl_weight}),
     )
 
 

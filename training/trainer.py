@@ -23,6 +23,7 @@ from .models import TextToImageModel
 from .monitoring import Monitor
 from .objectives import returns_to_go
 from .processes import Processes
+from .regression import RegressionUpdater
 from .resume import resume_state
 from .rewards.protocol import Reward, weighted_sum
 from .state import TrainState, adapter_copy, restore_adapter, to_dict
@@ -33,7 +34,7 @@ logger = logging.getLogger("diffusion_blend")
 
 
 class Trainer:
-    """One run of DPOK or DDPO on a model; usable without a configuration file, with any model and reward."""
+    """One run of DPOK, DDPO or RWR on a model; usable without a configuration file, with any model and reward."""
 
     def __init__(
         self,
@@ -64,7 +65,8 @@ class Trainer:
         self.table = PromptTable(model, prompts)
         seed, sampling, algorithm = config.run.seed, config.sampling, config.algorithm
         self.collector = Collector(model, self.steps, self.table, sampling, seed, self.processes)
-        self.policy = PolicyUpdater(
+        updater = RegressionUpdater if algorithm.name == "rwr" else PolicyUpdater
+        self.policy = updater(
             model, self.steps, self.table, sampling.guidance_scale, algorithm, config.optimizer, sampling.batch,
             self.processes,
         )  # fmt: skip
@@ -120,16 +122,19 @@ class Trainer:
         started = time.monotonic()
         iteration, algorithm = self.state.iteration, self.config.algorithm
         measure_kl = algorithm.name == "dpok" and algorithm.kl_in_return
-        data = self.collector.fresh(iteration, self.rewards, measure_kl=measure_kl)
+        data = self.collector.fresh(iteration, self.rewards, measure_kl=measure_kl, base=algorithm.name == "rwr")
         reward = weighted_sum(data.scores, self.config.rewards)
-        fresh = self._transitions(data, self._returns(data, reward))
+        if algorithm.name == "rwr":
+            fresh = self._clean(data, reward)
+        else:
+            fresh = self._transitions(data, self._returns(data, reward))
         on_policy = algorithm.name == "ddpo"
         capacity = len(fresh) if on_policy else algorithm.buffer * self.processes.count
         self.state.buffer = join(None if on_policy else self.state.buffer, fresh, capacity)
         figures = {"reward": float(reward.mean()), "reward_std": float(reward.std(correction=0))}
         figures |= {f"reward/{name}": float(values.mean()) for name, values in data.scores.items()}
         figures["diversity"] = data.diversity
-        if not on_policy:
+        if algorithm.name == "dpok":
             figures["value_loss"] = self.value.fit(self.state.buffer, self.config.run.seed, iteration)
         figures |= self._update(len(fresh))
         if measure_kl:
@@ -159,6 +164,18 @@ class Trainer:
             returns=returns[:, noisy].flatten(),
         )
 
+    def _clean(self, data: Collection, reward: Tensor) -> Transitions:
+        """The finished latents and their rewards; regression has no use for the way there."""
+        count = len(data.prompt)
+        return Transitions(
+            latents=data.latents[:, -1],
+            next_latents=data.latents[:, -1, :0],
+            step=torch.zeros(count, dtype=torch.int64),
+            prompt=data.prompt,
+            log_prob=torch.zeros(count, dtype=torch.float64),
+            returns=reward,
+        )
+
     def _update(self, fresh: int) -> dict[str, float]:
         buffer, seed, iteration = self.state.buffer, self.config.run.seed, self.state.iteration
         assert buffer is not None
@@ -166,7 +183,7 @@ class Trainer:
         rows = []
         for minibatch in self.policy.minibatches(len(buffer), fresh, seed, iteration):
             rows.append(self.policy.step(buffer, minibatch, value))
-            if len(rows) == 1 and len(buffer) == fresh:
+            if "ratio_deviation" in rows[0] and len(rows) == 1 and len(buffer) == fresh:
                 self._check_fresh_ratio(rows[0]["ratio_deviation"])
         figures = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
         if "step_kl" in figures:  # one step's KL, steps drawn evenly: times their number it is the trajectory's

@@ -1,0 +1,84 @@
+"""Reward-weighted regression: score matching on the base's own samples, weighted by their reward."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from .buffer import Transitions
+from .models import predict_guided
+from .policy import noise_to_level, training_target
+from .randomness import keyed_generator
+from .updates import PolicyUpdater
+from .value import ValueFunction
+
+
+def tilt_weights(reward: Tensor, prompt: Tensor, kl_weight: float) -> Tensor:
+    """Weights that turn samples of the base into samples of the distribution that fine-tuning aims at.
+
+    ``w_j = exp(r_j / alpha) / mean_{i: prompt_i = prompt_j} exp(r_i / alpha)``: self-normalised importance weights of
+    ``p(x | c) exp(r(x) / alpha) / Z(c)``, the optimum of Diffusion Blend's eq. 4 (arXiv 2505.18547); as in
+    reward-weighted regression (Peters and Schaal 2007; for diffusion models Lee et al. 2023, arXiv 2302.12192).
+
+    Args:
+        reward: float64[N].
+        prompt: which prompt each belongs to, int64[N].
+        kl_weight: alpha, reward units per nat, above 0.
+
+    Returns:
+        Weights, float64[N], mean 1 over each prompt's rows. A prompt with one row has weight 1: nothing to prefer.
+    """
+    logits = reward.double() / kl_weight
+    groups, which, counts = prompt.unique(return_inverse=True, return_counts=True)
+    # The largest of each prompt is taken off first: exp would overflow.
+    largest = torch.full((len(groups),), -torch.inf, dtype=torch.float64).scatter_reduce(0, which, logits, "amax")
+    lifted = (logits - largest[which]).exp()
+    means = torch.zeros(len(groups), dtype=torch.float64).scatter_add(0, which, lifted) / counts
+    return lifted / means[which]
+
+
+def effective_share(weights: Tensor) -> float:
+    """Effective sample size of weights float64[N] as a share of N: ``(sum w)^2 / (N sum w^2)``; 1 when all are equal."""
+    return float(weights.sum().square() / (len(weights) * weights.square().sum()))
+
+
+class RegressionUpdater(PolicyUpdater):
+    """Optimiser steps of weighted score matching; the buffer's rows are clean latents with their rewards.
+
+    ``loss = E_{j ~ w, t, eps} [ || target(x_j, eps, t) - network(x_t, t) ||^2 / n ]`` with rows drawn in proportion to
+    their weights (no work is spent on rows of weight near 0) and fresh noise every time.
+    """
+
+    def minibatches(self, buffered: int, fresh: int, seed: int, iteration: int) -> Iterator[Tensor]:  # noqa: ARG002
+        for update in range(self.algorithm.updates):
+            self._generator = keyed_generator(seed, "policy", iteration, update)
+            yield torch.empty(0, dtype=torch.int64)  # which rows depends on their rewards: chosen in `step`
+
+    def step(self, buffer: Transitions, rows: Tensor, value: ValueFunction | None) -> dict[str, float]:  # noqa: ARG002
+        """One optimiser step; returns the loss, the effective share of the samples, and the gradient's norm."""
+        weights = tilt_weights(buffer.returns, buffer.prompt, self.algorithm.kl_weight)
+        size, generator = self.transitions_per_step, self._generator
+        chosen = buffer[torch.multinomial(weights, size, replacement=True, generator=generator)]
+        index = torch.randint(len(self.steps), (size,), generator=generator)
+        noise = torch.randn(chosen.latents.shape, generator=generator)
+        noisy = Transitions(
+            latents=noise_to_level(self.steps, index, chosen.latents, noise),
+            next_latents=training_target(self.steps, index, chosen.latents, noise),
+            step=index,
+            prompt=chosen.prompt,
+            log_prob=chosen.log_prob,
+            returns=chosen.returns,
+        )
+        figures = super().step(noisy, torch.arange(size), value)
+        return {**figures, "effective_share": effective_share(weights)}
+
+    def _loss(self, batch: Transitions, value: ValueFunction | None) -> tuple[Tensor, dict[str, float]]:  # noqa: ARG002
+        device = self.model.device
+        conditioning = self.table.conditioning(batch.prompt).to(device)
+        timesteps = self.steps.timesteps[batch.step].to(device)
+        output = predict_guided(
+            self.model, batch.latents.to(device), timesteps, conditioning, self.guidance_scale, base=False
+        )
+        return (output - batch.next_latents.to(device)).square().mean(), {}
