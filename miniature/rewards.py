@@ -1,6 +1,7 @@
 """The rewards of the miniature world: computed, no model, no download; each fits ``training.rewards.protocol.Reward``.
 
-Larger is better. The units are chosen so that each spreads over a few tenths on pictures of the base model.
+Larger is better. The units are chosen so that each spreads by about 1 (standard deviation, .8 to 1.1) over pictures of one
+prompt by the base model: then one KL weight suits all of them, and preference weights compare like with like.
 """
 
 from __future__ import annotations
@@ -15,9 +16,19 @@ from .grading import grade
 from .language import read
 from .parser import parse
 
+UNITS = {
+    "alignment": 5.0,
+    "colourfulness": 30.0,
+    "compressibility": 20.0,
+    "warmth": 10.0,
+    "brightness": 25.0,
+    "softness": 250.0,
+}
+"""Factor on each computed quantity."""
+
 
 def alignment(images: Tensor, prompts: Sequence[str]) -> Tensor:
-    """How well each picture shows its prompt: the grade of `grading.grade`, 0..1.
+    """How well each picture shows its prompt: the grade of `grading.grade`, times 5: 0 to 5.
 
     Args:
         images: float[B, 3, 32, 32] in 0..1.
@@ -31,13 +42,14 @@ def alignment(images: Tensor, prompts: Sequence[str]) -> Tensor:
     """
     _check_count(images, prompts)
     found = parse(images)
-    return torch.tensor([grade(things, read(prompt)).score for things, prompt in zip(found, prompts, strict=True)])
+    grades = [grade(things, read(prompt)).score for things, prompt in zip(found, prompts, strict=True)]
+    return UNITS["alignment"] * torch.tensor(grades)
 
 
 def colourfulness(images: Tensor, prompts: Sequence[str]) -> Tensor:
-    """Colourfulness of Hasler and Suesstrunk (2003) per pixel value in 0..1: about 0 (grey) to 1 (every hue, vivid).
+    """Colourfulness of Hasler and Suesstrunk (2003) per pixel value in 0..1, times 30: about 0 (grey) to 30 (every hue, vivid).
 
-    `training.rewards.pixels.colourfulness` over 255. Differentiable, except at exactly grey pictures.
+    `training.rewards.pixels.colourfulness` times 30 / 255. Differentiable, except at exactly grey pictures.
 
     Args:
         images: float[B, 3, H, W] in 0..1.
@@ -47,11 +59,13 @@ def colourfulness(images: Tensor, prompts: Sequence[str]) -> Tensor:
         float[B].
     """
     _check_count(images, prompts)
-    return pixels.colourfulness(images, prompts) / 255
+    return UNITS["colourfulness"] * pixels.colourfulness(images, prompts) / 255
 
 
 def compressibility(images: Tensor, prompts: Sequence[str]) -> Tensor:
-    """Minus the size of the JPEG file in kB: `training.rewards.pixels.jpeg_compressibility`; not differentiable.
+    """Minus the size of the JPEG file in units of 50 bytes: 20 times `training.rewards.pixels.jpeg_compressibility`.
+
+    Not differentiable.
 
     Args:
         images: float[B, 3, H, W] in 0..1.
@@ -61,11 +75,11 @@ def compressibility(images: Tensor, prompts: Sequence[str]) -> Tensor:
         float64[B], below 0.
     """
     _check_count(images, prompts)
-    return pixels.jpeg_compressibility(images, prompts)
+    return UNITS["compressibility"] * pixels.jpeg_compressibility(images, prompts)
 
 
 def warmth(images: Tensor, prompts: Sequence[str]) -> Tensor:
-    """Mean of red minus blue, -1..1; differentiable. It conflicts with cold prompts, and with no others.
+    """Mean of red minus blue, times 10: -10..10; differentiable. It conflicts with cold prompts, and with no others.
 
     Args:
         images: float[B, 3, H, W] in 0..1.
@@ -75,11 +89,11 @@ def warmth(images: Tensor, prompts: Sequence[str]) -> Tensor:
         float[B].
     """
     _check_count(images, prompts)
-    return (images[:, 0] - images[:, 2]).mean((-1, -2))
+    return UNITS["warmth"] * (images[:, 0] - images[:, 2]).mean((-1, -2))
 
 
 def brightness(images: Tensor, prompts: Sequence[str]) -> Tensor:
-    """Mean luma (ITU-R BT.601: .299 R + .587 G + .114 B), 0..1; differentiable.
+    """Mean luma (ITU-R BT.601: .299 R + .587 G + .114 B), times 25: 0..25; differentiable.
 
     Args:
         images: float[B, 3, H, W] in 0..1.
@@ -89,11 +103,11 @@ def brightness(images: Tensor, prompts: Sequence[str]) -> Tensor:
         float[B].
     """
     _check_count(images, prompts)
-    return _luma(images).mean((-1, -2))
+    return UNITS["brightness"] * _luma(images).mean((-1, -2))
 
 
 def softness(images: Tensor, prompts: Sequence[str]) -> Tensor:
-    """Minus ten times the mean absolute step of luma between neighbouring pixels; 0 for a flat picture. Differentiable.
+    """Minus 500 times the mean absolute step of luma between neighbouring pixels; 0 for a flat picture. Differentiable.
 
     Args:
         images: float[B, 3, H, W] in 0..1.
@@ -105,7 +119,7 @@ def softness(images: Tensor, prompts: Sequence[str]) -> Tensor:
     _check_count(images, prompts)
     luma = _luma(images)
     across, down = luma.diff(dim=-1).abs().mean((-1, -2)), luma.diff(dim=-2).abs().mean((-1, -2))
-    return -5 * (across + down)
+    return -UNITS["softness"] * (across + down)
 
 
 def _luma(images: Tensor) -> Tensor:

@@ -31,10 +31,10 @@ def test_a_score_does_not_depend_on_the_batch(name, drawn):
     scores = rewards.REWARDS[name](pictures, prompts)
     assert scores.shape == (24,) and bool(scores.isfinite().all())
     backwards = rewards.REWARDS[name](pictures.flip(0), prompts[::-1])
-    assert torch.allclose(backwards.flip(0), scores, atol=1e-6)
+    assert torch.allclose(backwards.flip(0), scores, atol=1e-4)
     alone = torch.cat([rewards.REWARDS[name](pictures[i : i + 1], [prompts[i]]) for i in range(24)])
-    assert torch.allclose(alone, scores, atol=1e-6)
-    assert scores.std() > 0.01  # it tells pictures apart
+    assert torch.allclose(alone, scores, atol=1e-4)
+    assert scores.std() > 0.1  # it tells pictures apart
 
 
 @pytest.mark.parametrize("name", rewards.REWARDS)
@@ -46,7 +46,7 @@ def test_prompts_and_pictures_must_match_in_number(name, drawn):
 def test_alignment_prefers_the_right_prompt(drawn):
     pictures, prompts = drawn
     right, wrong = rewards.alignment(pictures, prompts), rewards.alignment(pictures, prompts[1:] + prompts[:1])
-    assert bool((right > 0.7).all()) and right.mean() > wrong.mean() + 0.3
+    assert bool((right > 3.5).all()) and right.mean() > wrong.mean() + 1.5
 
 
 @pytest.mark.parametrize("name", DIFFERENTIABLE)
@@ -60,10 +60,10 @@ def test_gradients_are_those_of_finite_differences(name):
 def test_colourfulness_is_the_published_formula(drawn):
     picture = drawn[0][0].numpy().astype(np.float64)
     rg, yb = picture[0] - picture[1], 0.5 * (picture[0] + picture[1]) - picture[2]
-    expected = np.hypot(rg.std(), yb.std()) + 0.3 * np.hypot(rg.mean(), yb.mean())
+    expected = 30 * (np.hypot(rg.std(), yb.std()) + 0.3 * np.hypot(rg.mean(), yb.mean()))
     assert rewards.colourfulness(drawn[0][:1], [""]).item() == pytest.approx(expected, rel=1e-4)
     grey = torch.rand(1, 1, 8, 8).expand(1, 3, 8, 8)
-    assert rewards.colourfulness(grey, [""]).item() == pytest.approx(0, abs=1e-6)
+    assert rewards.colourfulness(grey, [""]).item() == pytest.approx(0, abs=1e-4)
     # Twice the distance from grey is twice as colourful.
     faded = (drawn[0] - 0.5) / 2 + 0.5
     whole, half = rewards.colourfulness(drawn[0], drawn[1]), rewards.colourfulness(faded, drawn[1])
@@ -75,7 +75,7 @@ def test_compressibility_is_the_size_of_the_file(drawn):
     file = io.BytesIO()
     array = np.rint(picture[0].numpy().transpose(1, 2, 0) * 255).astype(np.uint8)
     Image.fromarray(array, "RGB").save(file, "jpeg", quality=95)
-    assert rewards.compressibility(picture, [""]).item() == pytest.approx(-len(file.getvalue()) / 1000)
+    assert rewards.compressibility(picture, [""]).item() == pytest.approx(-len(file.getvalue()) / 50)
     noise = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     flat = torch.full_like(noise, 0.5)
     order = [rewards.compressibility(images, [""]).item() for images in (noise, picture, flat)]
@@ -86,10 +86,12 @@ def test_warmth_brightness_and_softness_by_hand():
     white, red, blue = (
         torch.tensor(c).view(1, 3, 1, 1).expand(1, 3, 4, 4) for c in ([1.0, 1, 1], [1.0, 0, 0], [0, 0, 1.0])
     )
-    assert [rewards.warmth(x, [""]).item() for x in (white, red, blue)] == [0.0, 1.0, -1.0]
-    assert [rewards.brightness(x, [""]).item() for x in (white, red, blue)] == pytest.approx([1.0, 0.299, 0.114])
+    assert [rewards.warmth(x, [""]).item() for x in (white, red, blue)] == [0.0, 10.0, -10.0]
+    assert [rewards.brightness(x, [""]).item() for x in (white, red, blue)] == pytest.approx(
+        [25.0, 25 * 0.299, 25 * 0.114]
+    )
     # Black and white columns: every step across is 1, every step down 0.
     stripes = torch.tensor([0.0, 1.0]).repeat(4).expand(1, 3, 8, 8)
-    assert rewards.softness(stripes, [""]).item() == pytest.approx(-5)
-    assert rewards.softness(stripes * 0.5 + 0.25, [""]).item() == pytest.approx(-2.5)
+    assert rewards.softness(stripes, [""]).item() == pytest.approx(-250)
+    assert rewards.softness(stripes * 0.5 + 0.25, [""]).item() == pytest.approx(-125)
     assert rewards.softness(white, [""]).item() == 0
