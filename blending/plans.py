@@ -9,7 +9,8 @@ blend (DB-MPA, DB-KLA): a unit row per adapter and the zero row for the base; th
 stochastic (DB-MPA-LS): one row, in which every image has a unit row drawn for this step; the mix is 1.
 soup (rewarded soup):   one row, the coefficients themselves; the mix is 1.
 
-Nothing else in the code needs to know which method runs.
+Nothing else in the code needs to know which method runs. The coefficients may be fixed, or move over the run and differ
+within the image (`courses`): then so do the plans.
 """
 
 from __future__ import annotations
@@ -24,19 +25,6 @@ from torch import Tensor
 
 from .courses import Coefficient, Coefficients, Course, Moment, Step, at, is_uniform
 from .draws import DRAWS, draw, round_dependently
-
-__all__ = [
-    "METHODS",
-    "Blend",
-    "Gates",
-    "Plan",
-    "Planner",
-    "Soup",
-    "Step",
-    "Stochastic",
-    "base_coefficient",
-    "make_planner",
-]
 
 Gates = tuple[float, ...]
 """One gate per adapter, float[m]."""
@@ -174,11 +162,8 @@ def base_coefficient(coefficients: Sequence[Coefficient]) -> Coefficient:
 
 def counts(coefficient: Coefficient) -> bool:
     """Whether a coefficient is worth an evaluation: anywhere in the image it is more than rounding."""
-    return (
-        bool((abs(coefficient) > NEGLIGIBLE).any())
-        if isinstance(coefficient, Tensor)
-        else abs(coefficient) > NEGLIGIBLE
-    )
+    largest = coefficient.abs().max() if isinstance(coefficient, Tensor) else abs(coefficient)
+    return bool(largest > NEGLIGIBLE)
 
 
 def _numbers(coefficients: Sequence[Coefficient]) -> Gates:

@@ -14,9 +14,9 @@ from torch import Tensor
 from tqdm.auto import trange
 
 from ..blending.combine import combine
-from ..blending.courses import Coefficient, Coefficients, Course, Moment, at, is_uniform
+from ..blending.courses import Coefficient, Coefficients, Course, Moment, Step, at, is_uniform
 from ..blending.msdda import fuse_gaussians
-from ..blending.plans import Blend, Gates, Plan, Step
+from ..blending.plans import Blend, Gates, Plan
 from .attach import attach
 from .custom_sampling import sample_with
 from .lora_files import RewardLoRAs

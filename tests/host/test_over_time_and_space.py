@@ -236,9 +236,12 @@ def test_a_masked_conditioning_goes_with_a_region(sd15):
     assert difference(samples, expected) < 1e-5
 
 
-def test_a_latent_that_is_no_picture_is_refused(sd3):
+def test_pictures_and_videos_have_pixels_and_other_latents_are_refused():
     from diffusion_blend.nodes.steps import StepTracker
 
+    video = StepTracker(None, 0, None, (2, 16, 5, 6, 8))
+    assert video.at({}, torch.ones(4), 2, (4, 16, 5, 6, 8)).pixels == (6, 8)
+    assert video.at({}, torch.ones(4), 2, (4, 16, 2, 6, 8)).pixels == (6, 8)  # a window of its frames
     tracker = StepTracker(None, 0, None, (1, 64, 512))
     with pytest.raises(ValueError, match="latent of an image or a video.*\\[1, 64, 512\\]"):
         _ = tracker.at({}, torch.ones(1), 1, (1, 64, 512)).pixels
