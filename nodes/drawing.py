@@ -14,6 +14,7 @@ ACCENT = "#d55e00"
 # Okabe and Ito's, in the preference pad's order; told apart by colour-blind eyes too.
 ADAPTERS = ("#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#0072b2", "#d55e00", "#f0e442", "#999999")
 SMALLEST_TEXT = 9
+_TINY = 3  # enlarged this often and more, a smoothed picture is a blur and says less than its pixels
 
 
 def colour(adapter: int) -> str:
@@ -71,10 +72,12 @@ def picture(image: Tensor) -> Image.Image:
 
 
 def fitted(image: Image.Image, width: float, height: float) -> Image.Image:
-    """The whole picture as large as it fits into a box, in its own proportions."""
+    """The whole picture as large as it fits into a box, in its own proportions; a tiny one keeps its pixels' edges."""
     factor = min(width / image.width, height / image.height)
     size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
-    return image if size == image.size else image.resize(size, Image.Resampling.LANCZOS)
+    if size == image.size:
+        return image
+    return image.resize(size, Image.Resampling.LANCZOS if factor < _TINY else Image.Resampling.NEAREST)
 
 
 def tensor(image: Image.Image) -> Tensor:

@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..blending.preference import Preference
+from ..blending.preference import AnyPreference, Preference
 from . import sweep_points
 from .lora_files import RewardLoRAs
 from .schema import PreferenceType, make_schema, reward_loras_input
@@ -80,23 +80,24 @@ class PreferenceSweep(io.ComfyNode):
         divisions: int,
         kl_scale_from: float,
         kl_scale_to: float,
-        preference_start: Preference | None = None,
-        preference_end: Preference | None = None,
+        preference_start: AnyPreference | None = None,
+        preference_end: AnyPreference | None = None,
         reward_loras: RewardLoRAs | None = None,
     ) -> io.NodeOutput:
-        start, end = _plain("preference_start", preference_start), _plain("preference_end", preference_end)
-        if kind == "simplex":
-            count = _adapters(reward_loras)
-            preferences = sweep_points.simplex(count, divisions, 1.0 if start is None else start.kl_scale)
-        elif kind == "line":
-            count, preferences = _line(start, end, points, reward_loras)
+        if kind == "kl scales":
+            preferences, names = _kl_scales(preference_start, reward_loras, kl_scale_from, kl_scale_to, points)
         else:
-            weights = _fixed_weights(start, reward_loras)
-            count, preferences = len(weights), sweep_points.kl_row(weights, kl_scale_from, kl_scale_to, points)
+            start, end = _plain("preference_start", preference_start), _plain("preference_end", preference_end)
+            if kind == "simplex":
+                count = _adapters(reward_loras)
+                preferences = sweep_points.simplex(count, divisions, 1.0 if start is None else start.kl_scale)
+            else:
+                count, preferences = _line(start, end, points, reward_loras)
+            names = sweep_points.labels(preferences, count)
         if reward_loras is not None:
             for preference in preferences:  # raises what is wrong, here and not after the first image
                 preference.coefficients(reward_loras.names, reward_loras.kl_weights)
-        return io.NodeOutput(preferences, sweep_points.labels(preferences, count))
+        return io.NodeOutput(preferences, names)
 
 
 def _adapters(loras: RewardLoRAs | None) -> int:
@@ -120,22 +121,29 @@ def _line(
     return count, sweep_points.line(start, end, points, count)
 
 
-def _fixed_weights(preference: Preference | None, loras: RewardLoRAs | None) -> tuple[float, ...]:
-    if preference is None and loras is None:
-        raise ValueError(
-            "A row of KL scales needs a mixture: connect preference_start (Preference Weights), or reward_loras for all "
-            "adapters equally."
-        )
-    if preference is None:
-        return (1.0,) * len(loras.names if loras is not None else ())
-    used = sweep_points.used_adapters([preference])
-    return sweep_points.shares(preference, used if loras is None else max(used, len(loras.names)))
+def _kl_scales(
+    fixed: AnyPreference | None, loras: RewardLoRAs | None, first: float, last: float, points: int
+) -> tuple[list[AnyPreference], list[str]]:
+    """A mixture, or all adapters equally, at several KL scales, with labels."""
+    if fixed is None:
+        if loras is None:
+            raise ValueError(
+                "A row of KL scales needs a mixture: connect preference_start (Preference Weights), or reward_loras for "
+                "all adapters equally."
+            )
+        fixed = Preference((1.0,) * len(loras.names))
+    if all(sum(part.weights) == 0 for part in fixed.parts):
+        raise ValueError("All weights of preference_start are 0: raise at least one.")
+    names = [f"kl {sweep_points.number(scale)}" for scale in sweep_points.kl_scales(first, last, points)]
+    return sweep_points.kl_row(fixed, first, last, points), names
 
 
-def _plain(name: str, preference: Any) -> Preference | None:
+def _plain(name: str, preference: AnyPreference | None) -> Preference | None:
     """A preference that is the same everywhere and at every step, or None."""
-    if preference is not None and type(preference) is not Preference:
-        raise ValueError(f"{name} is a {type(preference).__name__}: a sweep starts from plain Preference Weights.")
+    if preference is not None and not isinstance(preference, Preference):
+        raise ValueError(
+            f"{name} changes over time or space: connect plain Preference Weights, or sweep its KL scales (kind: kl scales)."
+        )
     return preference
 
 

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 
-from ..blending.preference import Preference
+from ..blending.preference import AnyPreference, Preference
 
 MOST_POINTS = 1000
 """Every point is a whole run of whatever follows; more is a slip of the hand."""
@@ -95,11 +95,11 @@ def simplex(count: int, divisions: int, kl_scale: float) -> list[Preference]:
     return [Preference(tuple(part / divisions for part in point), kl_scale) for point in sorted(parts, reverse=True)]
 
 
-def kl_row(weights: Sequence[float], first: float, last: float, points: int) -> list[Preference]:
+def kl_row(preference: AnyPreference, first: float, last: float, points: int) -> list[AnyPreference]:
     """The same weights at evenly spaced KL scales, both ends included.
 
     Args:
-        weights: of every point.
+        preference: of every point; its own KL scale does not count.
         first: the first KL scale.
         last: the last one.
         points: at least 2.
@@ -107,8 +107,13 @@ def kl_row(weights: Sequence[float], first: float, last: float, points: int) -> 
     Raises:
         ValueError: fewer than 2 points.
     """
+    return [preference.at_kl_scale(scale) for scale in kl_scales(first, last, points)]
+
+
+def kl_scales(first: float, last: float, points: int) -> list[float]:
+    """Evenly spaced, both ends included; errors as `kl_row`."""
     _at_least_two(points, "row of KL scales")
-    return [Preference(tuple(weights), _between(first, last, t)) for t in _fractions(points)]
+    return [_between(first, last, t) for t in _fractions(points)]
 
 
 def labels(preferences: Sequence[Preference], count: int) -> list[str]:

@@ -87,8 +87,8 @@ def test_layouts():
     two, three, four = simplex(2, 4, 1.0), simplex(3, 4, 1.0), simplex(4, 2, 1.0)
     assert arrange(two, 2).kind == "row"
     assert arrange(line(Preference((1.0, 0.0, 0.0)), Preference((0.0, 0.5, 0.5)), 5, 3), 3).kind == "row"
-    assert arrange(kl_row((1.0, 1.0), 0.0, 2.0, 5), 2).kind == "row"
-    assert arrange(kl_row((1.0, 1.0), 0.0, 2.0, 20), 2).kind == "grid"
+    assert arrange(kl_row(Preference((1.0, 1.0)), 0.0, 2.0, 5), 2).kind == "row"
+    assert arrange(kl_row(Preference((1.0, 1.0)), 0.0, 2.0, 20), 2).kind == "grid"
     assert arrange(four, 4).kind == "grid"
     assert arrange(three[:-1], 3).kind == "grid"
     assert arrange([*three[:-1], Preference(three[-1].weights, 0.5)], 3).kind == "grid"
@@ -134,7 +134,7 @@ def test_the_triangle_sheet_shows_every_image_whole_in_its_place(size):
 
 def test_a_row_keeps_the_order_and_other_proportions():
     chosen = colours(5)
-    sheet, _ = grid([solid(rgb, 30, 60) for rgb in chosen], kl_row((1.0, 1.0), 0.0, 2.0, 5), 120)
+    sheet, _ = grid([solid(rgb, 30, 60) for rgb in chosen], kl_row(Preference((1.0, 1.0)), 0.0, 2.0, 5), 120)
     boxes = [box(sheet, rgb)[0] for rgb in chosen]
     assert [(right - left, bottom - top) for left, top, right, bottom in boxes] == [(120, 60)] * 5
     assert len({top for _, top, _, _ in boxes}) == 1

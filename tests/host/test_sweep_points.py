@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 import pytest
-from diffusion_blend.blending.preference import Preference
+from diffusion_blend.blending.preference import Preference, PreferenceSchedule
 from diffusion_blend.nodes.lora_files import RewardLoRA, RewardLoRAs
 from diffusion_blend.nodes.sweep import PreferenceSweep
 from diffusion_blend.nodes.sweep_points import labels, number
@@ -73,7 +73,14 @@ def test_a_line_is_numpys_linspace(first, last, scale_first, scale_last, points)
 def test_a_row_of_kl_scales_is_numpys_linspace(first, last, points):
     preferences, _ = sweep("kl scales", points, 4, first, last, preference_start=Preference((1.0, 3.0, 0.0, 0.0), 7.0))
     assert [p.kl_scale for p in preferences] == pytest.approx(np.linspace(first, last, points), abs=1e-8)
-    assert {p.weights for p in preferences} == {(0.25, 0.75)}
+    assert {p.weights for p in preferences} == {(1.0, 3.0, 0.0, 0.0)}
+
+
+def test_a_row_of_kl_scales_of_a_moving_preference():
+    moving = PreferenceSchedule(Preference((1.0, 0.0)), Preference((0.0, 1.0)))
+    preferences, names = sweep("kl scales", 3, reward_loras=adapters(2), preference_start=moving)
+    assert [[part.kl_scale for part in p.parts] for p in preferences] == [[0, 0], [1, 1], [2, 2]]
+    assert names == ["kl 0", "kl 1", "kl 2"]
 
 
 def test_a_row_of_kl_scales_without_a_preference_weighs_all_adapters_equally():
@@ -117,7 +124,7 @@ def test_no_weight_is_left_out_of_a_label():
         ({"kind": "line", "preference_start": Preference((1.0,))}, "connect preference_end"),
         ({"kind": "kl scales"}, "needs a mixture: connect preference_start"),
         ({"kind": "kl scales", "points": 1, "reward_loras": adapters(2)}, "points is 1"),
-        ({"kind": "kl scales", "preference_start": Preference((0.0, 0.0))}, "All weights of a preference are 0"),
+        ({"kind": "kl scales", "preference_start": Preference((0.0, 0.0))}, "All weights of preference_start are 0"),
         (
             {"kind": "line", "preference_start": Preference((1.0,)), "preference_end": Preference((0.0,))},
             "All weights of a preference are 0",
@@ -131,7 +138,10 @@ def test_no_weight_is_left_out_of_a_label():
             },
             "weight_3 is 0.5, but there is no adapter 3",
         ),
-        ({"kind": "kl scales", "preference_start": "w"}, "preference_start is a str"),
+        (
+            {"kind": "line", "preference_start": PreferenceSchedule(Preference((1.0,)), Preference((1.0,)))},
+            "preference_start changes over time or space",
+        ),
     ],
 )
 def test_what_is_missing_is_said(inputs, message):
