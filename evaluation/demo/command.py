@@ -123,6 +123,7 @@ def _settings(options: argparse.Namespace, adapters: dict[str, Path], prompts: P
         grid=options.divisions,
         images=options.images,
         steps=int(trained.get("steps", 25)),
+        eta=float(trained.get("eta", 1.0)),
         guidance_scale=float(trained.get("guidance_scale", 3.0)),
         batch=32,
         seed=options.seed,

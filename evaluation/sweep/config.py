@@ -16,7 +16,11 @@ METHODS = (
     "factor-soup",
     "msdda",
     "morl",
+    "code",
+    "rgg",
 )
+UNSCALED = ("base", "morl", "code", "rgg")
+"""Methods without coefficients, for which the KL scale means nothing."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +34,11 @@ class SweepConfig:
         rewards: name -> reward (a known name or module:function). A reward with an adapter's name is the one which
             that adapter stands for: r(w) weighs these. Others are only measured.
         methods: base, blend, stochastic (stratified draws), stochastic-independent, soup, factor-soup (the paper's
-            code), msdda, morl.
+            code), msdda, morl, code (blockwise best of N), rgg (reward gradients).
         weights: preference vectors, one number per adapter each; they are divided by their sum.
         grid: also every preference whose weights are multiples of 1/grid; 0 adds none. 4 with two adapters is 0, .25,
             .5, .75, 1; with m adapters it is (grid + m - 1 choose m - 1) points.
-        kl_scales: distances from the base; 0 is the base, 1 the blend. Only for methods with coefficients: not for morl.
+        kl_scales: distances from the base; 0 is the base, 1 the blend. Only for methods with coefficients.
         images: pictures per point. The interval's width falls with its square root.
         steps: DDIM steps per picture.
         eta: noise of the steps, above 0 to 1 (DDPM, the paper's).
@@ -48,6 +52,9 @@ class SweepConfig:
             weight (from the file), for rewards whose scales cannot be compared; coefficients are then the weights.
         etas: adapter name -> its own noise scale, for msdda; those not named have ``eta``.
         morl: "w1,w2,..." -> adapter file trained on that very mixture, for morl; only for weights of this sweep.
+        code_block: steps between CoDe's choices. 1 chooses at every step, as many as ``steps`` only at the end.
+        code_candidates: pictures CoDe chooses among: about as many times the base's work. 1 is the base.
+        rgg_alpha: KL weight in the guidance by reward gradients; small values pull hard and break pictures.
         save_images: pictures per point that are kept as PNG files and shown in the grid.
         resamples: of the bootstrap behind the hypervolume's interval.
         reward_folders: reward's name -> local folder with its model, instead of the hub's.
@@ -73,6 +80,9 @@ class SweepConfig:
     reward_units: Literal["as_given", "kl_weight"] = "as_given"
     etas: dict[str, float] = field(default_factory=dict)
     morl: dict[str, str] = field(default_factory=dict)
+    code_block: int = 5
+    code_candidates: int = 20
+    rgg_alpha: float = 0.1
     save_images: int = 8
     resamples: int = 1000
     reward_folders: dict[str, str] = field(default_factory=dict)

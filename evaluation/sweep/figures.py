@@ -12,7 +12,8 @@ from PIL import Image
 
 from ...blending.plans import Gates
 from ..distance import interval
-from .statistics import Array, Result, of_group
+from .config import UNSCALED
+from .statistics import Array, Result, of_group, within_pictures
 
 LABELS = {
     "stochastic-independent": "stochastic, independent draws",
@@ -36,7 +37,7 @@ def write_weights(weights: Gates) -> str:
 
 
 def pareto_figure(results: Sequence[Result], adapters: Sequence[str], pairs: Sequence[tuple[str, str]]) -> bytes:
-    """A panel per pair of rewards: every method's mean rewards over the preferences, with 95 % intervals.
+    """A panel per pair of rewards: every method's mean rewards over the preferences, with 95 % intervals within pictures.
 
     Args:
         results: of the whole sweep; each KL scale is a line of its own.
@@ -65,10 +66,11 @@ def _front(panel: Any, results: Sequence[Result], adapters: Sequence[str], pair:
     series = list(dict.fromkeys((result.method, result.kl_scale) for result in results))
     several = len({kl_scale for _, kl_scale in series}) > 1
     first = adapters.index(pair[0]) if pair[0] in adapters else 0
+    spread = [dict(enumerate(within_pictures(results, name))) for name in pair] if results else [{}, {}]
     for number, (method, kl_scale) in enumerate(series):
-        own = [result for result in results if (result.method, result.kl_scale) == (method, kl_scale)]
-        own = own[:1] if method == "base" else sorted(own, key=lambda result: result.weights[first])
-        x, y = ([interval(result.columns[name].tolist()) for result in own] for name in pair)
+        own = [i for i, result in enumerate(results) if (result.method, result.kl_scale) == (method, kl_scale)]
+        own = own[:1] if method == "base" else sorted(own, key=lambda i: results[i].weights[first])
+        x, y = ([values[i] for i in own] for values in spread)
         name = f"{label(method)}, KL scale {kl_scale:g}" if several and method != "base" else label(method)
         panel.errorbar(
             [mean for mean, _ in x],
@@ -92,7 +94,7 @@ def scale_figure(results: Sequence[Result]) -> bytes:
 
     figure = Figure(figsize=(10, 4.4), layout="constrained")
     panels = figure.subplots(1, 2)
-    scaled = [result for result in results if result.method not in ("base", "morl", "code", "rgg")]
+    scaled = [result for result in results if result.method not in UNSCALED]
     for method, weights in dict.fromkeys((result.method, result.weights) for result in scaled):
         own = [result for result in scaled if (result.method, result.weights) == (method, weights)]
         for panel, columns in zip(panels, ([r.weighted for r in own], [r.columns["kl"] for r in own]), strict=True):

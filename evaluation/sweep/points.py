@@ -13,7 +13,7 @@ from typing import Any
 from ...blending.plans import NEGLIGIBLE, Gates, Stochastic, base_coefficient
 from ...blending.preference import Preference, common_kl_scales
 from .adapters import Adapter
-from .config import METHODS, SweepConfig
+from .config import METHODS, UNSCALED, SweepConfig
 
 DRAWS = {"stochastic": "stratified", "stochastic-independent": "independent"}
 
@@ -86,7 +86,7 @@ def make_points(config: SweepConfig, adapters: Sequence[Adapter], morl: Mapping[
         if method == "base":
             points.append(Point("base", (), 0.0, {"sampler": "base"}))
             continue
-        for kl_scale in dict.fromkeys(config.kl_scales if method != "morl" else [1.0]):
+        for kl_scale in dict.fromkeys(config.kl_scales if method not in UNSCALED else [1.0]):
             for weights in chosen:
                 coefficients = coefficients_of(config, adapters, weights, kl_scale)
                 recipe = _recipe(method, coefficients, weights, config, adapters, morl)
@@ -130,6 +130,11 @@ def _recipe(
     morl: Mapping[Gates, Adapter],
 ) -> dict[str, Any] | None:
     """What a point computes; None where there is no such point (no oracle was trained for these weights)."""
+    if method == "code":
+        chosen = {"block": config.code_block, "candidates": config.code_candidates}
+        return {"sampler": method, "weights": list(weights), "scales": reward_scales(config, adapters), **chosen}
+    if method == "rgg":
+        return {"sampler": method, "weights": list(weights), "alpha": config.rgg_alpha}
     if method == "morl" and weights in morl:
         return {"sampler": "morl", "file": morl[weights].digest}
     alone = _alone(coefficients, config, adapters, own_noise=method == "msdda")

@@ -12,6 +12,7 @@ from typing import Any
 
 from ...training.files import write_atomically
 from ..report import table
+from .config import UNSCALED
 from .figures import label, pareto_figure, picture_grid, scale_figure, write_weights
 from .records import Row
 from .run import Sweep
@@ -54,7 +55,7 @@ def _tables(
 ) -> dict[str, list[dict[str, Any]]]:
     volumes: list[dict[str, Any]] = []
     for kl_scale in sorted({result.kl_scale for result in results}):
-        here = [result for result in results if result.kl_scale == kl_scale or result.method in ("base", "morl")]
+        here = [result for result in results if result.kl_scale == kl_scale or result.method in UNSCALED]
         for group in reward_groups(adapters, rewards):
             found = hypervolumes(here, adapters, group, resamples, seed)
             volumes += [{"rewards": " / ".join(group), "kl_scale": kl_scale, **row} for row in found]

@@ -28,13 +28,25 @@ from ...training.rewards.load import check_names, load_rewards
 from ...training.rewards.protocol import Reward, score
 from .adapters import Adapter, read_adapter
 from .config import SweepConfig
+from .guided import check_differentiable
 from .network import Network, sampler_steps
 from .points import Point, make_points, reward_scales
 from .records import Records, Row
 from .samplers import Studio
 from .sampling import Chunk, Meter, now
 
-ADDABLE = ("methods", "weights", "grid", "kl_scales", "images", "etas", "morl")
+ADDABLE = (
+    "methods",
+    "weights",
+    "grid",
+    "kl_scales",
+    "images",
+    "etas",
+    "morl",
+    "code_block",
+    "code_candidates",
+    "rgg_alpha",
+)
 """Settings that only add points or pictures: what they decide is in a unit's own name."""
 _BESIDES = ("output", "save_images", "resamples", "reward_folders", "allow_download")
 
@@ -176,12 +188,15 @@ def prepare(config: SweepConfig, state: PartialState, base: Base | None = None) 
         dict.fromkeys(config.rewards.values()), config.reward_folders, device, allow_download=config.allow_download
     )
     steps = sampler_steps(base, config.steps, config.eta)
-    studio = Studio(config, network, steps, adapters, {oracle.digest: oracle for oracle in morl.values()})
+    rewards = {name: loaded[reward] for name, reward in config.rewards.items()}
+    if "rgg" in config.methods:
+        check_differentiable({name: rewards[name] for name in config.adapters}, base.resolution, prompts[0])
+    oracles = {oracle.digest: oracle for oracle in morl.values()}
+    studio = Studio(config, network, steps, adapters, oracles, rewards)
     records = Records(Path(config.output))
     if state.is_main_process:
         records.claim(_fingerprint(config, adapters, prompts))
     state.wait_for_everyone()
-    rewards = {name: loaded[reward] for name, reward in config.rewards.items()}
     return Sweep(config, studio, points, reward_scales(config, adapters), rewards, _table(base, prompts), records)
 
 
@@ -214,7 +229,7 @@ def _fingerprint(config: SweepConfig, adapters: Sequence[Adapter], prompts: Sequ
 
 
 def _check(config: SweepConfig) -> None:
-    for name in ("images", "steps", "batch", "resamples"):
+    for name in ("images", "steps", "batch", "resamples", "code_block", "code_candidates"):
         if getattr(config, name) < 1:
             raise ValueError(f"{name} is {getattr(config, name)}: it must be at least 1")
     for name in ("grid", "save_images"):
@@ -222,6 +237,14 @@ def _check(config: SweepConfig) -> None:
             raise ValueError(f"{name} is {getattr(config, name)}: it must be 0 or more")
     if not math.isfinite(config.guidance_scale):
         raise ValueError(f"guidance_scale is {config.guidance_scale}: it must be a finite number")
+    if not (math.isfinite(config.rgg_alpha) and config.rgg_alpha > 0):
+        raise ValueError(f"rgg_alpha is {config.rgg_alpha}: it must be a finite number above 0")
+    for method in ("code", "rgg"):
+        unscored = [name for name in config.adapters if name not in config.rewards]
+        if method in config.methods and unscored:
+            raise ValueError(
+                f"{method} follows the rewards, and there is none named {unscored[0]!r} as that adapter is"
+            )
     if not config.adapters or not config.rewards or not config.methods:
         raise ValueError("a sweep needs at least one adapter, one reward and one method")
     reserved = {"method", "kl_scale", "image", "prompt", "number", "kl", "seconds", "calls", "kl_calls", "r(w)"}

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ...blending.plans import Blend, Soup, Stochastic
 from ...training.policy import DdimSteps
+from ...training.rewards.protocol import Reward, score, weighted_sum
 from .adapters import Adapter, Update, average_factors
 from .config import SweepConfig
+from .guided import Code, Rgg, clean_estimates
 from .network import Network, sampler_steps
 from .points import DRAWS, Point
 from .sampling import Chunk, Meter, Msdda, Planned, Samples, Stepper, run_steps
@@ -28,6 +31,7 @@ class Studio:
         steps: the sampler.
         adapters: in the order of the weights.
         oracles: adapters of morl by their file's digest.
+        rewards: by the user's names.
     """
 
     config: SweepConfig
@@ -35,11 +39,18 @@ class Studio:
     steps: DdimSteps
     adapters: Sequence[Adapter]
     oracles: Mapping[str, Adapter]
+    rewards: Mapping[str, Reward]
 
     def sample(self, point: Point, chunk: Chunk, meter: Meter) -> Samples:
         """Make a point's pictures of one chunk."""
-        updates, stepper = self._method(point.recipe)
-        with torch.inference_mode(), self.network.adapted(updates):
+        name = point.recipe["sampler"]
+        if name == "code":
+            with torch.inference_mode(), self.network.adapted([{}]):
+                return self._code(point.recipe).run(self.network, self.steps, chunk, meter)
+        updates, stepper = ([{}], self._rgg(point.recipe, chunk)) if name == "rgg" else self._method(point.recipe)
+        # Reward gradients pass through tensors that inference mode would not let them.
+        quiet = torch.no_grad() if name == "rgg" else torch.inference_mode()
+        with quiet, self.network.adapted(updates):
             return run_steps(
                 stepper,
                 self.network,
@@ -50,6 +61,21 @@ class Studio:
                 adapters=len(updates),
                 measure_kl=self.config.measure_kl,
             )
+
+    def _code(self, recipe: Mapping[str, Any]) -> Code:
+        def judge(images: Tensor, prompts: Sequence[str]) -> Tensor:
+            wanted = dict(zip((adapter.name for adapter in self.adapters), shares, strict=True))
+            used = {name: self.rewards[name] for name, share in wanted.items() if share > 0}
+            return weighted_sum(score(used, images, prompts), {name: wanted[name] for name in used})
+
+        shares = [w / scale for w, scale in zip(recipe["weights"], recipe["scales"], strict=True)]
+        estimates = clean_estimates(self.network.base, self.steps)
+        return Code(judge, estimates, recipe["block"], recipe["candidates"], self.config.seed)
+
+    def _rgg(self, recipe: Mapping[str, Any], chunk: Chunk) -> Rgg:
+        rewards = [self.rewards[adapter.name] for adapter in self.adapters]
+        estimates = clean_estimates(self.network.base, self.steps)
+        return Rgg(rewards, recipe["weights"], recipe["alpha"], estimates, chunk.prompts)
 
     def _method(self, recipe: Mapping[str, Any]) -> tuple[list[Update], Stepper]:
         """The adapters a recipe attaches, and its steps."""

@@ -96,6 +96,11 @@ class Here:
             self.meter.calls += 1
         return self._known[row]
 
+    def keep(self, row: Row, output: Tensor) -> None:
+        """Remember a prediction that was made elsewhere, and count its call."""
+        self._known[row] = output
+        self.meter.calls += 1
+
     def mean(self, output: Tensor, steps: DdimSteps | None = None) -> Tensor:
         """The sampler's mean for a network output, ``state * x + output * out``."""
         steps = steps or self.steps

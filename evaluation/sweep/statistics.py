@@ -99,6 +99,27 @@ def means(results: Sequence[Result], rewards: Sequence[str]) -> list[dict[str, A
     ]
 
 
+def within_pictures(results: Sequence[Result], name: str) -> list[tuple[float, float]]:
+    """Means of a reward with the intervals that comparing the points needs, without the luck they share.
+
+    Each picture's mean over the points (the same prompt and noise) is taken off before the 95 % Student t interval is made,
+    and its half width is widened by ``sqrt(J / (J - 1))`` for J points (Cousineau 2005; Morey 2008).
+
+    Args:
+        results: J points with the same pictures.
+        name: the reward.
+
+    Returns:
+        Mean and half width per point.
+    """
+    values = np.stack([result.columns[name] for result in results])
+    own = values - values.mean(0) + values.mean()
+    points = len(results)
+    widened = math.sqrt(points / (points - 1)) if points > 1 else 1.0
+    halves = [interval(row.tolist())[1] * widened for row in (own if points > 1 else values)]
+    return [(float(mean), half) for mean, half in zip(values.mean(1), halves, strict=True)]
+
+
 def against_blend(results: Sequence[Result]) -> list[dict[str, Any]]:
     """Each method against blend at the same preference and KL scale, picture by picture.
 
