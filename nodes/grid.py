@@ -134,7 +134,11 @@ def _sheet(
     size: int,
 ) -> Image.Image:
     bars = len(names) > 1
-    notes = [""] * len(pictures) if means is None else [" ".join(map(_short, row)) for row in _columns(means.columns)]
+    notes = (
+        [""] * len(pictures)
+        if means is None
+        else [" \u00b7 ".join(map(_short, row)) for row in _columns(means.columns)]
+    )
     cells = [
         Cell(image, label, shares(preference, len(names)) if bars and isinstance(preference, Preference) else (), note)
         for image, preference, label, note in zip(pictures, preferences, labels, notes, strict=True)
