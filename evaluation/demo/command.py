@@ -84,6 +84,8 @@ def demonstrate(options: argparse.Namespace) -> Path:
     """
     import torch
     from accelerate import PartialState
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
 
     from ...miniature.model import load_pipeline, weights_folder
     from ...miniature.renderer import SIZE
@@ -98,6 +100,9 @@ def demonstrate(options: argparse.Namespace) -> Path:
     options.out.mkdir(parents=True, exist_ok=True)
     prompts = options.out / "prompts.txt"
     prompts.write_text("\n".join(PROMPTS) + "\n", encoding="utf-8")
+    for library in (diffusers_logging, transformers_logging):  # their bars and notes say nothing about the demo
+        library.set_verbosity_error()
+        library.disable_progress_bar()
     state = PartialState()
     device = torch.device(state.device or "cpu")
     base = base_from_pipeline(load_pipeline(options.model), "miniature", SIZE, device)
