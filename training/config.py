@@ -52,8 +52,7 @@ class SamplingConfig:
 
     Attributes:
         steps: denoising steps per image. Few are fast but each moves far; 50 is the authors' value.
-        eta: noise of the DDIM steps, above 0 to 1. Near 0 the policy hardly explores and KLs explode; 1 is DDPM. For rwr
-            take 0.1: it learns the samples' score, and few steps with much noise shrink their variance.
+        eta: noise of the DDIM steps, above 0 to 1. Near 0 the policy hardly explores and KLs explode; 1 is DDPM.
         guidance_scale: classifier-free guidance, part of the policy. 1 is none (and half the work); 7.5 is usual.
         samples: images per iteration and process. More give a better gradient and take longer.
         batch: images per network call, in sampling and in updates alike (so that fresh importance ratios are exactly

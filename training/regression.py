@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .buffer import Transitions
 from .models import predict_guided
-from .policy import noise_to_level, training_target
+from .policy import DdimSteps, noise_to_level, training_target
 from .randomness import keyed_generator
 from .updates import PolicyUpdater
 from .value import ValueFunction
@@ -44,11 +44,30 @@ def effective_share(weights: Tensor) -> float:
     return float(weights.sum().square() / (len(weights) * weights.square().sum()))
 
 
+def min_snr_weight(steps: DdimSteps, index: Tensor, gamma: float = 5.0) -> Tensor:
+    """Weight of each step's squared error in the network's own parametrisation, float64[B].
+
+    ``min(snr, gamma)`` on the error of x_0, ``snr = abar / (1 - abar)``, brought over to what the network puts out: divided by
+    snr for epsilon and by snr + 1 for v (Hang et al. 2023, arXiv 2303.09556, section 3.4).
+
+    Args:
+        steps: the sampler's coefficients.
+        index: which step each row is at, int64[B].
+        gamma: the cap.
+    """
+    alpha_bar = steps.alpha_bar[index]
+    snr = alpha_bar / (1 - alpha_bar)
+    divisor = {"epsilon": snr, "v_prediction": snr + 1, "sample": torch.ones_like(snr)}[steps.prediction_type]
+    return snr.clamp(max=gamma) / divisor
+
+
 class RegressionUpdater(PolicyUpdater):
     """Optimiser steps of weighted score matching; the buffer's rows are clean latents with their rewards.
 
-    ``loss = E_{j ~ w, t, eps} [ || target(x_j, eps, t) - network(x_t, t) ||^2 / n ]`` with rows drawn in proportion to
-    their weights (no work is spent on rows of weight near 0) and fresh noise every time.
+    ``loss = E_{j ~ w, t, eps} [ b_t || eps - eps_theta(x_t, t) ||^2 / n ]`` with rows drawn in proportion to their weights
+    (no work is spent on rows of weight near 0), fresh noise every time, and min-SNR weights ``b_t = min(snr_t, 5) / snr_t``
+    (Hang et al. 2023, arXiv 2303.09556): at the last, nearly clean steps the noise cannot be predicted, and without them that
+    alone would be most of the gradient.
     """
 
     def minibatches(self, buffered: int, fresh: int, seed: int, iteration: int) -> Iterator[Tensor]:  # noqa: ARG002
@@ -81,4 +100,5 @@ class RegressionUpdater(PolicyUpdater):
         output = predict_guided(
             self.model, batch.latents.to(device), timesteps, conditioning, self.guidance_scale, base=False
         )
-        return (output - batch.next_latents.to(device)).square().mean(), {}
+        error = (output - batch.next_latents.to(device)).square().flatten(1).mean(1)
+        return (error * min_snr_weight(self.steps, batch.step).to(error)).mean(), {}

@@ -11,7 +11,7 @@ import pytest
 import torch
 from diffusion_blend.training.checks import check_config
 from diffusion_blend.training.policy import ddim_steps, noise_to_level, training_target
-from diffusion_blend.training.regression import effective_share, tilt_weights
+from diffusion_blend.training.regression import effective_share, min_snr_weight, tilt_weights
 from diffusion_blend.training.trainer import Trainer
 from gaussian_model import GaussianModel, alphas_cumprod, chain, final_moments
 from torch import Tensor
@@ -61,6 +61,15 @@ def test_targets_are_those_of_diffusers(prediction_type):
         scheduler.set_timesteps(1000)
         found = scheduler.step(target[row : row + 1], t, noisy[row : row + 1], eta=0).pred_original_sample
         torch.testing.assert_close(found, clean[row : row + 1].clamp(-1, 1), atol=1e-3, rtol=1e-3)
+
+
+def test_min_snr_weights_are_the_published_ones():
+    for prediction_type, expected in (("epsilon", [1.0, 1.0, 5 / 99]), ("v_prediction", [0.01, 0.5, 5 / 100])):
+        # abar of .01, .5 and .99: snr of 1/99, 1 and 99
+        steps = ddim_steps(torch.tensor([0.99, 0.5, 0.01]), torch.tensor([2, 1, 0]), 1.0, 1.0, prediction_type)
+        torch.testing.assert_close(
+            min_snr_weight(steps, torch.arange(3)).float(), torch.tensor(expected), rtol=1e-4, atol=0
+        )
 
 
 def train(tmp_path: Path, gradient: float, kl_weight: float, **over: Any) -> Trainer:
