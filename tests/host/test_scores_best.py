@@ -10,8 +10,10 @@ import scipy.stats
 import torch
 from diffusion_blend.nodes.keep_best import KeepBest
 from diffusion_blend.nodes.score_table import Scores, joined, pareto_front, utilities
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no failure
 
 values = st.floats(-100, 100).map(lambda value: round(value, 3))
 tables = st.integers(1, 12).flatmap(
@@ -35,6 +37,7 @@ def numbered(*sizes, side=4):
     return [torch.stack([torch.full((side, side, 3), float(next(numbers))) for _ in range(size)]) for size in sizes]
 
 
+@patient
 @given(tables, weights)
 def test_utilities_are_weighted_z_scores(columns, wanted):
     wanted = wanted[: len(columns)]
@@ -49,6 +52,7 @@ def test_utilities_are_weighted_z_scores(columns, wanted):
     assert utilities(table(columns), wanted, False) == pytest.approx(share @ matrix, abs=1e-9)
 
 
+@patient
 @given(tables, st.integers(1, 12), st.floats(0.5, 20), st.floats(-50, 50))
 def test_the_best_are_numpys_and_no_unit_matters(columns, count, factor, shift):
     matrix = np.array(columns)
@@ -93,6 +97,7 @@ def test_images_of_different_sizes_come_one_by_one():
     assert indices == "1, 0"
 
 
+@patient
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=1, max_size=20))
 def test_the_front_by_brute_force(points):
     def beats(a, b):

@@ -16,9 +16,11 @@ from diffusion_blend.nodes.pareto import FADED, Axis
 from diffusion_blend.nodes.score_table import Scores
 from diffusion_blend.nodes.sheet_layout import arrange, on_a_line, triangle
 from diffusion_blend.nodes.sweep_points import kl_row, labels, line, simplex
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import ImageColor
+
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no failure
 
 NAMES = ["aesthetic", "faithful", "vivid", "calm", "dark"]
 
@@ -58,6 +60,7 @@ def residual(inputs, outputs):
     return np.abs(matrix @ solution - outputs).max()
 
 
+@patient
 @given(st.integers(1, 8), st.randoms(use_true_random=False))
 def test_a_triangle_is_the_affine_image_of_the_simplex(divisions, random):
     preferences = simplex(3, divisions, 1.0)
@@ -98,6 +101,7 @@ def test_layouts():
     assert max(x for x, _ in layout.places) < layout.columns and max(y for _, y in layout.places) == layout.rows - 1
 
 
+@patient
 @given(
     st.lists(st.lists(st.floats(0.1, 1), min_size=3, max_size=3), min_size=2, max_size=2),
     st.lists(st.floats(0, 1), min_size=3, max_size=6),
@@ -252,6 +256,7 @@ def test_preferences_without_weights_get_a_row_with_labels():
     assert not np.array_equal(sheet, counted)
 
 
+@patient
 @given(st.floats(-1e4, 1e4), st.floats(1e-4, 1e4))
 def test_ticks_are_round_even_and_inside(low, span):
     axis = Axis(low, low + span, 0.0, 100.0)

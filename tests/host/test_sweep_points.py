@@ -10,8 +10,10 @@ from diffusion_blend.blending.preference import Preference, PreferenceSchedule
 from diffusion_blend.nodes.lora_files import RewardLoRA, RewardLoRAs
 from diffusion_blend.nodes.sweep import PreferenceSweep
 from diffusion_blend.nodes.sweep_points import labels, number
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no failure
 
 
 def adapters(count, kl_weights=None):
@@ -30,6 +32,7 @@ def weights(preferences, count):
     return np.array([preference.weights[:count] for preference in preferences])
 
 
+@patient
 @given(st.integers(2, 5), st.integers(1, 6))
 def test_a_simplex_is_every_share_of_the_divisions(count, divisions):
     preferences, names = sweep("simplex", divisions=divisions, reward_loras=adapters(count))
@@ -53,6 +56,7 @@ def test_a_simplex_takes_the_kl_scale_of_the_preference_connected():
     assert names[0] == "w 1 0 kl 1.50"
 
 
+@patient
 @given(
     st.lists(st.floats(0.01, 1), min_size=3, max_size=3),
     st.lists(st.floats(0.01, 1), min_size=3, max_size=3),
@@ -69,6 +73,7 @@ def test_a_line_is_numpys_linspace(first, last, scale_first, scale_last, points)
     assert len(names) == points
 
 
+@patient
 @given(st.floats(-5, 5), st.floats(-5, 5), st.integers(2, 12))
 def test_a_row_of_kl_scales_is_numpys_linspace(first, last, points):
     preferences, _ = sweep("kl scales", points, 4, first, last, preference_start=Preference((1.0, 3.0, 0.0, 0.0), 7.0))
@@ -96,6 +101,7 @@ def test_a_kl_scale_of_one_is_exactly_one(points):
     assert preferences[points - 1].kl_scale == 1.0
 
 
+@patient
 @given(st.floats(-5, 5))
 def test_a_number_reads_back(value):
     text = number(value)
