@@ -107,6 +107,15 @@ def test_soup_is_pefts_weighted_adapters(world: World, tmp_path: Path, scale: fl
     torch.testing.assert_close(latents(ready, 0, range(3)), diffusers_latents(base, loras, 0, 3), **CLOSE)
 
 
+def test_six_adapters_at_once_are_pefts_six(world: World, tmp_path: Path) -> None:
+    base, _ = world
+    adapters = {f"r{seed}": write_adapter(tmp_path, base, f"r{seed}", seed) for seed in range(6)}
+    weights = [0.05, 0.1, 0.15, 0.2, 0.2, 0.3]
+    ready = sweep(settings(tmp_path / "out", base, adapters, methods=["soup"], weights=[weights]))
+    loras = {name: (path, weight) for (name, path), weight in zip(adapters.items(), weights, strict=True)}
+    torch.testing.assert_close(latents(ready, 0, range(3)), diffusers_latents(base, loras, 0, 3), **CLOSE)
+
+
 def test_factor_soup_is_the_adapter_of_averaged_factors(world: World, tmp_path: Path) -> None:
     base, adapters = world
     first, second = (load_file(path) for path in adapters.values())

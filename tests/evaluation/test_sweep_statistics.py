@@ -15,6 +15,7 @@ from diffusion_blend.evaluation.sweep.statistics import (
     of_group,
     reward_groups,
     win_rate,
+    within_pictures,
 )
 from hypothesis import given
 from hypothesis import strategies as st
@@ -44,6 +45,24 @@ def test_means_and_intervals_are_scipys() -> None:
         low, high = stats.t.interval(0.95, 11, loc=values.mean(), scale=stats.sem(values))
         assert row[name] == pytest.approx(((low + high) / 2, (high - low) / 2))
     assert math.isnan(row["KL"][0]) and row["s/picture"] == 2 and row["calls/picture"] == 5
+
+
+def test_intervals_within_pictures_leave_shared_luck_out() -> None:
+    """Of two points, sqrt(2) times either bar is the paired interval of their difference."""
+    luck = np.random.default_rng(0).normal(scale=50, size=15)
+    a, b = luck + np.random.default_rng(1).normal(size=(2, 15))
+    results = collect_results(
+        rows("blend", (1, 0), a.tolist(), a.tolist()) + rows("soup", (1, 0), b.tolist(), b.tolist()),
+        ADAPTERS,
+        ADAPTERS,
+        [1.0, 1.0],
+    )
+    first, second = within_pictures(results, "a")
+    paired = float(stats.t.ppf(0.975, 14) * stats.sem(a - b))
+    assert (first[0], second[0]) == pytest.approx((a.mean(), b.mean()))
+    assert (2**0.5 * first[1], 2**0.5 * second[1]) == pytest.approx((paired, paired))
+    [(_, alone)] = within_pictures(results[:1], "a")
+    assert alone == pytest.approx(float(stats.t.ppf(0.975, 14) * stats.sem(a)))
 
 
 def test_the_base_stands_beside_every_preference() -> None:
