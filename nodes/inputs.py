@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +56,12 @@ class LoadRewardLoRAs(io.ComfyNode):
         return io.NodeOutput(RewardLoRAs(adapters))
 
     @classmethod
-    def fingerprint_inputs(cls, **inputs: Any) -> list[Any]:
-        """A file that was trained on is read again."""
+    def fingerprint_inputs(cls, **inputs: Any) -> str:
+        """A file that was trained on is read again. Hashed: the host writes this into every image, and paths are private."""
         files = [inputs.get(f"lora_{number}", NONE) for number in range(1, 5)]
         paths = [Path(_path(file)) for file in files if file != NONE]
-        return [(str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in paths]
+        state = [(str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in paths]
+        return hashlib.sha256(repr(state).encode()).hexdigest()
 
 
 class PreferenceWeights(io.ComfyNode):

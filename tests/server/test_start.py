@@ -27,6 +27,15 @@ WIDGETS = {
         "eta_4",
         "renormalise",
     ],
+    "LoadMiniature": ["batch_size"],
+    "PreferenceSweep": ["kind", "points", "divisions", "kl_scale_from", "kl_scale_to"],
+    "PreferenceGrid": ["thumbnail_size"],
+    "PreferenceSchedule": ["curve", "start_percent", "end_percent"],
+    "RegionalPreference": ["feather"],
+    "BlendProbe": SAMPLING[:-1],
+    "LoadRewardModel": ["reward", "model_folder", "allow_download"],
+    "ScoreImages": [],
+    "KeepBest": ["weight_1", "weight_2", "weight_3", "weight_4", "scale", "count", "among"],
 }
 DEFAULTS = {"steps": 30, "cfg": 7.5, "sampler_name": "euler_ancestral", "scheduler": "normal", "denoise": 1.0}
 

@@ -75,7 +75,10 @@ def blended(
 
 
 def for_tests(prompt: Prompt) -> Prompt:
-    """A template's graph as an artist would make it run here: this folder's files picked; small and short for two cores."""
+    """A template's graph as an artist would make it run here: this folder's files picked; small and short for two cores.
+
+    The miniature's templates bring their own files and run as they are, shortened.
+    """
     changes: dict[str, dict[str, Any]] = {
         "CheckpointLoaderSimple": {"ckpt_name": CHECKPOINT},
         "LoadRewardLoRAs": {"lora_1": LORAS[0], "lora_2": LORAS[1]},
@@ -83,7 +86,8 @@ def for_tests(prompt: Prompt) -> Prompt:
     }
     made = {}
     for key, item in prompt.items():
-        inputs = item["inputs"] | changes.get(item["class_type"], {})
+        own = any(str(value).startswith("miniature/") for value in item["inputs"].values())
+        inputs = item["inputs"] | ({} if own else changes.get(item["class_type"], {}))
         if "steps" in inputs:
             inputs["steps"] = SAMPLING["steps"]
         made[key] = item | {"inputs": inputs}

@@ -60,11 +60,13 @@ class ComfyServer:
         url: ``http://127.0.0.1:port``.
         base: its base directory (models, custom_nodes, input, output, user).
         log: everything it wrote.
+        pid: its process.
     """
 
     url: str
     base: Path
     log: Path
+    pid: int
 
     def get(self, path: str) -> bytes:
         """The body of a GET; raises urllib's HTTPError for anything but success."""
@@ -174,7 +176,7 @@ def running(host: Path, base: Path, seconds: float = 180) -> Iterator[ComfyServe
     environment = os.environ | {"PYTHONPATH": str(base / "hide"), "PYTHONUNBUFFERED": "1"}
     with log.open("wb") as output:
         process = subprocess.Popen(command, cwd=host, env=environment, stdout=output, stderr=subprocess.STDOUT)
-    server = ComfyServer(f"http://127.0.0.1:{port}", base, log)
+    server = ComfyServer(f"http://127.0.0.1:{port}", base, log, process.pid)
     try:
         _wait_until_up(server, process, seconds)
         yield server

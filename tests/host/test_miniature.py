@@ -1,0 +1,100 @@
+"""Load Miniature: the host's MODEL, CLIP and VAE are the diffusers model, and its adapters can be picked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import comfy.sample
+import comfy.samplers
+import nodes as host_nodes
+import pytest
+import torch
+from comfy_world import blend_model, difference, load_loras, preference
+from diffusion_blend.miniature.model import load_pipeline
+from diffusion_blend.nodes.inputs import NONE, LoadRewardLoRAs
+from diffusion_blend.nodes.miniature import LoadMiniature
+from diffusion_blend.nodes.miniature_model import shipped_adapters
+
+PROMPTS = ["a red circle", "two blue squares", "a green square above a cyan triangle"]
+STEPS, CFG = 10, 3.0  # 999 / 9 is whole: timesteps between two levels are rounded by the host and not by diffusers
+
+
+@pytest.fixture(scope="module")
+def miniature():
+    return LoadMiniature.execute(3).args
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return load_pipeline()
+
+
+def encoded(clip, prompt: str):
+    return host_nodes.CLIPTextEncode().encode(clip, prompt)[0]
+
+
+def test_prompts_are_encoded_as_transformers_does(miniature, pipeline):
+    for prompt in [*PROMPTS, ""]:
+        expected = pipeline.encode_prompt([prompt], torch.device("cpu"), 1, False)[0]
+        assert difference(encoded(miniature[1], prompt)[0][0], expected) < 1e-5, prompt
+
+
+def test_pictures_go_through_the_vae_unchanged(miniature):
+    picture = torch.rand(2, 32, 32, 3)
+    latent = host_nodes.VAEEncode().encode(miniature[2], picture)[0]
+    assert latent["samples"].shape == (2, 3, 32, 32)
+    torch.testing.assert_close(host_nodes.VAEDecode().decode(miniature[2], latent)[0], picture)
+
+
+def through_diffusers(pipeline, noise, prompt: str):
+    """Euler over the host's "normal" timesteps: evenly spaced from 999 to 0, then no noise."""
+    from diffusers import EulerDiscreteScheduler
+
+    scheduler = EulerDiscreteScheduler.from_config(pipeline.scheduler.config, timestep_spacing="linspace")
+    scheduler.set_timesteps(STEPS)
+    texts = torch.cat(
+        [pipeline.encode_prompt([text] * len(noise), torch.device("cpu"), 1, False)[0] for text in ("", prompt)]
+    )
+    # The host starts at full noise from noise * sqrt(1 + sigma^2), the scheduler with this spacing from noise * sigma.
+    x = torch.nn.functional.pixel_unshuffle(noise, 2) * (1 + scheduler.sigmas[0] ** 2).sqrt()
+    for t in scheduler.timesteps:
+        both = scheduler.scale_model_input(torch.cat([x, x]), t)
+        with torch.no_grad():
+            base, wanted = pipeline.unet(both, t, texts).sample.chunk(2)
+        x = scheduler.step(base + CFG * (wanted - base), t, x).prev_sample
+    return torch.nn.functional.pixel_shuffle(x / pipeline.vae.config.scaling_factor, 2)
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_the_same_noise_gives_the_same_latent_through_diffusers(miniature, pipeline, prompt):
+    model, clip, _, latent = miniature
+    found = host_nodes.common_ksampler(
+        model, 7, STEPS, CFG, "euler", "normal", encoded(clip, prompt), encoded(clip, ""), latent
+    )[0]["samples"]
+    noise = comfy.sample.prepare_noise(latent["samples"], 7)
+    assert difference(found, through_diffusers(pipeline, noise, prompt)) < 1e-3
+
+
+def test_the_empty_latent_has_the_batch_asked_for(miniature):
+    assert miniature[3]["samples"].shape == (3, 3, 32, 32)
+    assert not miniature[3]["samples"].any()
+
+
+def test_every_shipped_adapter_can_be_picked_and_blended(miniature):
+    model, clip, _, latent = miniature
+    names = list(shipped_adapters())
+    assert names, "no adapters are shipped"
+    options = {entry.id: entry for entry in LoadRewardLoRAs.define_schema().inputs}["lora_1"].options
+    assert set(names) <= set(options) and options[0] == NONE
+    inputs = (encoded(clip, PROMPTS[2]), encoded(clip, ""), latent)
+    plain = host_nodes.common_ksampler(model, 7, 3, CFG, "euler", "normal", *inputs)[0]["samples"]
+    for name in names:
+        loras = load_loras([name])
+        assert loras.kl_weights[0] is not None and loras.names[0] in Path(name).stem
+        one = host_nodes.common_ksampler(
+            blend_model(model, loras, preference(1.0)), 7, 3, CFG, "euler", "normal", *inputs
+        )
+        assert difference(one[0]["samples"], plain) > 1e-3, name
+    all_of_them = blend_model(model, load_loras(names), preference(*[1.0] * len(names)))
+    blended = host_nodes.common_ksampler(all_of_them, 7, 3, CFG, "euler", "normal", *inputs)[0]["samples"]
+    assert torch.isfinite(blended).all() and difference(blended, plain) > 1e-3
