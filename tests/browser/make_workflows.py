@@ -11,6 +11,7 @@ import io
 import json
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import comfy_hosts  # noqa: E402
 import comfy_server  # noqa: E402
 import make_server_models  # noqa: E402
 from PIL import Image  # noqa: E402
-from workflow_sources import CHECKPOINT, PADS, TEMPLATES, Template  # noqa: E402
+from workflow_sources import CHECKPOINT, PADS, TEMPLATES, Template, blend_probe  # noqa: E402
 
 BUILD = """(template) => {
     app.graph.clear()
@@ -81,17 +82,17 @@ def prepare(base: Path) -> None:
     (checkpoints / CHECKPOINT).symlink_to(checkpoints / make_server_models.CHECKPOINT)
 
 
-def write_templates(front: comfy_browser.FrontEnd) -> None:
-    for name, template in TEMPLATES.items():
-        workflow = build(front, template)
-        text = json.dumps(workflow, indent=2, ensure_ascii=True)
-        (CHECKOUT / "workflows" / f"{name}.json").write_text(text + "\n")
-        prompt = json.dumps(front.prompt(), indent=1, ensure_ascii=True)
-        target = CHECKOUT / "tests" / "server" / "templates" / f"{name}.json"
-        target.parent.mkdir(exist_ok=True)
-        target.write_text(prompt + "\n")
-        jpeg(front.page.screenshot(clip=front.fit(20)), 600, 400, CHECKOUT / "workflows" / f"{name}.jpg")
-        print(name, len(workflow["nodes"]), "nodes")
+def write_template(front: comfy_browser.FrontEnd, name: str, template: Template) -> None:
+    workflow = build(front, template)
+    text = json.dumps(workflow, indent=2, ensure_ascii=True)
+    (CHECKOUT / "workflows" / f"{name}.json").write_text(text + "\n")
+    prompt = json.dumps(front.prompt(), indent=1, ensure_ascii=True)
+    target = CHECKOUT / "tests" / "server" / "templates" / f"{name}.json"
+    target.parent.mkdir(exist_ok=True)
+    target.write_text(prompt + "\n")
+    front.page.wait_for_timeout(600)
+    jpeg(front.page.screenshot(clip=front.fit(20)), 600, 400, CHECKOUT / "workflows" / f"{name}.jpg")
+    print(name, len(workflow["nodes"]), "nodes")
 
 
 def shoot(front: comfy_browser.FrontEnd, path: Path, widest: int, margin: int = 28) -> None:
@@ -131,6 +132,35 @@ def stack_pads(front: comfy_browser.FrontEnd, path: Path) -> None:
     print(path.relative_to(CHECKOUT), path.stat().st_size // 1024, "KiB")
 
 
+PROBE: Template = {
+    "id": "5b1f6c1e-0d0f-4a52-9d53-3a1c8f1d2bfe",
+    "nodes": blend_probe(),
+}
+
+
+def draw_help_pictures(front: comfy_browser.FrontEnd, name: str, template: Template, types: tuple[str, ...]) -> None:
+    """A help page's picture: some nodes of a graph."""
+    build(front, template)
+    keep(front, *types)
+    shoot(front, CHECKOUT / "web" / "docs" / "images" / f"{name}.png", 1000)
+
+
+HELP_PICTURES: tuple[tuple[str, Template, tuple[str, ...]], ...] = (
+    ("load_miniature", TEMPLATES["try_it_no_downloads"], ("LoadMiniature", "LoadRewardLoRAs", "PreferenceWeights")),
+    (
+        "preference_schedule",
+        TEMPLATES["preference_schedule"],
+        ("PreferenceWeights", "PreferenceSchedule", "BlendedKSampler"),
+    ),
+    (
+        "regional_preference",
+        TEMPLATES["regional_preference"],
+        ("PreferenceWeights", "RegionalPreference", "SolidMask", "MaskComposite"),
+    ),
+    ("blend_probe", PROBE, ("LoadRewardLoRAs", "PreferenceWeights", "BlendProbe", "PreviewImage", "PreviewAny")),
+)
+
+
 def draw_pictures(front: comfy_browser.FrontEnd) -> None:
     """The README's and the help pages' pictures."""
     docs = CHECKOUT / "web" / "docs" / "images"
@@ -162,11 +192,17 @@ def draw_pictures(front: comfy_browser.FrontEnd) -> None:
 
 
 def write_all(server: comfy_server.ComfyServer, browser: Any) -> None:
-    with comfy_browser.front_end(browser, server, width=1900, height=1100) as front:
-        write_templates(front)
-        draw_pictures(front)
-        if front.errors:
-            raise SystemExit("\n".join(front.errors))
+    steps = [partial(write_template, name=name, template=template) for name, template in TEMPLATES.items()]
+    helps = [
+        partial(draw_help_pictures, name=name, template=template, types=types)
+        for name, template, types in HELP_PICTURES
+    ]
+    for step in [*steps, draw_pictures, *helps]:
+        # A page of its own: the front end keeps widget values by node id, also of nodes that were removed.
+        with comfy_browser.front_end(browser, server, width=1900, height=1100) as front:
+            step(front)
+            if front.errors:
+                raise SystemExit("\n".join(front.errors))
 
 
 def main() -> None:

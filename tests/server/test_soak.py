@@ -31,7 +31,7 @@ AT_ONCE = 50
 def random_prompt(chance: random.Random) -> Prompt:
     """A graph over the miniature with some adapters, a preference, a method and a seed."""
     kind = chance.choice(KINDS)
-    files = tuple(chance.sample(ADAPTERS, chance.randint(1, 4)))
+    files = tuple(chance.sample(ADAPTERS, chance.randint(1, min(4, len(ADAPTERS)))))
     kl_scale = chance.choice((0.5, 1.0) if kind == "StochasticAdapterSampler" else (0.0, 0.5, 1.0, 1.5))
     links: dict[str, Any] = {"model": ["miniature", 0], "positive": ["positive", 0], "negative": ["negative", 0]}
     links |= {"latent_image": ["miniature", 3], "seed": chance.randrange(2**32), "steps": 2, "cfg": 2.0}

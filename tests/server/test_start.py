@@ -101,8 +101,9 @@ def test_every_input_and_output_has_a_tooltip(server: ComfyServer) -> None:
         if info["category"] != node_contract.CATEGORY:
             continue
         assert info["description"].strip(), name
-        for group in info["input"].values():
-            missing += [f"{name}.{key}" for key, value in group.items() if not value[1].get("tooltip", "").strip()]
+        for group in ("required", "optional"):  # the host's hidden inputs are never shown
+            described = info["input"].get(group, {}).items()
+            missing += [f"{name}.{key}" for key, value in described if not value[1].get("tooltip", "").strip()]
         missing += [
             f"{name} -> {output}"
             for output, tooltip in zip(info["output_name"], info["output_tooltips"], strict=True)

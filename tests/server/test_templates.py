@@ -17,6 +17,8 @@ NAMES = [path.stem for path in RECORDED]
 SAVED = {
     "kl_scale_row": [(4 * comfy_prompts.SIZE, comfy_prompts.SIZE)],
     "try_it_no_downloads": [(128, 128)] * 16,
+    "any_two_style_loras": [STYLES],
+    "sweep_with_pareto": [SHEET, PARETO],
 }
 
 

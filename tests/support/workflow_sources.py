@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 CHECKPOINT = "v1-5-pruned-emaonly-fp16.safetensors"
 POSITIVE = "a lighthouse on a cliff at dusk, warm light in the windows, sea mist"
 NEGATIVE = "blurry, low quality, watermark"
-MINIATURE = ("alignment", "softness", "compressibility")
+MINIATURE = ("softness", "crispness", "compressibility")
 NOTE = ["#432", "#653"]
 OURS = ["#233", "#355"]
 
@@ -370,7 +370,7 @@ def sweep_with_pareto() -> dict[str, dict[str, Any]]:
     nodes["decode"]["pos"] = [800, 560]
     text = "a red triangle above a cyan circle"
     scores: tuple[str, str] | None = None
-    for number, reward in enumerate(MINIATURE[1:]):
+    for number, reward in enumerate(("softness", "alignment")):
         x = 1160 + 320 * number
         nodes[f"reward_{reward}"] = _node(
             "LoadRewardModel", (x, 100), (290, 0), {"reward": f"miniature.{reward}"}, color=OURS
@@ -388,6 +388,25 @@ def sweep_with_pareto() -> dict[str, dict[str, Any]]:
     nodes["save_pareto"] = _node(
         "SaveImage", (1800, 620), (460, 460), {"filename_prefix": "pareto"}, {"images": ("grid", "pareto")}
     )
+    return nodes
+
+
+def blend_probe() -> dict[str, dict[str, Any]]:
+    """Not a template: the help page's picture."""
+    nodes = try_it_no_downloads()
+    for name in ("note", "sampler", "decode", "enlarge", "save"):
+        del nodes[name]
+    links = {
+        "model": ("checkpoint", "model"),
+        "reward_loras": ("loras", "reward_loras"),
+        "preference": ("preference", "preference"),
+        "positive": ("positive", "CONDITIONING"),
+        "negative": ("negative", "CONDITIONING"),
+        "latent_image": ("checkpoint", "latent"),
+    }
+    nodes["probe"] = _node("BlendProbe", (800, 100), (300, 0), {"steps": 12, "cfg": 1.0}, links, color=OURS)
+    nodes["figure"] = _node("PreviewImage", (1160, 100), (360, 300), links={"images": ("probe", "figure")})
+    nodes["verdict"] = _node("PreviewAny", (1160, 450), (360, 120), links={"source": ("probe", "verdict")})
     return nodes
 
 
