@@ -23,7 +23,6 @@ UNITS = {
     "warmth": 10.0,
     "brightness": 25.0,
     "softness": 250.0,
-    "crispness": 250.0,
 }
 """Factor on each computed quantity."""
 
@@ -123,19 +122,6 @@ def softness(images: Tensor, prompts: Sequence[str]) -> Tensor:
     return -UNITS["softness"] * (across + down)
 
 
-def crispness(images: Tensor, prompts: Sequence[str]) -> Tensor:
-    """The opposite of `softness`: 500 times the mean absolute step of luma between neighbours. Differentiable.
-
-    Args:
-        images: float[B, 3, H, W] in 0..1.
-        prompts: not used.
-
-    Returns:
-        float[B], at least 0.
-    """
-    return -softness(images, prompts)
-
-
 def _luma(images: Tensor) -> Tensor:
     weights = torch.tensor([0.299, 0.587, 0.114], dtype=images.dtype, device=images.device)
     return (images * weights[:, None, None]).sum(1)
@@ -153,6 +139,5 @@ REWARDS: dict[str, Callable[[Tensor, Sequence[str]], Tensor]] = {
     "warmth": warmth,
     "brightness": brightness,
     "softness": softness,
-    "crispness": crispness,
 }
 """Every reward of this world by name."""

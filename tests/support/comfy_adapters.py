@@ -87,9 +87,11 @@ class Patched:
                 before = sum(map(len, model.patches.values()))
                 model, _ = comfy.sd.load_lora_for_models(model, None, dict(tensors), 1.0, 0)
                 assert sum(map(len, model.patches.values())) > before, "the host applied none of the adapter"
-            comfy.model_management.load_models_gpu([model])
             self._models[key] = (model, adapters)  # the adapters are kept alive: their ids are the key
-        return self._models[key][0]
+        model = self._models[key][0]
+        # Each time: whatever made the host unload it meanwhile took its patches off.
+        comfy.model_management.load_models_gpu([model])
+        return model
 
     def blended(
         self,

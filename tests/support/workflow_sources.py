@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 CHECKPOINT = "v1-5-pruned-emaonly-fp16.safetensors"
 POSITIVE = "a lighthouse on a cliff at dusk, warm light in the windows, sea mist"
 NEGATIVE = "blurry, low quality, watermark"
-MINIATURE = ("softness", "crispness", "compressibility")
+MINIATURE = ("softness", "compressibility", "alignment")
 NOTE = ["#432", "#653"]
 OURS = ["#233", "#355"]
 
