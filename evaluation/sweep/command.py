@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
 from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 from jsonargparse import ArgumentParser
 
 from .config import SweepConfig
@@ -29,13 +31,29 @@ def parse(arguments: Sequence[str]) -> SweepConfig:
     return SweepConfig(**settings)
 
 
+def launched() -> PartialState:
+    """This process among those that the launcher started.
+
+    Raises:
+        ValueError: the launcher started several, and they would not know of each other.
+    """
+    state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if state.num_processes != count:  # accelerate pairs them up on an accelerator, or on the CPU if told to use it
+        raise ValueError(
+            f"{count} processes were launched, and each would do the whole sweep: without a GPU, set "
+            "ACCELERATE_USE_CPU=true"
+        )
+    return state
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logger.setLevel(logging.INFO)
     config = parse(sys.argv[1:] if arguments is None else arguments)
     try:
-        state = PartialState()
+        state = launched()
         sweep = prepare(config, state)
         rows = sweep.run(state)
         if state.is_main_process:

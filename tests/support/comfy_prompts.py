@@ -79,9 +79,11 @@ def for_tests(prompt: Prompt) -> Prompt:
 
     The miniature's templates bring their own files and run as they are, shortened.
     """
+    weights = [f"weight_{number}" for number in range(1, 5)]
+    adapters = max([2, *(n for item in prompt.values() for n, w in enumerate(weights, 1) if item["inputs"].get(w, 0))])
     changes: dict[str, dict[str, Any]] = {
         "CheckpointLoaderSimple": {"ckpt_name": CHECKPOINT},
-        "LoadRewardLoRAs": {"lora_1": LORAS[0], "lora_2": LORAS[1]},
+        "LoadRewardLoRAs": {f"lora_{number}": file for number, file in enumerate(LORAS[:adapters], start=1)},
         "EmptyLatentImage": {"width": SIZE, "height": SIZE},
     }
     made = {}
