@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from .config import SamplingConfig
-from .models import Conditioning, TextToImageModel, stack_conditioning
+from .models import Conditioning, TextToImageModel, predict_guided, stack_conditioning
 from .policy import DdimSteps
+from .pool import SamplePool, made_with, probe_noise
 from .processes import Processes
 from .randomness import keyed_generator, trajectory_noise
 from .rewards.protocol import Reward, score
@@ -101,20 +103,46 @@ class Collector:
     ) -> None:
         self.model, self.steps, self.table, self.config = model, steps, table, config
         self.seed, self.processes = seed, processes
+        self._opened: SamplePool | None = None
 
-    def fresh(
-        self, iteration: int, rewards: Mapping[str, Reward], *, measure_kl: bool, base: bool = False
-    ) -> Collection:
-        """Sample and score one iteration's images; the noise is a function of seed, iteration and trajectory alone.
+    def fresh(self, iteration: int, rewards: Mapping[str, Reward], *, measure_kl: bool) -> Collection:
+        """Sample and score one iteration's images; the noise is a function of seed, iteration and trajectory alone."""
+        prompt, keys = self._turn(iteration)
+        return self._scored(prompt, self.sample(prompt, keys, measure_kl=measure_kl), rewards)
 
-        ``base`` samples from the base instead of the trained policy.
-        """
+    def of_base(self, iteration: int, rewards: Mapping[str, Reward]) -> Collection:
+        """As `fresh`, of the base instead of the trained policy, and with the clean latents only (T = 0)."""
+        prompt, keys = self._turn(iteration)
+
+        def make() -> Tensor:
+            return self.sample(prompt, keys, measure_kl=False, base=True).latents[:, -1]
+
+        latents = self._pool().latents(iteration, self.processes.rank, make) if self.config.pool else make()
+        nothing = torch.zeros(len(prompt), 0, dtype=torch.float64)
+        images = torch.cat([self.model.decode(part.to(self.model.device)) for part in latents.split(self.config.batch)])
+        return self._scored(prompt, Trajectories(latents[:, None], nothing, nothing, images), rewards)
+
+    def _turn(self, iteration: int) -> tuple[Tensor, list[tuple[str | int, ...]]]:
+        """This process's prompts of an iteration and the keys of their noise."""
         own = self.config.samples
         everyone = own * self.processes.count
         first = self.processes.rank * own
         prompt = self.table.turn(self.seed, iteration * everyone, everyone)[first : first + own]
-        keys = [("rollout", iteration, first + i) for i in range(own)]
-        runs = self.sample(prompt, keys, measure_kl=measure_kl, base=base)
+        return prompt, [("rollout", iteration, first + i) for i in range(own)]
+
+    def _pool(self) -> SamplePool:
+        if self._opened is None:
+            first = self.table.conditioning(torch.tensor([0]))
+            conditioning = first.to(self.model.device)
+            noise = probe_noise(self.model.latent_shape).to(self.model.device)
+            timestep = self.steps.timesteps[:1].to(self.model.device)
+            with torch.no_grad():
+                probe = predict_guided(self.model, noise, timestep, conditioning, self.config.guidance_scale, base=True)
+            told = made_with(self.config, self.seed, self.processes.count, self.table.prompts, first, probe)
+            self._opened = SamplePool(Path(self.config.pool), told)
+        return self._opened
+
+    def _scored(self, prompt: Tensor, runs: Trajectories, rewards: Mapping[str, Reward]) -> Collection:
         scores = score(rewards, runs.images, self.table.texts(prompt))
         gather = self.processes.gather
         return Collection(

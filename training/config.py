@@ -58,6 +58,8 @@ class SamplingConfig:
         batch: images per network call, in sampling and in updates alike (so that fresh importance ratios are exactly
             1: kernels round differently for other batch sizes). Larger is faster until memory ends; it must divide
             ``samples``.
+        pool: folder in which the base's samples are kept and looked up (rwr): adapters for other rewards, trained with
+            the same base, prompts, sampling and seed, then need no sampling of their own. Empty keeps nothing.
     """
 
     steps: int = 50
@@ -65,6 +67,7 @@ class SamplingConfig:
     guidance_scale: float = 7.5
     samples: int = 6
     batch: int = 2
+    pool: str = ""
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,8 @@ class AlgorithmConfig:
         buffer: denoising steps (dpok) or images (rwr) kept for re-use per process. More than one iteration gives
             re-uses old data, which in rwr is never stale.
         updates: optimiser steps per iteration (dpok, rwr). More learn faster from stale data.
+        take_off_base_error: half of every batch takes off again what regression on the base's samples learns whatever their
+            reward, the sampler's own error (rwr). False is plain regression, which shrinks and softens at few steps.
         epochs: passes over the fresh data per iteration (ddpo).
         statistics_window: rewards remembered per prompt (ddpo).
         statistics_minimum: rewards of a prompt needed before its own statistics are used (ddpo).
@@ -101,6 +106,7 @@ class AlgorithmConfig:
     clip_range: float = 0.2
     buffer: int = 1000
     updates: int = 5
+    take_off_base_error: bool = True
     epochs: int = 1
     statistics_window: int = 16
     statistics_minimum: int = 16

@@ -64,10 +64,14 @@ def min_snr_weight(steps: DdimSteps, index: Tensor, gamma: float = 5.0) -> Tenso
 class RegressionUpdater(PolicyUpdater):
     """Optimiser steps of weighted score matching; the buffer's rows are clean latents with their rewards.
 
-    ``loss = E_{j ~ w, t, eps} [ b_t || eps - eps_theta(x_t, t) ||^2 / n ]`` with rows drawn in proportion to their weights
-    (no work is spent on rows of weight near 0), fresh noise every time, and min-SNR weights ``b_t = min(snr_t, 5) / snr_t``
-    (Hang et al. 2023, arXiv 2303.09556): at the last, nearly clean steps the noise cannot be predicted, and without them that
-    alone would be most of the gradient.
+    ``loss = E_w[e(x_t, eps)] + E[|| eps_theta - eps_base ||^2 - e(x_t, eps)]``, ``e = b_t || eps - eps_theta(x_t, t) ||^2 / n``.
+
+    The first half of a batch is drawn in proportion to the weights (no work is spent on rows of weight near 0), the second
+    evenly; noise and levels are fresh every time; min-SNR weights ``b_t = min(snr_t, 5) / snr_t`` (Hang et al. 2023, arXiv
+    2303.09556): at the last, nearly clean steps the noise cannot be predicted, and without them that alone would be most of
+    the gradient. The second half takes off what plain regression learns from samples of a few steps whatever their reward,
+    their difference from the base's own scores: the minimum is ``eps_w + (eps_base - eps_1) / E[w | x_t]`` with eps_w and
+    eps_1 the weighted and the even mean of eps at x_t. Where all weights are 1 that is eps_base, and the loss is 0 there.
     """
 
     def minibatches(self, buffered: int, fresh: int, seed: int, iteration: int) -> Iterator[Tensor]:  # noqa: ARG002
@@ -79,7 +83,13 @@ class RegressionUpdater(PolicyUpdater):
         """One optimiser step; returns the loss, the effective share of the samples, and the gradient's norm."""
         weights = tilt_weights(buffer.returns, buffer.prompt, self.algorithm.kl_weight)
         size, generator = self.transitions_per_step, self._generator
-        chosen = buffer[torch.multinomial(weights, size, replacement=True, generator=generator)]
+        preferred = torch.multinomial(weights, size, replacement=True, generator=generator)
+        sign = torch.ones(size, dtype=torch.float64)
+        if self.algorithm.take_off_base_error:
+            even = torch.randint(len(buffer), (size,), generator=generator)
+            sign[1::2] = -1  # alternating, so that every process and network batch has as many of both
+            preferred = torch.where(sign > 0, preferred, even)
+        chosen = buffer[preferred]
         index = torch.randint(len(self.steps), (size,), generator=generator)
         noise = torch.randn(chosen.latents.shape, generator=generator)
         noisy = Transitions(
@@ -88,17 +98,28 @@ class RegressionUpdater(PolicyUpdater):
             step=index,
             prompt=chosen.prompt,
             log_prob=chosen.log_prob,
-            returns=chosen.returns,
+            returns=sign,
         )
         figures = super().step(noisy, torch.arange(size), value)
         return {**figures, "effective_share": effective_share(weights)}
 
     def _loss(self, batch: Transitions, value: ValueFunction | None) -> tuple[Tensor, dict[str, float]]:  # noqa: ARG002
+        even = batch.returns < 0
+        anchor = self._predict(batch[even.nonzero()[:, 0]], base=True) if even.any() else None
+        output = self._predict(batch, base=False)
+        error = (output - batch.next_latents.to(output)).square().flatten(1).mean(1)
+        if anchor is not None:
+            error = torch.where(even.to(error.device), -error, error)
+            drift = torch.zeros_like(error)
+            drift[even] = (output[even] - anchor).square().flatten(1).mean(1)
+            error = 2 * (error + drift)  # half of the rows stand for each of the two means
+        return (error * min_snr_weight(self.steps, batch.step).to(error)).mean(), {}
+
+    def _predict(self, batch: Transitions, *, base: bool) -> Tensor:
         device = self.model.device
         conditioning = self.table.conditioning(batch.prompt).to(device)
         timesteps = self.steps.timesteps[batch.step].to(device)
-        output = predict_guided(
-            self.model, batch.latents.to(device), timesteps, conditioning, self.guidance_scale, base=False
-        )
-        error = (output - batch.next_latents.to(device)).square().flatten(1).mean(1)
-        return (error * min_snr_weight(self.steps, batch.step).to(error)).mean(), {}
+        with torch.set_grad_enabled(not base):
+            return predict_guided(
+                self.model, batch.latents.to(device), timesteps, conditioning, self.guidance_scale, base=base
+            )

@@ -122,11 +122,13 @@ class Trainer:
         started = time.monotonic()
         iteration, algorithm = self.state.iteration, self.config.algorithm
         measure_kl = algorithm.name == "dpok" and algorithm.kl_in_return
-        data = self.collector.fresh(iteration, self.rewards, measure_kl=measure_kl, base=algorithm.name == "rwr")
-        reward = weighted_sum(data.scores, self.config.rewards)
         if algorithm.name == "rwr":
+            data = self.collector.of_base(iteration, self.rewards)
+            reward = weighted_sum(data.scores, self.config.rewards)
             fresh = self._clean(data, reward)
         else:
+            data = self.collector.fresh(iteration, self.rewards, measure_kl=measure_kl)
+            reward = weighted_sum(data.scores, self.config.rewards)
             fresh = self._transitions(data, self._returns(data, reward))
         on_policy = algorithm.name == "ddpo"
         capacity = len(fresh) if on_policy else algorithm.buffer * self.processes.count
