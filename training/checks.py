@@ -62,6 +62,7 @@ def _not_negative(config: TrainConfig) -> dict[str, float]:
         "value.updates": config.value.updates,
         "prompts.count": config.prompts.count,
         "base.resolution": config.base.resolution,
+        "reward_timeout": config.reward_timeout,
         "run.watch_every": config.run.watch_every,
         "run.stop_kl": config.run.stop_kl,
         "run.stop_diversity": config.run.stop_diversity,

@@ -199,6 +199,8 @@ class TrainConfig:
         heldout: names of rewards that are only watched; one that falls while the trained one rises shows
             over-optimisation.
         reward_folders: name -> local folder with that reward's model, instead of the hub's.
+        reward_timeout: seconds that one call of a reward may take, then the run stops and can be resumed; 0 waits for ever
+            (for people's votes, say). A call scores one iteration's images of a process, or the watched ones.
         allow_download: permit downloads of the base and the reward models that are not on this machine yet.
         resume: go on from the newest complete checkpoint in the output folder.
         base: the model.
@@ -215,6 +217,7 @@ class TrainConfig:
     rewards: dict[str, float]
     heldout: list[str] = field(default_factory=list)
     reward_folders: dict[str, str] = field(default_factory=dict)
+    reward_timeout: float = 3600.0
     allow_download: bool = False
     resume: bool = False
     base: BaseConfig = field(default_factory=BaseConfig)

@@ -78,7 +78,9 @@ def made_with(
     told = {"prompts": hashlib.sha256("\n".join(prompts).encode()).hexdigest()[:16]}
     for name, tensor in (("text", first.features), ("base", probe)):
         # Rounded: the same network on another machine may differ in the last digits.
-        rounded = [f"{value:.2e}" for value in (tensor.double().mean().item(), tensor.double().std().item())]
+        rounded = [
+            f"{value:.2e}" for value in (tensor.double().mean().item(), tensor.double().std(correction=0).item())
+        ]
         told[name] = " ".join(rounded)
     return json.dumps({**settings, "seed": seed, "processes": processes, **told}, sort_keys=True)
 

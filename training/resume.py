@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .checkpoints import list_checkpoints, load_state
+from .checkpoints import load_state, newest_whole
 from .config import TrainConfig
 from .models import TextToImageModel
 from .state import TrainState, from_dict
@@ -19,6 +19,7 @@ _FREE = (
     "allow_download",
     "heldout",
     "reward_folders",
+    "reward_timeout",
     "base.gradient_checkpointing",
     "run.iterations",
     "run.save_every",
@@ -64,15 +65,15 @@ def check_output(config: TrainConfig, processes: int) -> None:
 
 
 def newest_checkpoint(folder: Path) -> Path:
-    """The newest complete checkpoint of a run.
+    """The newest checkpoint of a run that is what was written; damaged ones are passed over with a warning.
 
     Raises:
         ValueError: there is none.
     """
-    checkpoints = list_checkpoints(folder / "checkpoints")
-    if not checkpoints:
+    checkpoint = newest_whole(folder / "checkpoints")
+    if checkpoint is None:
         raise ValueError(f"nothing to resume: {folder} holds no complete checkpoint; start without --resume")
-    return checkpoints[-1]
+    return checkpoint
 
 
 def resume_state(

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from .export import adapter_metadata
 from .files import write_atomically
 from .prompts import load_prompts
 from .resume import check_output
+from .rewards.guarded import RewardFailed
 from .rewards.load import check_names, load_rewards
 from .trainer import Trainer
 from .updates import TrainingCollapsed
@@ -71,6 +73,7 @@ def train(config: TrainConfig) -> Path:
     Raises:
         ValueError: a setting, base, reward, prompt source or folder that cannot work, before any work is done.
         TrainingCollapsed: training went off; the last good adapter is in the output folder.
+        RewardFailed: a reward raised, or took longer than ``reward_timeout``.
     """
     check_config(config)
     check_names([*config.rewards, *config.heldout])
@@ -137,7 +140,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     config = parse(sys.argv[1:] if arguments is None else arguments)
     try:
         path = train(config)
-    except (ValueError, TrainingCollapsed, OSError) as error:
+    except (ValueError, TrainingCollapsed, RewardFailed, OSError) as error:
+        if isinstance(error, RewardFailed) and error.__cause__ is not None:
+            traceback.print_exception(error.__cause__)  # whoever wrote the reward needs the line
         sys.stderr.write(f"diffusion-blend train: {error}\n")
         return 1
     sys.stdout.write(f"{path}\n")

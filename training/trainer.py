@@ -25,6 +25,7 @@ from .objectives import returns_to_go
 from .processes import Processes
 from .regression import RegressionUpdater
 from .resume import resume_state
+from .rewards.guarded import guard
 from .rewards.protocol import Reward, weighted_sum
 from .state import TrainState, adapter_copy, restore_adapter, to_dict
 from .updates import PolicyUpdater, TrainingCollapsed, ValueUpdater
@@ -57,7 +58,9 @@ class Trainer:
             accelerator: devices and processes.
             metadata: header of the adapter file.
         """
-        self.config, self.model, self.rewards = config, model, rewards
+        self.config, self.model = config, model
+        self.rewards = guard(rewards, config.reward_timeout)
+        watched = self.rewards | guard(heldout, config.reward_timeout)
         self.processes = Processes(accelerator)
         self.metadata = dict(metadata or {})
         self.output = Path(config.output)
@@ -79,7 +82,7 @@ class Trainer:
             value = ValueFunction(model.latent_shape, features, config.value.hidden)
         self.value = ValueUpdater(value, self.steps, self.table, config.value, self.processes, model.device)
         self.state = TrainState(PromptStatistics(algorithm.statistics_window, algorithm.statistics_minimum))
-        self.monitor = Monitor(config, self.collector, {**rewards, **heldout}, self.processes)
+        self.monitor = Monitor(config, self.collector, watched, self.processes)
 
     def run(self) -> Path:
         """Train to the last iteration.
@@ -90,7 +93,8 @@ class Trainer:
         Raises:
             TrainingCollapsed: a number was not finite or a stop rule fired; the last good adapter is in the output
                 folder all the same.
-            ValueError: a reward misbehaved, or the checkpoint to resume from does not fit.
+            RewardFailed: a reward raised, or took longer than ``reward_timeout``.
+            ValueError: a reward returned the wrong thing, or the checkpoint to resume from does not fit.
         """
         if self.config.resume:
             resume_state(self.config, self.state, self.model, self.policy, self.value)

@@ -80,9 +80,9 @@ def train(tmp_path: Path, gradient: float, kl_weight: float, **over: Any) -> Tra
         tmp_path / "run",
         "rwr",
         rewards={"known": 1.0},
-        # Little noise: score matching takes over the sampler's own error, and that of 20 steps with eta 1 is large.
-        sampling={"steps": 20, "samples": 2048, "batch": 256, "eta": 0.1},
-        algorithm={"kl_weight": kl_weight, "buffer": 10**5, "updates": 150},
+        # Little noise, so that the sampler's own error stays out of it: that of 20 steps with eta 1 is large.
+        sampling={"steps": 20, "samples": 2048, "batch": 256, "eta": 0.1} | over.pop("sampling", {}),
+        algorithm={"kl_weight": kl_weight, "buffer": 10**5, "updates": 150} | over.pop("algorithm", {}),
         optimizer={"learning_rate": 0.01, "clip_norm": 1e9, "accumulate": 4},
         run={"iterations": 4, "stop_diversity": 0.0, "save_every": 10**6} | over.pop("run", {}),
         **over,
@@ -111,6 +111,28 @@ def test_it_reaches_the_tilted_gaussian(tmp_path: Path) -> None:
     assert mean == pytest.approx(expected[0], abs=0.04)
     assert mean == pytest.approx(tilted, abs=0.1)
     assert variance == pytest.approx(expected[1], rel=0.08)
+
+
+@pytest.mark.parametrize("take_off", [True, False])
+def test_a_reward_without_preference_leaves_the_base_alone(tmp_path: Path, take_off: bool) -> None:
+    """With eta 1 the sampler's own error is large: plain regression learns it, and so it is there twice."""
+    trainer = train(
+        tmp_path,
+        gradient=0.0,
+        kl_weight=0.8,
+        sampling={"eta": 1.0, "steps": 10, "samples": 1024},
+        algorithm={"take_off_base_error": take_off, "updates": 100},
+        run={"iterations": 2, "stop_diversity": 0.0},
+    )
+    model, steps = trainer.model, trainer.steps
+    assert isinstance(model, GaussianModel)
+    base = final_moments(chain(model, steps, base=True), steps.std)
+    trained = final_moments(chain(model, steps, base=False), steps.std)
+    print(f"base {base}, trained {trained}, truth (0.5, 0.6)")
+    if take_off:
+        assert trained == pytest.approx(base, abs=0.03)
+    else:
+        assert trained[1] < base[1] - 0.06  # the sampler loses variance, and loses it again
 
 
 def test_the_samples_are_the_bases_throughout(tmp_path: Path) -> None:
