@@ -39,6 +39,22 @@ def tilt_weights(reward: Tensor, prompt: Tensor, kl_weight: float) -> Tensor:
     return lifted / means[which]
 
 
+def any_of_the_same(prompt: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
+    """For each of ``rows`` int64[B], a row drawn evenly from those of its prompt, int64[B].
+
+    Args:
+        prompt: which prompt each row of the buffer belongs to, int64[N].
+        rows: rows of the buffer.
+        generator: of the draws.
+    """
+    order = prompt.argsort(stable=True)
+    _, which, counts = prompt.unique(return_inverse=True, return_counts=True)
+    starts = counts.cumsum(0) - counts
+    group = which[rows]
+    place = torch.rand(len(rows), generator=generator, dtype=torch.float64) * counts[group]
+    return order[starts[group] + place.long()]
+
+
 def effective_share(weights: Tensor) -> float:
     """Effective sample size of weights float64[N] as a share of N: ``(sum w)^2 / (N sum w^2)``; 1 when all are equal."""
     return float(weights.sum().square() / (len(weights) * weights.square().sum()))
@@ -66,12 +82,14 @@ class RegressionUpdater(PolicyUpdater):
 
     ``loss = E_w[e(x_t, eps)] + E[|| eps_theta - eps_base ||^2 - e(x_t, eps)]``, ``e = b_t || eps - eps_theta(x_t, t) ||^2 / n``.
 
-    The first half of a batch is drawn in proportion to the weights (no work is spent on rows of weight near 0), the second
-    evenly; noise and levels are fresh every time; min-SNR weights ``b_t = min(snr_t, 5) / snr_t`` (Hang et al. 2023, arXiv
-    2303.09556): at the last, nearly clean steps the noise cannot be predicted, and without them that alone would be most of
-    the gradient. The second half takes off what plain regression learns from samples of a few steps whatever their reward,
-    their difference from the base's own scores: the minimum is ``eps_w + (eps_base - eps_1) / E[w | x_t]`` with eps_w and
-    eps_1 the weighted and the even mean of eps at x_t. Where all weights are 1 that is eps_base, and the loss is 0 there.
+    One half of a batch is drawn in proportion to the weights (no work is spent on rows of weight near 0), the other
+    evenly, in pairs of the same prompt, level and noise: where noise prevails both give nearly the same gradient, and what
+    is left is the reward's. Noise and levels are fresh every time. Min-SNR weights ``b_t = min(snr_t, 5) / snr_t`` (Hang et
+    al. 2023, arXiv 2303.09556): at the last, nearly clean steps the noise cannot be predicted, and without them that alone
+    would be most of the gradient. The even half takes off what plain regression learns from samples of a few steps
+    whatever their reward, their difference from the base's own scores: the minimum is
+    ``eps_w + (eps_base - eps_1) / E[w | x_t]`` with eps_w and eps_1 the weighted and the even mean of eps at x_t. Where all
+    weights are 1 that is eps_base, and the loss is 0 there.
     """
 
     def minibatches(self, buffered: int, fresh: int, seed: int, iteration: int) -> Iterator[Tensor]:  # noqa: ARG002
@@ -79,19 +97,21 @@ class RegressionUpdater(PolicyUpdater):
             self._generator = keyed_generator(seed, "policy", iteration, update)
             yield torch.empty(0, dtype=torch.int64)  # which rows depends on their rewards: chosen in `step`
 
-    def step(self, buffer: Transitions, rows: Tensor, value: ValueFunction | None) -> dict[str, float]:  # noqa: ARG002
+    def step(self, buffer: Transitions, rows: Tensor, value: ValueFunction | None) -> dict[str, float]:
         """One optimiser step; returns the loss, the effective share of the samples, and the gradient's norm."""
         weights = tilt_weights(buffer.returns, buffer.prompt, self.algorithm.kl_weight)
         size, generator = self.transitions_per_step, self._generator
-        preferred = torch.multinomial(weights, size, replacement=True, generator=generator)
+        each = 2 if self.algorithm.take_off_base_error else 1  # rows that share prompt, level and noise
+        draws = -(-size // each)
+        rows = torch.multinomial(weights, draws, replacement=True, generator=generator)
         sign = torch.ones(size, dtype=torch.float64)
-        if self.algorithm.take_off_base_error:
-            even = torch.randint(len(buffer), (size,), generator=generator)
-            sign[1::2] = -1  # alternating, so that every process and network batch has as many of both
-            preferred = torch.where(sign > 0, preferred, even)
-        chosen = buffer[preferred]
-        index = torch.randint(len(self.steps), (size,), generator=generator)
-        noise = torch.randn(chosen.latents.shape, generator=generator)
+        if each == 2:
+            # [draws] -> [2 draws], alternating: every process and network batch has as many of both
+            rows = torch.stack([rows, any_of_the_same(buffer.prompt, rows, generator)], 1).flatten()
+            sign[1::2] = -1
+        chosen = buffer[rows[:size]]
+        index = torch.randint(len(self.steps), (draws,), generator=generator).repeat_interleave(each)[:size]
+        noise = torch.randn(draws, *chosen.latents.shape[1:], generator=generator).repeat_interleave(each, 0)[:size]
         noisy = Transitions(
             latents=noise_to_level(self.steps, index, chosen.latents, noise),
             next_latents=training_target(self.steps, index, chosen.latents, noise),

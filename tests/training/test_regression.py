@@ -11,7 +11,7 @@ import pytest
 import torch
 from diffusion_blend.training.checks import check_config
 from diffusion_blend.training.policy import ddim_steps, noise_to_level, training_target
-from diffusion_blend.training.regression import effective_share, min_snr_weight, tilt_weights
+from diffusion_blend.training.regression import any_of_the_same, effective_share, min_snr_weight, tilt_weights
 from diffusion_blend.training.trainer import Trainer
 from gaussian_model import GaussianModel, alphas_cumprod, chain, final_moments
 from torch import Tensor
@@ -32,6 +32,15 @@ def test_weights_survive_rewards_that_overflow_and_shift():
     weights = tilt_weights(reward, torch.tensor([0, 0, 1, 1]), 1.0)
     assert torch.isfinite(weights).all()
     torch.testing.assert_close(weights[:2], weights[2:])
+
+
+def test_partners_are_drawn_evenly_from_the_same_prompt():
+    prompt = torch.tensor([3, 1, 3, 3, 1, 7])
+    rows = torch.tensor([0, 1, 5]).repeat(3000)
+    partners = any_of_the_same(prompt, rows, torch.Generator().manual_seed(0))
+    assert (prompt[partners] == prompt[rows]).all()
+    counts = torch.bincount(partners, minlength=6)
+    np.testing.assert_allclose(counts, [1000, 1500, 1000, 1000, 1500, 3000], rtol=0.1)
 
 
 def test_the_effective_share_of_normal_rewards_is_the_known_one():
