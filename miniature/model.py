@@ -115,8 +115,9 @@ def load_pipeline(folder: Path | None = None, dtype: torch.dtype = torch.float32
         )
     pipeline = StableDiffusionPipeline.from_pretrained(
         folder,
-        vae=PixelVAE.from_pretrained(folder / "vae", torch_dtype=dtype),
+        vae=PixelVAE.from_pretrained(folder / "vae", torch_dtype=dtype, use_safetensors=True),
         torch_dtype=dtype,
+        use_safetensors=True,
         local_files_only=True,
     )
     pipeline.set_progress_bar_config(disable=True)

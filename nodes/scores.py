@@ -146,8 +146,10 @@ def load_reward(name: str, folder: str | None, allow_download: bool) -> RewardMo
         allow_download: permit fetching a model that is not there.
 
     Raises:
-        ValueError: a library is missing, or the model is not there and may not be fetched.
+        ValueError: no such reward, a library is missing, or the model is not there and may not be fetched.
     """
+    if name not in REWARDS:  # a linked value passes by the list of choices, and the trainer also knows module:function
+        raise ValueError(f"There is no reward {name!r}: choose from {', '.join(REWARDS)}.")
     with _plain_words(name):
         from ..training.rewards.load import load_rewards
         from ..training.rewards.protocol import NetworkReward
@@ -194,6 +196,8 @@ def score_images(model: RewardModel, images: Tensor, prompt: str) -> list[float]
 
 
 def _miniature_reward(name: str) -> Reward:
+    if name not in MINIATURE_REWARDS:
+        raise ValueError(f"There is no reward {MINIATURE + name!r}: choose from {', '.join(MINIATURE_REWARDS)}.")
     from ..miniature.rewards import REWARDS as computed
 
     return computed[name]  # pyright: ignore[reportReturnType]  (its results are checked at every call)

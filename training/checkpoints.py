@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from .files import flush_folder, write_atomically
+from .files import flush_folder, read_tensors, write_atomically
 
 logger = logging.getLogger("diffusion_blend")
 
@@ -123,8 +123,12 @@ def verify(checkpoint: Path) -> None:
 
 
 def load_state(checkpoint: Path) -> dict[str, Any]:
-    """Read a checkpoint's state, tensors on the CPU; nothing in it can run code."""
-    return torch.load(checkpoint / STATE, map_location="cpu", weights_only=True)
+    """Read a checkpoint's state, tensors on the CPU; nothing in it can run code.
+
+    Raises:
+        ValueError: as `read_tensors`.
+    """
+    return read_tensors(checkpoint / STATE)
 
 
 def _digest(content: bytes) -> str:

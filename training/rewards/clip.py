@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPVisionModelWithProjection
 
+from ..files import read_tensors
 from ..pictures import to_pil
 from .heads import LinearStack
 from .protocol import NetworkReward
@@ -89,7 +90,7 @@ class Aesthetic(NetworkReward):
         heads = sorted(head_folder.glob("*.pth"))
         if not heads:
             raise ValueError(f"{head_folder} holds no .pth file with the aesthetic head")
-        self._head = LinearStack(torch.load(heads[0], map_location="cpu", weights_only=True))
+        self._head = LinearStack(read_tensors(heads[0]))
         try:
             self._model = CLIPVisionModelWithProjection.from_pretrained(
                 clip_folder, use_safetensors=True, local_files_only=True

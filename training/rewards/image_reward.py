@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import BertTokenizer, BlipTextConfig, BlipVisionConfig, BlipVisionModel, CLIPImageProcessor
 from transformers.models.blip.modeling_blip_text import BlipTextModel
 
+from ..files import read_tensors
 from ..pictures import to_pil
 from .heads import LinearStack
 from .protocol import NetworkReward
@@ -45,7 +46,7 @@ class ImageReward(NetworkReward):
         Raises:
             ValueError: the checkpoint is not ImageReward's.
         """
-        state = torch.load(model_folder / "ImageReward.pt", map_location="cpu", weights_only=True)
+        state = read_tensors(model_folder / "ImageReward.pt")
         vision, text, head = (
             _part(state, "blip.visual_encoder."),
             _part(state, "blip.text_encoder."),

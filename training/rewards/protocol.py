@@ -60,7 +60,14 @@ def score(rewards: Mapping[str, Reward], images: Tensor, prompts: Sequence[str])
     scores = {}
     for name, reward in rewards.items():
         with torch.no_grad():
-            values = torch.as_tensor(reward(images, prompts)).detach().to("cpu", torch.float64)
+            returned = reward(images, prompts)
+        try:
+            values = torch.as_tensor(returned)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"reward {name!r} returned {type(returned).__name__}: it must return one number per image ({error})"
+            ) from error
+        values = values.detach().to("cpu", torch.float64)
         if values.shape != (len(images),):
             raise ValueError(
                 f"reward {name!r} returned shape {tuple(values.shape)} for {len(images)} images: "
