@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from .adapters import SHIPPED, read_mixture, train_adapters
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one of the commands ``train``, ``check`` and ``render``; the exit status is returned."""
@@ -50,6 +52,15 @@ def _parser() -> argparse.ArgumentParser:
     prompts.add_argument("--count", type=int, default=48, help="how many different ones (48)")
     prompts.add_argument("--seed", type=int, default=0)
     prompts.set_defaults(run=_prompts)
+    adapters = commands.add_parser(
+        "adapters", help="train the shipped adapters, or oracles of mixed rewards, on one sampling of the base"
+    )
+    adapters.add_argument("--out", type=Path, required=True, help="folder of the runs; NAME.safetensors land in it")
+    adapters.add_argument(
+        "mixtures", nargs="*", default=list(SHIPPED), help="like softness, or softness:1,alignment:3 (the shipped ones)"
+    )
+    adapters.add_argument("--seed", type=int, default=0, help="of the sampling and the training (0)")
+    adapters.set_defaults(run=_adapters)
     check.set_defaults(run=_check)
     render.set_defaults(run=_render)
     return parser
@@ -68,6 +79,18 @@ def _train(options: argparse.Namespace) -> int:
     )
     folder = learn(config, options.command_line)
     sys.stdout.write(f"model: {folder}\n")
+    return 0
+
+
+def _adapters(options: argparse.Namespace) -> int:
+    try:
+        mixtures = [read_mixture(text) for text in options.mixtures]
+        files = train_adapters(mixtures, options.out, ["--run.seed", str(options.seed)])
+    except (ValueError, OSError) as error:
+        sys.stderr.write(f"diffusion-blend miniature adapters: {error}\n")
+        return 1
+    for file in files:
+        sys.stdout.write(f"{file}\n")
     return 0
 
 

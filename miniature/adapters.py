@@ -1,0 +1,78 @@
+"""Train the shipped adapters again, and the oracles of mixed rewards: one run each, from one sampling of the base."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from .rewards import REWARDS
+
+SHIPPED = ("alignment", "colourfulness", "compressibility", "softness")
+"""The rewards of the adapters in ``weights/adapters``."""
+
+Mixture = Mapping[str, float]
+"""Reward -> weight; the weights sum to 1."""
+
+
+def read_mixture(text: str) -> Mixture:
+    """A reward, or several with their shares.
+
+    Args:
+        text: ``softness``, or ``softness:1,colourfulness:3`` (divided by their sum).
+
+    Raises:
+        ValueError: a reward this world does not have, or a share that is no number above 0.
+    """
+    shares: dict[str, float] = {}
+    for part in text.split(","):
+        name, _, share = part.partition(":")
+        if name not in REWARDS:
+            raise ValueError(f"{name!r} is no reward of this world: choose from {', '.join(REWARDS)}")
+        if name in shares:
+            raise ValueError(f"{text!r} names {name!r} twice: give each reward one share")
+        if not re.fullmatch(r"(\d+(\.\d*)?|\.\d+)?", share) or (share and float(share) == 0):
+            raise ValueError(
+                f"the share of {name} is {share!r}: give a number above 0, like softness:1,colourfulness:3"
+            )
+        shares[name] = float(share or 1)
+    total = sum(shares.values())
+    return {name: share / total for name, share in shares.items()}
+
+
+def mixture_name(mixture: Mixture) -> str:
+    """The name of a mixture's run and file: ``softness``, or ``softness-0.25_colourfulness-0.75``."""
+    if len(mixture) == 1:
+        return next(iter(mixture))
+    return "_".join(f"{name}-{share:.3g}" for name, share in mixture.items())
+
+
+def train_adapters(mixtures: Sequence[Mixture], out: Path, arguments: Sequence[str] = ()) -> list[Path]:
+    """Train an adapter for each mixture with the settings of ``adapter.yaml``, all on one sampling of the base.
+
+    Args:
+        mixtures: what to train for.
+        out: folder of the runs; a run found there goes on where it stopped.
+        arguments: further words for ``diffusion-blend train``.
+
+    Returns:
+        The adapter files, ``out/NAME.safetensors``.
+
+    Raises:
+        ValueError: as the trainer's.
+    """
+    from ..training.train import parse, train
+
+    here, files = Path(__file__).parent, []
+    for mixture in mixtures:
+        run = out / mixture_name(mixture)
+        words = ["--config", str(here / "adapter.yaml"), "--output", str(run)]
+        words += ["--prompts.source", str(here / "prompts.txt"), "--sampling.pool", str(out / "pool")]
+        words += ["--rewards", json.dumps({f"{REWARDS[name].__module__}:{name}": w for name, w in mixture.items()})]
+        words += ["--resume"] if (run / "checkpoints").exists() else []
+        file = out / f"{run.name}.safetensors"
+        shutil.copyfile(train(parse([*words, *arguments])), file)
+        files.append(file)
+    return files

@@ -1,0 +1,56 @@
+"""The command that trains the miniature's adapters: mixtures are read strictly, and one sampling serves all of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from diffusion_blend.miniature.adapters import mixture_name, read_mixture, train_adapters
+from diffusion_blend.miniature.command import main
+from safetensors import safe_open
+
+
+@pytest.mark.parametrize(
+    ("text", "mixture", "name"),
+    [
+        ("softness", {"softness": 1.0}, "softness"),
+        ("softness:1,alignment:3", {"softness": 0.25, "alignment": 0.75}, "softness-0.25_alignment-0.75"),
+        ("alignment,softness", {"alignment": 0.5, "softness": 0.5}, "alignment-0.5_softness-0.5"),
+    ],
+)
+def test_mixtures_are_shares_of_one(text: str, mixture: dict[str, float], name: str) -> None:
+    assert read_mixture(text) == mixture
+    assert mixture_name(mixture) == name
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("beauty", "'beauty' is no reward of this world"),
+        ("softness:0", "the share of softness is '0'"),
+        ("softness:-1", "the share of softness is '-1'"),
+        ("softness:nan", "the share of softness is 'nan'"),
+        ("softness,softness:2", "names 'softness' twice"),
+    ],
+)
+def test_bad_mixtures_are_refused(text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_mixture(text)
+    assert main(["adapters", "--out", str(tmp_path), text]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_one_sampling_serves_all(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    few = ["--sampling.samples", "4", "--sampling.batch", "2", "--sampling.steps", "2", "--run.iterations", "1"]
+    few += ["--algorithm.updates", "1", "--run.watch_every", "0"]
+    mixtures = [read_mixture("softness"), read_mixture("softness,alignment")]
+    files = train_adapters(mixtures, tmp_path, few)
+    assert [file.name for file in files] == ["softness.safetensors", "softness-0.5_alignment-0.5.safetensors"]
+    assert len(list((tmp_path / "pool").iterdir())) == 1
+    with safe_open(str(files[1]), framework="pt") as content:
+        told = json.loads(content.metadata()["diffusion_blend.config"])
+    assert sorted(told["rewards"].values()) == [0.5, 0.5]
+    assert train_adapters(mixtures[:1], tmp_path, few) == files[:1]  # goes on where it stopped: nothing to do
