@@ -20,6 +20,7 @@ from typing import Any
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 SUPPORT = Path(__file__).resolve().parent
+NETWORK_LOG = "network.log"  # what the server tried to reach on other machines, a line each
 FOLDER = "diffusion-blend"  # the normalised project name: what the Manager calls the folder
 
 # An artist's ComfyUI has neither this package under its import name nor anything of the training extra (and dev tools).
@@ -29,6 +30,8 @@ HIDDEN = (
 )  # fmt: skip
 HIDE = """
 import sys
+
+import network_watch
 
 HIDDEN = {hidden!r}
 
@@ -153,8 +156,15 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def network_attempts(server: ComfyServer) -> list[str]:
+    """What the server tried to reach on other machines since its start, with the stack of each."""
+    file = server.base / NETWORK_LOG
+    return file.read_text().splitlines() if file.exists() else []
+
+
 def prepare(base: Path, models: Path, with_extension: bool = True) -> None:
-    """Lay out a base directory: the extension, the models by link, and the module that hides the training extra."""
+    """Lay out a base directory: the extension, the models by link, and the module that hides the training extra
+    and watches the network."""
     (base / "custom_nodes").mkdir(parents=True)
     if with_extension:
         install(base / "custom_nodes")
@@ -164,6 +174,7 @@ def prepare(base: Path, models: Path, with_extension: bool = True) -> None:
         link.symlink_to(file)
     (base / "hide").mkdir()
     (base / "hide" / "sitecustomize.py").write_text(HIDE.format(hidden=HIDDEN))
+    shutil.copyfile(SUPPORT / "network_watch.py", base / "hide" / "network_watch.py")
 
 
 @contextmanager
@@ -174,6 +185,7 @@ def running(host: Path, base: Path, seconds: float = 180) -> Iterator[ComfyServe
     command = [sys.executable, "main.py", "--cpu", "--port", str(port), "--base-directory", str(base)]
     command += ["--disable-auto-launch", "--disable-api-nodes", "--database-url", f"sqlite:///{base / 'comfyui.db'}"]
     environment = os.environ | {"PYTHONPATH": str(base / "hide"), "PYTHONUNBUFFERED": "1"}
+    environment["NETWORK_LOG"] = str(base / NETWORK_LOG)
     with log.open("wb") as output:
         process = subprocess.Popen(command, cwd=host, env=environment, stdout=output, stderr=subprocess.STDOUT)
     server = ComfyServer(f"http://127.0.0.1:{port}", base, log, process.pid)
