@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..blending.plans import METHODS, make_planner
+from ..blending.plans import EARLY_SHARE, METHODS, make_planner
 from ..blending.preference import AnyPreference
 from .attach import EVALUATIONS, attach
 from .lora_files import RewardLoRAs
@@ -33,7 +33,7 @@ class BlendModel(io.ComfyNode):
                     "method",
                     options=list(METHODS),
                     default="blend",
-                    tooltip="blend: every adapter's prediction at every step, summed (one model call each). stochastic: one adapter drawn per step (one call). soup: the averaged weights (one call).",
+                    tooltip="blend: every adapter's prediction at every step, summed (one model call each). stochastic: one adapter drawn per step (one call). soup: the averaged weights (one call). early: blend in the first steps, which decide most of the image, soup after (about 1.5 calls for four adapters).",
                 ),
                 draws_input(),
                 io.Combo.Input(
@@ -41,6 +41,16 @@ class BlendModel(io.ComfyNode):
                     options=list(EVALUATIONS),
                     default="auto",
                     tooltip="sequential: one call after the other, least memory. batched: all in one call while memory allows. auto: sequential on a CPU, batched on a GPU when it fits.",
+                ),
+                io.Float.Input(
+                    "early_share",
+                    optional=True,  # prompts saved before it was there still run
+                    default=EARLY_SHARE,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    round=0.001,
+                    tooltip="Only for early: the share of the steps that are blended. 0 is soup, 1 is blend.",
                 ),
             ],
             hidden=list(RECORDED),
@@ -56,8 +66,9 @@ class BlendModel(io.ComfyNode):
         method: str,
         draws: str,
         evaluation: str,
+        early_share: float = EARLY_SHARE,
     ) -> io.NodeOutput:
-        planner = make_planner(method, coefficients_of(preference, reward_loras), draws)
-        details = {"draws": draws} if method == "stochastic" else {}
+        planner = make_planner(method, coefficients_of(preference, reward_loras), draws, early_share)
+        details = {"stochastic": {"draws": draws}, "early": {"early_share": early_share}}.get(method, {})
         record_blend(cls, method, preference, reward_loras, **details)
         return io.NodeOutput(attach(model, reward_loras, planner, evaluation))

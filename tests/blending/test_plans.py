@@ -7,7 +7,15 @@ from dataclasses import dataclass
 import pytest
 import torch
 from diffusion_blend.blending.combine import combine, evaluate
-from diffusion_blend.blending.plans import Blend, Plan, Soup, Stochastic, base_coefficient, make_planner
+from diffusion_blend.blending.plans import (
+    Blend,
+    EarlyBlend,
+    Plan,
+    Soup,
+    Stochastic,
+    base_coefficient,
+    make_planner,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
@@ -62,6 +70,35 @@ def test_on_a_linear_network_blend_and_soup_agree_and_the_mean_of_stochastic_is_
     images = tuple(range(4000))
     drawn = evaluate(Stochastic(c, "independent")(Step(images=images)), linear)
     assert drawn.mean().item() == pytest.approx(blend.item(), abs=0.2)  # 3 sigma of the mean is 0.18
+
+
+@given(coefficients, st.integers(1, 100), st.integers(0, 100))
+def test_early_blends_its_share_of_the_steps_from_the_first_and_is_the_soup_after(c, count, hundredths):
+    steps = [Step(index, count) for index in range(count)]
+    plans = [EarlyBlend(c, hundredths / 100)(step) for step in steps]
+    early = -(-hundredths * count // 100)  # whole numbers: a step begun is a whole step
+    assert plans == [(Blend if step.index < early else Soup)(c)(step) for step in steps]
+
+
+@given(coefficients, st.integers(1, 100))
+def test_early_is_the_blend_at_share_1_and_the_soup_at_share_0(c, count):
+    for index in range(count):
+        step = Step(index, count)
+        assert EarlyBlend(c, 1.0)(step) == Blend(c)(step)
+        assert EarlyBlend(c, 0.0)(step) == Soup(c)(step)
+        assert EarlyBlend((1.0,), 0.5)(step) == Blend((1.0,))(step)  # one adapter: nothing to save
+
+
+@pytest.mark.parametrize("count", [20, 30, 50])
+def test_early_takes_at_most_one_and_a_half_calls_a_step_for_four_adapters(count):
+    planner = EarlyBlend((0.25,) * 4)
+    assert 1.4 < sum(len(planner(Step(index, count)).gates) for index in range(count)) / count <= 1.5
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.01, math.nan])
+def test_early_refuses_another_share(share):
+    with pytest.raises(ValueError, match="early_share is .*: it is a share of the run's steps, from 0 to 1"):
+        EarlyBlend((1.0,), share)
 
 
 @pytest.mark.parametrize("draws", ["independent", "stratified"])
@@ -132,7 +169,7 @@ def test_negative_probabilities_are_refused_with_the_reason(c):
 def test_unknown_words_are_refused():
     with pytest.raises(ValueError, match="draws is 'often': choose one of stratified, independent"):
         Stochastic((1.0,), "often")
-    with pytest.raises(ValueError, match="method is 'magic': choose one of blend, stochastic, soup"):
+    with pytest.raises(ValueError, match="method is 'magic': choose one of blend, stochastic, soup, early"):
         make_planner("magic", (1.0,))
 
 
@@ -144,6 +181,7 @@ def test_a_step_outside_the_run_is_refused():
 def test_methods_by_name():
     assert make_planner("blend", (1.0,)) == Blend((1.0,))
     assert make_planner("soup", (1.0,)) == Soup((1.0,))
+    assert make_planner("early", (1.0,), early_share=0.4) == EarlyBlend((1.0,), 0.4)
     assert make_planner("stochastic", (1.0,), "independent") == Stochastic((1.0,), "independent")
 
 

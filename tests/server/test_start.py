@@ -15,7 +15,7 @@ SAMPLING = ["seed", "steps", "cfg", "sampler_name", "scheduler", "denoise"]
 WIDGETS = {
     "LoadRewardLoRAs": ["lora_1", "strength_1", "lora_2", "strength_2", "lora_3", "strength_3", "lora_4", "strength_4"],
     "PreferenceWeights": ["weight_1", "weight_2", "weight_3", "weight_4", "kl_scale"],
-    "BlendModel": ["method", "draws", "evaluation"],
+    "BlendModel": ["method", "draws", "evaluation", "early_share"],
     "BlendedKSampler": SAMPLING,
     "KLScaleSampler": [*SAMPLING, "kl_scale"],
     "StochasticAdapterSampler": [*SAMPLING, "draws"],
