@@ -1,4 +1,4 @@
-"""Train the shipped adapters again, and the oracles of mixed rewards: one run each, from one sampling of the base."""
+"""Train the shipped adapters again, and the oracles of mixed rewards: a run each, with the same settings."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from pathlib import Path
 
 from .rewards import REWARDS
 
-SHIPPED = ("alignment", "colourfulness", "compressibility", "softness")
+SHIPPED = ("colourfulness", "compressibility", "softness")
 """The rewards of the adapters in ``weights/adapters``."""
+
+STAND_INS = {"compressibility": "smooth_compressibility"}
+"""Rewards without a gradient, and the one that an adapter for them is trained on."""
 
 Mixture = Mapping[str, float]
 """Reward -> weight; the weights sum to 1."""
@@ -50,7 +53,7 @@ def mixture_name(mixture: Mixture) -> str:
 
 
 def train_adapters(mixtures: Sequence[Mixture], out: Path, arguments: Sequence[str] = ()) -> list[Path]:
-    """Train an adapter for each mixture with the settings of ``adapter.yaml``, all on one sampling of the base.
+    """Train an adapter for each mixture with the settings of ``adapter.yaml``.
 
     Args:
         mixtures: what to train for.
@@ -69,8 +72,9 @@ def train_adapters(mixtures: Sequence[Mixture], out: Path, arguments: Sequence[s
     for mixture in mixtures:
         run = out / mixture_name(mixture)
         words = ["--config", str(here / "adapter.yaml"), "--output", str(run)]
-        words += ["--prompts.source", str(here / "prompts.txt"), "--sampling.pool", str(out / "pool")]
-        words += ["--rewards", json.dumps({f"{REWARDS[name].__module__}:{name}": w for name, w in mixture.items()})]
+        words += ["--prompts.source", str(here / "prompts.txt")]
+        terms = {STAND_INS.get(name, name): share for name, share in mixture.items()}
+        words += ["--rewards", json.dumps({f"{REWARDS[name].__module__}:{name}": w for name, w in terms.items()})]
         words += ["--resume"] if (run / "checkpoints").exists() else []
         file = out / f"{run.name}.safetensors"
         shutil.copyfile(train(parse([*words, *arguments])), file)

@@ -52,12 +52,13 @@ def _parser() -> argparse.ArgumentParser:
     prompts.add_argument("--count", type=int, default=48, help="how many different ones (48)")
     prompts.add_argument("--seed", type=int, default=0)
     prompts.set_defaults(run=_prompts)
-    adapters = commands.add_parser(
-        "adapters", help="train the shipped adapters, or oracles of mixed rewards, on one sampling of the base"
-    )
+    adapters = commands.add_parser("adapters", help="train the shipped adapters again, or oracles of mixed rewards")
     adapters.add_argument("--out", type=Path, required=True, help="folder of the runs; NAME.safetensors land in it")
     adapters.add_argument(
-        "mixtures", nargs="*", default=list(SHIPPED), help="like softness, or softness:1,alignment:3 (the shipped ones)"
+        "mixtures",
+        nargs="*",
+        default=list(SHIPPED),
+        help="like softness, or softness:1,colourfulness:3 (the shipped ones)",
     )
     adapters.add_argument("--seed", type=int, default=0, help="of the sampling and the training (0)")
     adapters.set_defaults(run=_adapters)

@@ -31,6 +31,11 @@ def check_config(config: TrainConfig) -> None:
         raise ValueError(
             "algorithm.kl_weight is 0: rwr weighs samples by exp(reward / kl_weight), so it must be above 0"
         )
+    if config.algorithm.name == "draft" and config.base.gradient_checkpointing:
+        raise ValueError(
+            "base.gradient_checkpointing is on, which runs the network again with the adapter on where it was off: draft "
+            "saves memory by itself (algorithm.recompute)"
+        )
     _check_rewards(config)
     _check_batches(config)
 
@@ -108,17 +113,18 @@ def _check_batches(config: TrainConfig) -> None:
 
 
 def check_epoch(fresh: int, per_step: int) -> None:
-    """See that DDPO's passes over the fresh data come out even.
+    """See that passes over the fresh data come out even.
 
     Args:
-        fresh: denoising steps per iteration.
-        per_step: denoising steps per optimiser step.
+        fresh: denoising steps (ddpo) or images (draft) per iteration.
+        per_step: as many per optimiser step.
 
     Raises:
         ValueError: they do not.
     """
     if fresh % per_step:
         raise ValueError(
-            f"ddpo goes through {fresh} denoising steps per iteration in optimiser steps of {per_step} "
+            f"ddpo and draft go through all {fresh} denoising steps (ddpo) or images (draft) per iteration in optimiser "
+            f"steps of {per_step} "
             "(sampling.batch x optimizer.accumulate x processes): choose optimizer.accumulate so that this divides"
         )

@@ -77,10 +77,11 @@ class AlgorithmConfig:
     Attributes:
         name: dpok (KL to the base, value function, replay buffer), ddpo (no KL, per-prompt statistics, fresh data) or
             rwr (reward-weighted regression: score matching on the base's samples, weighted by exp(reward / kl_weight);
-            no policy gradient, so far fewer samples, but only what the base already makes can be reinforced).
+            no policy gradient, so far fewer samples, but only what the base already makes can be reinforced), or draft
+            (the gradient of reward and KL through the sampler: least noise by far, for differentiable rewards only).
         kl_weight: alpha of the objective reward - alpha * KL, in reward units per nat, the KL summed over all steps
             and latent elements. 0 lets go of the base (over-optimisation); large values freeze it. The value 0.1 of
-            DPOK's code is about 0.001 here (0.01 for its single-prompt preset). For dpok and rwr; rwr needs it
+            DPOK's code is about 0.001 here (0.01 for its single-prompt preset). For all but ddpo; rwr needs it
             above 0, and several samples a prompt (the log's effective_share says how many count).
         kl_in_return: count later steps' KL in a step's return, which makes the gradient exact, and measure the base
             at every sampling step (sampling takes twice the time). False leaves it out, as DPOK's code does.
@@ -91,6 +92,8 @@ class AlgorithmConfig:
         buffer: denoising steps (dpok) or images (rwr) kept for re-use per process. More than one iteration gives
             re-uses old data, which in rwr is never stale.
         updates: optimiser steps per iteration (dpok, rwr). More learn faster from stale data.
+        recompute: run each denoising step again in the backward pass instead of keeping its activations (draft): a third
+            more time, and memory for one step instead of all.
         take_off_base_error: half of every batch takes off again what regression on the base's samples learns whatever their
             reward, the sampler's own error (rwr). False is plain regression, which shrinks and softens at few steps.
         epochs: passes over the fresh data per iteration (ddpo).
@@ -99,7 +102,7 @@ class AlgorithmConfig:
         advantage_clip: largest advantage in standard deviations (ddpo). Small values mute outliers.
     """
 
-    name: Literal["dpok", "ddpo", "rwr"] = "dpok"
+    name: Literal["dpok", "ddpo", "rwr", "draft"] = "dpok"
     kl_weight: float = 0.001
     kl_in_return: bool = True
     clip: Literal["hard", "ppo"] = "hard"
@@ -107,6 +110,7 @@ class AlgorithmConfig:
     buffer: int = 1000
     updates: int = 5
     take_off_base_error: bool = True
+    recompute: bool = True
     epochs: int = 1
     statistics_window: int = 16
     statistics_minimum: int = 16

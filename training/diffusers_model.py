@@ -111,7 +111,7 @@ class DiffusersModel:
     def predict(self, latents: Tensor, timesteps: Tensor, conditioning: Mapping[str, Tensor], *, base: bool) -> Tensor:
         """Network output float32[B, C, H, W]; ``base`` switches the adapter off for this call."""
         if base:
-            with torch.no_grad(), self._without_adapter():
+            with self._without_adapter():
                 return self._forward(latents, timesteps, conditioning)
         return self._forward(latents, timesteps, conditioning)
 
@@ -139,6 +139,9 @@ class DiffusersModel:
         with torch.no_grad():
             parts = [self.base.decode(part.to(self.device)).float().cpu() for part in latents.split(rows)]
         return torch.cat(parts)
+
+    def decode_differentiable(self, latents: Tensor) -> Tensor:
+        return self.base.decode(latents).float()
 
     def trainable(self) -> dict[str, torch.nn.Parameter]:
         return {name: value for name, value in self._unet.named_parameters() if "lora_" in name}

@@ -73,6 +73,10 @@ class TextToImageModel(Protocol):
         """Images float32[B, 3, H, W] in 0..1 from clean latents, on the CPU."""
         ...
 
+    def decode_differentiable(self, latents: Tensor) -> Tensor:
+        """As `decode`, on the network's device and with a gradient."""
+        ...
+
     def trainable(self) -> dict[str, torch.nn.Parameter]:
         """The parameters that training changes, by name."""
         ...

@@ -25,6 +25,7 @@ from .prompts import load_prompts
 from .resume import check_output
 from .rewards.guarded import RewardFailed
 from .rewards.load import check_names, load_rewards
+from .rewards.protocol import check_differentiable
 from .trainer import Trainer
 from .updates import TrainingCollapsed
 
@@ -94,6 +95,8 @@ def train(config: TrainConfig) -> Path:
     model = DiffusersModel(
         base, config.adapter, config.run.seed, gradient_checkpointing=config.base.gradient_checkpointing
     )
+    if config.algorithm.name == "draft":
+        check_differentiable("draft", {name: rewards[name] for name in config.rewards}, base.resolution, prompts[0])
     # The trainer keys its own randomness; this is for a reward of one's own that draws from the global generators.
     set_seed(config.run.seed + accelerator.process_index)
     trained = {name: rewards[name] for name in config.rewards}

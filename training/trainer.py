@@ -22,6 +22,7 @@ from .files import write_atomically
 from .models import TextToImageModel
 from .monitoring import Monitor
 from .objectives import returns_to_go
+from .pathwise import PathwiseUpdater
 from .processes import Processes
 from .regression import RegressionUpdater
 from .resume import resume_state
@@ -68,14 +69,16 @@ class Trainer:
         self.table = PromptTable(model, prompts)
         seed, sampling, algorithm = config.run.seed, config.sampling, config.algorithm
         self.collector = Collector(model, self.steps, self.table, sampling, seed, self.processes)
-        updater = RegressionUpdater if algorithm.name == "rwr" else PolicyUpdater
+        updater = {"rwr": RegressionUpdater, "draft": PathwiseUpdater}.get(algorithm.name, PolicyUpdater)
         self.policy = updater(
             model, self.steps, self.table, sampling.guidance_scale, algorithm, config.optimizer, sampling.batch,
             self.processes,
         )  # fmt: skip
-        if algorithm.name == "ddpo":
-            fresh = sampling.samples * len(self.steps.noisy) * self.processes.count
-            check_epoch(fresh, self.policy.transitions_per_step)
+        if isinstance(self.policy, PathwiseUpdater):
+            self.policy.aim(rewards, config.rewards, seed)
+        if algorithm.name in ("ddpo", "draft"):
+            each = 1 if algorithm.name == "draft" else len(self.steps.noisy)
+            check_epoch(sampling.samples * each * self.processes.count, self.policy.transitions_per_step)
         features = self.table.conditioning(torch.tensor([0])).features.shape[1]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -125,6 +128,8 @@ class Trainer:
     def _iterate(self) -> dict[str, float]:
         started = time.monotonic()
         iteration, algorithm = self.state.iteration, self.config.algorithm
+        if isinstance(self.policy, PathwiseUpdater):
+            return self._iterate_pathwise(self.policy, started)
         measure_kl = algorithm.name == "dpok" and algorithm.kl_in_return
         if algorithm.name == "rwr":
             data = self.collector.of_base(iteration, self.rewards)
@@ -147,6 +152,15 @@ class Trainer:
             figures["kl"] = float(data.kl.sum(1).mean())
         self.state.iteration += 1
         figures["samples_per_second"] = len(reward) / (time.monotonic() - started)
+        return figures
+
+    def _iterate_pathwise(self, policy: PathwiseUpdater, started: float) -> dict[str, float]:
+        """Trajectories are made, and their gradient taken, in one go: nothing is kept."""
+        iteration, count = self.state.iteration, self.config.sampling.samples * self.processes.count
+        self.state.buffer = policy.planned(iteration, self.table.turn(self.config.run.seed, iteration * count, count))
+        figures = self._update(count)
+        self.state.iteration += 1
+        figures["samples_per_second"] = count / (time.monotonic() - started)
         return figures
 
     def _returns(self, data: Collection, reward: Tensor) -> Tensor:

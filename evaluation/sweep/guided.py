@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -178,25 +178,3 @@ def _direction(gradient: Tensor) -> Tensor:
     """Each image's gradient at length 1; 0 where it has no direction."""
     length = gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
     return torch.where((length > 0) & length.isfinite(), gradient / length, 0.0)
-
-
-def check_differentiable(rewards: Mapping[str, Reward], resolution: tuple[int, int], prompt: str) -> None:
-    """See that reward gradients exist, by asking for one.
-
-    Args:
-        rewards: by name.
-        resolution: width and height of an image, pixels.
-        prompt: any of the sweep's.
-
-    Raises:
-        ValueError: a reward is not differentiable.
-    """
-    for name, reward in rewards.items():
-        image = torch.rand((1, 3, resolution[1], resolution[0]), generator=keyed_generator(0, "probe"))
-        image.requires_grad_(True)
-        try:
-            differentiable = reward(image, [prompt]).requires_grad
-        except RuntimeError as error:  # numpy() of a tensor that needs its gradient
-            raise ValueError(f"rgg needs reward gradients, and {name!r} has none ({error}): leave rgg out") from error
-        if not differentiable:
-            raise ValueError(f"rgg needs reward gradients, and {name!r} is not differentiable: leave rgg out")

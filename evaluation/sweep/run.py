@@ -25,10 +25,9 @@ from ...training.pictures import to_pil
 from ...training.prompts import load_prompts
 from ...training.randomness import trajectory_noise
 from ...training.rewards.load import check_names, load_rewards
-from ...training.rewards.protocol import Reward, score
+from ...training.rewards.protocol import Reward, check_differentiable, score
 from .adapters import Adapter, read_adapter
 from .config import SweepConfig
-from .guided import check_differentiable
 from .network import Network, sampler_steps
 from .points import Point, make_points, reward_scales
 from .records import Records, Row
@@ -190,7 +189,7 @@ def prepare(config: SweepConfig, state: PartialState, base: Base | None = None) 
     steps = sampler_steps(base, config.steps, config.eta)
     rewards = {name: loaded[reward] for name, reward in config.rewards.items()}
     if "rgg" in config.methods:
-        check_differentiable({name: rewards[name] for name in config.adapters}, base.resolution, prompts[0])
+        check_differentiable("rgg", {name: rewards[name] for name in config.adapters}, base.resolution, prompts[0])
     oracles = {oracle.digest: oracle for oracle in morl.values()}
     studio = Studio(config, network, steps, adapters, oracles, rewards)
     records = Records(Path(config.output))

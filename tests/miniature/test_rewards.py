@@ -57,6 +57,26 @@ def test_gradients_are_those_of_finite_differences(name):
     assert torch.autograd.gradcheck(lambda x: rewards.REWARDS[name](x, ["", ""]), (images,))
 
 
+def test_the_stand_in_explains_the_files_sizes(drawn):
+    pictures, prompts = drawn
+    smooth, true = rewards.smooth_compressibility(pictures, prompts), rewards.compressibility(pictures, prompts)
+    correlation = np.corrcoef(smooth.numpy(), true.numpy())[0, 1]
+    print(f"correlation {correlation:.3f}, difference {float((smooth - true).mean()):.3f}")
+    assert correlation > 0.95
+    assert float((smooth - true).abs().mean()) < 1.0
+
+
+def test_the_stand_in_counts_the_coefficients_of_a_discrete_cosine_transform():
+    from scipy.fft import dctn
+
+    grey = torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(3)).expand(1, 3, 16, 16)
+    table = rewards._LUMA_TABLE.numpy()
+    blocks = (255 * grey[0, 0].double().numpy() - 128).reshape(2, 8, 2, 8).transpose(0, 2, 1, 3)
+    bits = np.log2(1 + np.abs(dctn(blocks, axes=(2, 3), norm="ortho") / table)).sum()
+    expected = -20 * (rewards._HEADER + rewards._PER_BIT * bits) / 1000
+    assert rewards.smooth_compressibility(grey, [""]).item() == pytest.approx(expected, rel=1e-4)
+
+
 def test_colourfulness_is_the_published_formula(drawn):
     picture = drawn[0][0].numpy().astype(np.float64)
     rg, yb = picture[0] - picture[1], 0.5 * (picture[0] + picture[1]) - picture[2]

@@ -57,6 +57,9 @@ class GaussianModel:
     def decode(self, latents: Tensor) -> Tensor:
         return latents.expand(-1, 3, -1, -1).clone()
 
+    def decode_differentiable(self, latents: Tensor) -> Tensor:
+        return self.decode(latents)
+
     def trainable(self) -> dict[str, torch.nn.Parameter]:
         return {"slope": self.slope, "shift": self.shift}
 

@@ -50,9 +50,11 @@ class Guarded:
         """Call in a thread that is left behind when it is late: Python cannot end one, but a waiting one does not keep the
         process from ending."""
         device = torch.cuda.current_device() if torch.cuda.is_initialized() else -1
+        gradient = torch.is_grad_enabled()
 
         def call() -> Tensor:
-            with torch.no_grad(), torch.cuda.device(device):  # both are settings of a thread; -1 chooses none
+            # Both are settings of a thread; device -1 chooses none.
+            with torch.set_grad_enabled(gradient), torch.cuda.device(device):
                 return self.reward(images, prompts)
 
         with ThreadPool(1) as pool:  # its end does not wait for the thread

@@ -83,3 +83,30 @@ def score(rewards: Mapping[str, Reward], images: Tensor, prompts: Sequence[str])
 def weighted_sum(scores: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
     """``r = sum_k w_k r_k`` over the named scores, float64[B]; scores without a weight are left out."""
     return torch.stack([weight * scores[name] for name, weight in weights.items()]).sum(0)
+
+
+def check_differentiable(method: str, rewards: Mapping[str, Reward], resolution: tuple[int, int], prompt: str) -> None:
+    """See that reward gradients exist, by asking for one.
+
+    Args:
+        method: what needs them, for the message.
+        rewards: by name.
+        resolution: width and height of an image, pixels.
+        prompt: any of the run's.
+
+    Raises:
+        ValueError: a reward is not differentiable.
+    """
+    for name, reward in rewards.items():
+        image = torch.rand((1, 3, resolution[1], resolution[0]), generator=torch.Generator().manual_seed(0))
+        image.requires_grad_(True)
+        try:
+            differentiable = reward(image, [prompt]).requires_grad
+        except RuntimeError as error:  # numpy() of a tensor that needs its gradient, or what a guard makes of it
+            raise ValueError(
+                f"{method} needs reward gradients, and {name!r} has none ({error}): take another method"
+            ) from error
+        if not differentiable:
+            raise ValueError(
+                f"{method} needs reward gradients, and {name!r} is not differentiable: take another method"
+            )
