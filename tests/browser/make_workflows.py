@@ -1,8 +1,9 @@
 """Build the templates of ``workflows/`` with the real front end, and their API forms for the server tests.
 
-``python tests/browser/make_workflows.py`` starts a server and a headless browser, places the nodes below as a person would,
-and writes ``workflows/NAME.json``, its thumbnail ``workflows/NAME.jpg``, ``tests/server/templates/NAME.json`` and
-the pictures of the README and the help pages. Run it again after a change of a node's inputs or of a template.
+``python tests/browser/make_workflows.py`` starts a server and a headless browser, places the nodes as a person would, and
+writes ``workflows/NAME.json``, ``tests/server/templates/NAME.json`` and the pictures of graphs in the README and the help
+pages; names after it (a template's, a picture's with ``.png``) make these alone. Run it again after a change of a node's
+inputs or of a template, and then ``make_results.py`` beside it, for the thumbnails and the pictures of results.
 """
 
 from __future__ import annotations
@@ -23,29 +24,37 @@ import comfy_hosts  # noqa: E402
 import comfy_server  # noqa: E402
 import make_server_models  # noqa: E402
 from PIL import Image  # noqa: E402
-from workflow_sources import CHECKPOINT, PADS, TEMPLATES, Template, blend_probe  # noqa: E402
+from workflow_parts import CHECKPOINT, Template  # noqa: E402
+from workflow_pictures import blend_probe, kl_scale_sampler, pads, regional  # noqa: E402
+from workflow_sources import TEMPLATES  # noqa: E402
 
 BUILD = """(template) => {
     app.graph.clear()
     const made = {}
-    for (const [key, item] of Object.entries(template.nodes)) {
-        const node = LiteGraph.createNode(item.type)
-        if (!node) throw new Error(`no node ${item.type}`)
-        app.graph.add(node)
-        node.pos = item.pos
-        if (item.title) node.title = item.title
-        if (item.color) { node.color = item.color[0]; node.bgcolor = item.color[1] }
-        for (const [name, value] of Object.entries(item.widgets ?? {})) {
-            const widget = node.widgets.find((candidate) => candidate.name === name)
-            if (!widget) throw new Error(`${item.type} has no widget ${name}`)
-            widget.value = value
+    let x = 0
+    for (const [width, keys] of template.columns) {
+        let y = 100
+        for (const key of keys) {
+            const item = template.nodes[key]
+            const node = LiteGraph.createNode(item.type)
+            if (!node) throw new Error(`no node ${item.type}`)
+            app.graph.add(node)
+            if (item.title) node.title = item.title
+            if (item.color) { node.color = item.color[0]; node.bgcolor = item.color[1] }
+            for (const [name, value] of Object.entries(item.widgets)) {
+                const widget = node.widgets.find((candidate) => candidate.name === name)
+                if (!widget) throw new Error(`${item.type} has no widget ${name}`)
+                widget.value = value
+            }
+            node.pos = [x, y]
+            node.setSize([width, Math.max(item.height, node.computeSize()[1])])
+            y += node.size[1] + 52 // the next one's title is 30
+            made[key] = node
         }
-        const least = node.computeSize()
-        node.setSize([Math.max(item.size?.[0] ?? 0, least[0]), Math.max(item.size?.[1] ?? 0, least[1])])
-        made[key] = node
+        x += width + 30
     }
     for (const [key, item] of Object.entries(template.nodes)) {
-        for (const [name, [from, output]] of Object.entries(item.links ?? {})) {
+        for (const [name, [from, output]] of Object.entries(item.links)) {
             const slot = made[key].findInputSlot(name)
             const source = made[from].outputs.findIndex((candidate) => candidate.name === output)
             if (slot < 0 || source < 0) throw new Error(`cannot link ${from}.${output} to ${key}.${name}`)
@@ -66,16 +75,6 @@ def build(front: comfy_browser.FrontEnd, template: Template) -> dict[str, Any]:
     return workflow
 
 
-def jpeg(png: bytes, width: int, height: int, path: Path) -> None:
-    """A thumbnail of fixed size on the canvas's own background."""
-    with Image.open(io.BytesIO(png)) as picture:
-        picture = picture.convert("RGB")
-        picture.thumbnail((width, height), Image.Resampling.LANCZOS)
-        sheet = Image.new("RGB", (width, height), picture.getpixel((2, 2)))
-        sheet.paste(picture, ((width - picture.width) // 2, (height - picture.height) // 2))
-        sheet.save(path, quality=82, optimize=True)
-
-
 def prepare(base: Path) -> None:
     """Give the server's checkpoint the name the templates ask for, so that nothing is missing in the pictures."""
     checkpoints = base / "models" / "checkpoints"
@@ -90,13 +89,13 @@ def write_template(front: comfy_browser.FrontEnd, name: str, template: Template)
     target = CHECKOUT / "tests" / "server" / "templates" / f"{name}.json"
     target.parent.mkdir(exist_ok=True)
     target.write_text(prompt + "\n")
-    front.page.wait_for_timeout(600)
-    jpeg(front.page.screenshot(clip=front.fit(20)), 600, 400, CHECKOUT / "workflows" / f"{name}.jpg")
     print(name, len(workflow["nodes"]), "nodes")
 
 
 def shoot(front: comfy_browser.FrontEnd, path: Path, widest: int, margin: int = 28) -> None:
     """A picture of the whole graph."""
+    # The front end's own first graph asks for models that this server does not have, and it goes on saying so.
+    front.page.add_style_tag(content="[data-testid=error-overlay] { display: none }")
     front.page.wait_for_timeout(600)
     with Image.open(io.BytesIO(front.page.screenshot(clip=front.fit(margin)))) as picture:
         picture = picture.convert("RGB")
@@ -132,12 +131,6 @@ def stack_pads(front: comfy_browser.FrontEnd, path: Path) -> None:
     print(path.relative_to(CHECKOUT), path.stat().st_size // 1024, "KiB")
 
 
-PROBE: Template = {
-    "id": "5b1f6c1e-0d0f-4a52-9d53-3a1c8f1d2bfe",
-    "nodes": blend_probe(),
-}
-
-
 def draw_help_pictures(front: comfy_browser.FrontEnd, name: str, template: Template, types: tuple[str, ...]) -> None:
     """A help page's picture: some nodes of a graph."""
     build(front, template)
@@ -145,8 +138,15 @@ def draw_help_pictures(front: comfy_browser.FrontEnd, name: str, template: Templ
     shoot(front, CHECKOUT / "web" / "docs" / "images" / f"{name}.png", 1000)
 
 
+SAMPLING = ("LoadRewardLoRAs", "PreferenceWeights", "BlendedKSampler")
 HELP_PICTURES: tuple[tuple[str, Template, tuple[str, ...]], ...] = (
     ("load_miniature", TEMPLATES["try_it_no_downloads"], ("LoadMiniature", "LoadRewardLoRAs", "PreferenceWeights")),
+    ("kl_scale_sampler", kl_scale_sampler(), ("LoadRewardLoRAs", "KLScaleSampler")),
+    (
+        "blend_model",
+        TEMPLATES["stochastic_blend_model"],
+        ("BlendModel", "CFGGuider", "RandomNoise", "KSamplerSelect", "BasicScheduler", "SamplerCustomAdvanced"),
+    ),
     (
         "preference_schedule",
         TEMPLATES["preference_schedule"],
@@ -154,15 +154,14 @@ HELP_PICTURES: tuple[tuple[str, Template, tuple[str, ...]], ...] = (
     ),
     (
         "regional_preference",
-        TEMPLATES["regional_preference"],
-        ("PreferenceWeights", "RegionalPreference", "SolidMask", "MaskComposite"),
+        regional(),
+        ("LoadRewardLoRAs", "PreferenceWeights", "RegionalPreference", "SolidMask"),
     ),
-    ("blend_probe", PROBE, ("LoadRewardLoRAs", "PreferenceWeights", "BlendProbe", "PreviewImage", "PreviewAny")),
 )
 
 
-def draw_pictures(front: comfy_browser.FrontEnd) -> None:
-    """The README's and the help pages' pictures."""
+def draw_blend(front: comfy_browser.FrontEnd) -> None:
+    """The README's picture, with two LoRAs picked, and what two help pages show of it."""
     docs = CHECKOUT / "web" / "docs" / "images"
     build(front, TEMPLATES["blend_two_adapters"])
     front.page.evaluate(
@@ -177,30 +176,44 @@ def draw_pictures(front: comfy_browser.FrontEnd) -> None:
         list(make_server_models.LORAS),
     )
     shoot(front, CHECKOUT / "docs" / "images" / "graph.png", 1900)
-    keep(front, "LoadRewardLoRAs", "PreferenceWeights", "BlendedKSampler")
+    keep(front, *SAMPLING)
     shoot(front, docs / "blended_ksampler.png", 1000)
-    keep(front, "LoadRewardLoRAs", "PreferenceWeights")
+    keep(front, *SAMPLING[:2])
     shoot(front, docs / "load_reward_loras.png", 720)
-    build(front, TEMPLATES["kl_scale_row"])
-    keep(front, "KLScaleSampler", "VAEDecode", "ImageStitch", "SaveImage")
-    shoot(front, docs / "kl_scale_row.png", 1200)
-    build(front, TEMPLATES["stochastic_blend_model"])
-    keep(front, "BlendModel", "CFGGuider", "RandomNoise", "KSamplerSelect", "BasicScheduler", "SamplerCustomAdvanced")
-    shoot(front, docs / "blend_model.png", 800)
-    build(front, PADS)
-    stack_pads(front, docs / "preference_pad.png")
 
 
-def write_all(server: comfy_server.ComfyServer, browser: Any) -> None:
-    steps = [partial(write_template, name=name, template=template) for name, template in TEMPLATES.items()]
-    helps = [
-        partial(draw_help_pictures, name=name, template=template, types=types)
+def draw_pads(front: comfy_browser.FrontEnd) -> None:
+    build(front, pads())
+    stack_pads(front, CHECKOUT / "web" / "docs" / "images" / "preference_pad.png")
+
+
+def draw_probe(front: comfy_browser.FrontEnd) -> None:
+    """Blend Probe with what it found: the graph is run."""
+    build(front, blend_probe())
+    front.page.get_by_test_id("queue-button").first.click()
+    front.page.wait_for_function(
+        "() => app.graph.nodes.some((node) => node.type === 'PreviewImage' && (app.nodeOutputs[node.id]?.images ?? []).length)",
+        timeout=1_800_000,
+    )
+    front.pause(2000)
+    keep(front, "LoadRewardLoRAs", "PreferenceWeights", "BlendProbe", "PreviewImage", "PreviewAny")
+    shoot(front, CHECKOUT / "web" / "docs" / "images" / "blend_probe.png", 1000)
+
+
+def write_all(server: comfy_server.ComfyServer, browser: Any, only: list[str]) -> None:
+    steps = {name: partial(write_template, name=name, template=template) for name, template in TEMPLATES.items()}
+    steps |= {
+        f"{name}.png": partial(draw_help_pictures, name=name, template=template, types=types)
         for name, template, types in HELP_PICTURES
-    ]
-    for step in [*steps, draw_pictures, *helps]:
+    }
+    steps |= {"graph.png": draw_blend, "preference_pad.png": draw_pads, "blend_probe.png": draw_probe}
+    unknown = sorted(set(only) - set(steps))
+    if unknown:
+        raise SystemExit(f"Nothing is called {', '.join(unknown)}; there are {', '.join(steps)}.")
+    for name in only or steps:
         # A page of its own: the front end keeps widget values by node id, also of nodes that were removed.
         with comfy_browser.front_end(browser, server, width=1900, height=1100) as front:
-            step(front)
+            steps[name](front)
             if front.errors:
                 raise SystemExit("\n".join(front.errors))
 
@@ -212,8 +225,8 @@ def main() -> None:
         host = comfy_hosts.find_hosts()[0]
         comfy_server.prepare(base, comfy_server.make_models(host, cache))
         prepare(base)
-        with comfy_server.running(host, base) as server, comfy_browser.chromium() as browser:
-            write_all(server, browser)
+        with comfy_server.running(host, base, seconds=600) as server, comfy_browser.chromium() as browser:
+            write_all(server, browser, sys.argv[1:])
 
 
 if __name__ == "__main__":

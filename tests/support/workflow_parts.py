@@ -1,0 +1,127 @@
+"""What the templates of ``workflow_sources`` are put together from: nodes, notes, columns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypedDict
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+# The file ComfyUI's own first template asks for; the artist picks another if they have none of that name.
+CHECKPOINT = "v1-5-pruned-emaonly-fp16.safetensors"
+POSITIVE = "a lighthouse on a cliff at dusk, warm light in the windows, sea mist"
+NEGATIVE = "blurry, low quality, watermark"
+MINIATURE = ("softness", "compressibility", "alignment")
+MINIATURE_PROMPT = "a red triangle and a cyan circle"
+NOTE = ["#432", "#653"]
+OURS = ["#233", "#355"]
+
+Nodes = dict[str, dict[str, Any]]
+
+
+class Template(TypedDict):
+    """A graph as a person would lay it out.
+
+    Args:
+        id: the workflow's UUID.
+        nodes: by a name of ours.
+        columns: from left to right: their width and the names of their nodes from the top. Narrow columns: the front end
+            shows a template whole, and below a zoom of 57 % the classic canvas draws no text.
+    """
+
+    id: str
+    nodes: Nodes
+    columns: list[tuple[int, list[str]]]
+
+
+def node(
+    kind: str,
+    widgets: dict[str, Any] | None = None,
+    links: dict[str, tuple[str, str]] | None = None,
+    height: int = 0,
+    **other: Any,
+) -> dict[str, Any]:
+    """A node at least ``height`` high."""
+    return {"type": kind, "height": height, "widgets": widgets or {}, "links": links or {}, **other}
+
+
+def note(text: str) -> dict[str, Any]:
+    """A note as high as its text needs in a column of 300, in the renderer with the larger letters."""
+    lines = sum(1.5 if line.startswith("#") else 0.6 if not line else -(-len(line) // 38) for line in text.splitlines())
+    return node("MarkdownNote", {"text": text}, height=round(60 + 19 * lines), title="Read me", color=NOTE)
+
+
+def miniature_loras(count: int) -> dict[str, Any]:
+    """Load Reward LoRAs with the shipped adapters."""
+    chosen = {f"lora_{i}": f"miniature/{name}.safetensors" for i, name in enumerate(MINIATURE[:count], start=1)}
+    return node("LoadRewardLoRAs", chosen, color=OURS)
+
+
+def preference(weights: tuple[float, ...] = (), title: str | None = None) -> dict[str, Any]:
+    """Preference Weights after "loras"."""
+    values = {f"weight_{i}": weight for i, weight in enumerate(weights, start=1)}
+    made = node("PreferenceWeights", values, {"reward_loras": ("loras", "reward_loras")}, color=OURS)
+    return made if title is None else made | {"title": title}
+
+
+def common(text: str) -> Nodes:
+    """A note, checkpoint, adapters, prompts, empty latent, and preference."""
+    return {
+        "note": note(text),
+        "checkpoint": node("CheckpointLoaderSimple", {"ckpt_name": CHECKPOINT}),
+        "loras": node("LoadRewardLoRAs", color=OURS),
+        "latent": node("EmptyLatentImage", {"width": 512, "height": 512}),
+        "positive": node("CLIPTextEncode", {"text": POSITIVE}, {"clip": ("checkpoint", "CLIP")}, 110),
+        "negative": node("CLIPTextEncode", {"text": NEGATIVE}, {"clip": ("checkpoint", "CLIP")}, 80),
+        "preference": preference(),
+    }
+
+
+def sampler(kind: str, with_preference: bool = True, **widgets: Any) -> dict[str, Any]:
+    links = {
+        "model": ("checkpoint", "MODEL"),
+        "reward_loras": ("loras", "reward_loras"),
+        "positive": ("positive", "CONDITIONING"),
+        "negative": ("negative", "CONDITIONING"),
+        "latent_image": ("latent", "LATENT"),
+    }
+    if with_preference:
+        links["preference"] = ("preference", "preference")
+    return node(kind, {"seed": 7, "control_after_generate": "fixed", **widgets}, links, color=OURS)
+
+
+def output(prefix: str, samples: tuple[str, str] = ("sampler", "latent"), height: int = 560) -> Nodes:
+    """Decode and save."""
+    return {
+        "decode": node("VAEDecode", links={"samples": samples, "vae": ("checkpoint", "VAE")}),
+        "save": node("SaveImage", {"filename_prefix": prefix}, {"images": ("decode", "IMAGE")}, height),
+    }
+
+
+def on_miniature(nodes: Nodes, adapters: int = 3) -> Nodes:
+    """The same graph over the miniature, which brings its own latent, with so many of its adapters."""
+    renamed = {"MODEL": "model", "CLIP": "clip", "VAE": "vae"}
+    made = {}
+    for key, item in nodes.items():
+        links = {
+            name: ("checkpoint", "latent")
+            if source == "latent"
+            else (source, renamed.get(slot, slot) if source == "checkpoint" else slot)
+            for name, (source, slot) in item["links"].items()
+        }
+        made[key] = item | {"links": links}
+    del made["latent"]
+    made["checkpoint"] = node("LoadMiniature", {"batch_size": 9}, color=OURS)
+    made["loras"] = miniature_loras(adapters)
+    made["positive"]["widgets"] = {"text": MINIATURE_PROMPT}
+    made["negative"]["widgets"] = {"text": ""}
+    return made
+
+
+def grid(links: dict[str, tuple[str, str]], **widgets: Any) -> dict[str, Any]:
+    """Preference Grid after "sweep"."""
+    links = links | {
+        "preferences": ("sweep", "preferences"),
+        "labels": ("sweep", "labels"),
+        "reward_loras": ("loras", "reward_loras"),
+    }
+    return node("PreferenceGrid", widgets, links, color=OURS)

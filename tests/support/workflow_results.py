@@ -1,0 +1,163 @@
+"""What the templates draw, over the miniature: the templates' thumbnails and the help pages' pictures of results."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from typing import Any
+
+from comfy_prompts import Prompt, node
+from comfy_server import ComfyServer
+from PIL import Image, ImageDraw, ImageFont
+from workflow_parts import MINIATURE, MINIATURE_PROMPT
+
+SECONDS = 3600  # for one run, on a machine that has other work
+SIDE = 96
+"""Of a picture in rows of pictures, in pixels: 32 enlarged three times."""
+GAP = 6
+INK, PAPER = "#222222", "#fcfcfc"
+Weights = Sequence[float]
+
+
+def for_miniature(prompt: Prompt, batch: int, adapters: int = 2) -> Prompt:
+    """A template's graph in API form, run over the miniature with its settings and so many of its adapters."""
+    made = deepcopy(prompt)
+    (latent,) = nodes_of(made, "EmptyLatentImage") or [""]
+    (checkpoint,) = nodes_of(made, "CheckpointLoaderSimple") or nodes_of(made, "LoadMiniature")
+    made.pop(latent, None)
+    made[checkpoint] = node("LoadMiniature", batch_size=batch)
+    texts = iter((MINIATURE_PROMPT, ""))  # the positive one comes first
+    settings = {"steps": 12, "cfg": 1.0}
+    for item in made.values():
+        inputs = item["inputs"]
+        inputs |= {name: value for name, value in settings.items() if name in inputs}
+        inputs |= {name: [checkpoint, 3] for name, value in inputs.items() if value == [latent, 0]}
+        if item["class_type"] == "CLIPTextEncode":
+            inputs["text"] = next(texts)
+        if item["class_type"] == "LoadRewardLoRAs":
+            inputs |= {f"lora_{i}": f"miniature/{name}.safetensors" for i, name in enumerate(MINIATURE[:adapters], 1)}
+    return made
+
+
+def pictures(server: ComfyServer, prompt: Prompt) -> list[list[Image.Image]]:
+    """Run it; the pictures of every node that saves, in the prompt's order."""
+    outputs = server.run(prompt, SECONDS)
+    found = []
+    for key in prompt:
+        saved = outputs.get(key, {}).get("images", [])
+        if saved:
+            found.append([Image.open(io.BytesIO(server.image(entry).read_bytes())).convert("RGB") for entry in saved])
+    return found
+
+
+def nodes_of(prompt: Prompt, class_type: str) -> list[str]:
+    return [key for key, item in prompt.items() if item["class_type"] == class_type]
+
+
+def with_weights(prompt: Prompt, *weights: Weights) -> Prompt:
+    """The same with other numbers in its Preference Weights, the first node's first."""
+    made = deepcopy(prompt)
+    for key, numbers in zip(nodes_of(made, "PreferenceWeights"), weights, strict=True):
+        made[key]["inputs"] |= {f"weight_{i}": value for i, value in enumerate(numbers, start=1)}
+    return made
+
+
+def rows(named: Sequence[tuple[str, Sequence[Image.Image]]], side: int = SIDE) -> Image.Image:
+    """Rows of pictures with a name above each."""
+    font = ImageFont.load_default(15)
+    line = 22
+    columns = max(len(row) for _, row in named)
+    step = side + GAP
+    sheet = Image.new("RGB", (columns * step + GAP, len(named) * (step + line) + GAP), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for number, (name, row) in enumerate(named):
+        top = number * (step + line) + line
+        draw.text((GAP, top - line + 3), name, INK, font)
+        for column, picture in enumerate(row):
+            sheet.paste(picture.resize((side, side), Image.Resampling.NEAREST), (GAP + column * step, top))
+    return sheet
+
+
+def tiled(images: Sequence[Image.Image], columns: int, side: int) -> Image.Image:
+    """Pictures in reading order."""
+    step = side + GAP
+    sheet = Image.new("RGB", (columns * step - GAP, -(-len(images) // columns) * step - GAP), PAPER)
+    for number, picture in enumerate(images):
+        place = number % columns * step, number // columns * step
+        sheet.paste(picture.resize((side, side), Image.Resampling.NEAREST), place)
+    return sheet
+
+
+Run = Callable[[Prompt], list[list[Image.Image]]]
+FIRST, SECOND = (f"{name} alone" for name in MINIATURE[:2])
+
+
+def one_after_the_other(run: Run, prompt: Prompt, mixture: str, *changes: Sequence[Weights]) -> Image.Image:
+    """Three rows: the first adapter, the graph as it is meant, the second adapter."""
+    graph = for_miniature(prompt, 6)
+    names = (FIRST, mixture, SECOND)
+    return rows([(name, run(with_weights(graph, *weights))[0]) for name, weights in zip(names, changes, strict=True)])
+
+
+def _mixed(mixture: str) -> Callable[[Run, Prompt], dict[str, Image.Image]]:
+    def draw(run: Run, prompt: Prompt) -> dict[str, Image.Image]:
+        picture = one_after_the_other(run, prompt, mixture, [(1, 0, 0)], [(0.5, 0.5, 0)], [(0, 1, 0)])
+        return {"": picture}
+
+    return draw
+
+
+def _between(mixture: str) -> Callable[[Run, Prompt], dict[str, Image.Image]]:
+    """For graphs of two preferences."""
+
+    def draw(run: Run, prompt: Prompt) -> dict[str, Image.Image]:
+        first, second = (1, 0, 0), (0, 1, 0)
+        picture = one_after_the_other(run, prompt, mixture, [first, first], [first, second], [second, second])
+        return {"": picture}
+
+    return draw
+
+
+def _sheet(**changes: Any) -> Callable[[Run, Prompt], dict[str, Image.Image]]:
+    """The sheet that the graph itself draws, the sweep's inputs changed."""
+
+    def draw(run: Run, prompt: Prompt) -> dict[str, Image.Image]:
+        graph = for_miniature(prompt, 1)
+        graph[nodes_of(graph, "PreferenceSweep")[0]]["inputs"] |= changes
+        graph[nodes_of(graph, "PreferenceGrid")[0]]["inputs"]["thumbnail_size"] = 160
+        return {"": run(graph)[0][0]}
+
+    return draw
+
+
+def _triangle(run: Run, prompt: Prompt) -> dict[str, Image.Image]:
+    """Corners, and the middle below them all."""
+    graph = for_miniature(prompt, 4, adapters=3)
+    named = [(f"{name} alone", tuple(float(i == at) for i in range(3))) for at, name in enumerate(MINIATURE)]
+    named.append(("a third of each", (0.34, 0.33, 0.33)))
+    return {"": rows([(name, run(with_weights(graph, weights))[0]) for name, weights in named], 80)}
+
+
+def _nine(run: Run, prompt: Prompt) -> dict[str, Image.Image]:
+    return {"": tiled(run(prompt)[0], 3, 128)}
+
+
+def _sweep(run: Run, prompt: Prompt) -> dict[str, Image.Image]:
+    """As it is: both pictures."""
+    sheet, pareto = run(prompt)
+    return {"": sheet[0], "pareto": pareto[0]}
+
+
+DRAW: dict[str, Callable[[Run, Prompt], dict[str, Image.Image]]] = {
+    "try_it_no_downloads": _nine,
+    "blend_two_adapters": _mixed("half of each"),
+    "kl_scale_row": _sheet(),
+    "triangle_of_three": _triangle,
+    "preference_schedule": _between("from the first to the second over the run"),
+    "regional_preference": _between("the first on the left, the second on the right"),
+    "any_two_style_loras": _sheet(),
+    "sweep_with_pareto": _sweep,
+    "stochastic_blend_model": _mixed("half of each, drawn step by step"),
+}
+"""By template: its pictures; "" is the one that its thumbnail shows."""
