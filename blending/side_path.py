@@ -59,8 +59,14 @@ class SidePath:
 
     def remove(self) -> None:
         """Take the hooks off again and let go of the factors."""
-        while self._handles:
-            self._handles.pop().remove()
+        try:
+            while self._handles:
+                self._handles[-1].remove()
+                self._handles.pop()
+        finally:
+            for handle in self._handles:  # whatever ended the loop: removing one twice does no harm
+                handle.remove()
+            self._handles.clear()
         for layer in self._layers.values():
             layer.prepared.clear()
         self._row_gates.clear()

@@ -53,7 +53,10 @@ class BlendRun:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # An interrupt is no Exception: this is the one place that runs whatever ends the sampling.
+        self.remove()
+
+    def remove(self) -> None:
+        """Take every hook off; again does no harm."""
         for path in self.paths.values():
             path.remove()
         self.paths.clear()
@@ -77,7 +80,11 @@ class BlendRun:
         if self.evaluation == "batched":
             add_wrapper(WrappersMP.PREPARE_SAMPLING, KEY, self.prepare, options)
         first = [named.pop(name) for name in _OUTER_SAMPLE_NAMES if name in named]
-        return executor(*first, *rest, **named)
+        try:
+            return executor(*first, *rest, **named)
+        finally:
+            # An interrupt is no Exception. Here and in __exit__, so that a thread that dies in one of them is survived.
+            self.remove()
 
     def prepare(self, executor: Any, model: Any, noise_shape: Any, *args: Any, **kwargs: Any) -> Any:
         """The host's PREPARE_SAMPLING: ask it to free memory for all rows of the plan in one call."""
@@ -136,9 +143,9 @@ class BlendRun:
         """The side path on the model that runs: the host may run another copy than the one the MODEL names."""
         path = self.paths.get(id(network))
         if path is None:
-            path = SidePath(self.bank)
+            # Known before it is installed: whatever ends the installation, the hooks made so far are taken off.
+            path = self.paths[id(network)] = SidePath(self.bank)
             path.install(network)
-            self.paths[id(network)] = path
         return path
 
     def _check_called(self, path: SidePath) -> None:
