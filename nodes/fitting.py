@@ -9,12 +9,12 @@ from typing import Any
 import comfy.lora
 import comfy.lora_convert
 import comfy.model_patcher
-import comfy.weight_adapter
 import torch
 from torch import Tensor, nn
 
 from ..blending.adapters import AdapterBank, LowRank
 from ..blending.side_path import layer_shape
+from .adapter_kinds import MERGE, CannotBlend, check_kind, low_rank_form
 from .lora_files import RewardLoRA, RewardLoRAs
 
 logger = logging.getLogger("diffusion_blend")
@@ -68,7 +68,7 @@ def low_rank_updates(adapter: RewardLoRA, network: nn.Module, key_map: Mapping[s
         ValueError: as `fit`.
     """
     tensors = comfy.lora_convert.convert_lora(dict(adapter.tensors))
-    _check_pairs(adapter, tensors)
+    _check_complete(adapter, tensors)
     patches = comfy.lora.load_lora(tensors, dict(key_map), log_missing=False)
     if not patches:
         raise ValueError(
@@ -96,12 +96,24 @@ HALVES = (
 """Endings of the two factors in the namings the host reads."""
 
 
-def _check_pairs(adapter: RewardLoRA, tensors: Mapping[str, Tensor]) -> None:
-    """Refuse what the host's reader would stumble over: half a pair, alpha that is no single number."""
+GROUPS = (
+    ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"),
+    ("hada_t1", "hada_t2"),
+    ("lokr_w1_a", "lokr_w1_b"),
+    ("lokr_w2_a", "lokr_w2_b"),
+    ("a1.weight", "a2.weight", "b1.weight", "b2.weight"),
+)
+"""Endings that come together or not at all, in the kinds that are named after a dot."""
+
+
+def _check_complete(adapter: RewardLoRA, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse what the host's reader would stumble over: half an update, alpha that is no single number."""
+    needed = [(half, other) for pair in HALVES for half, other in (pair, pair[::-1])]
+    needed += [(f".{one}", f".{other}") for group in GROUPS for one in group for other in group if one != other]
     for key, tensor in tensors.items():
-        for have, need in (*HALVES, *((down, up) for up, down in HALVES)):
+        for have, need in needed:
             if key.endswith(have) and key.removesuffix(have) + need not in tensors:
-                raise ValueError(f"{adapter.file}: {key} has no {need} beside it; the file is incomplete.")
+                raise ValueError(f"{adapter.file}: {key} has no {need.lstrip('.')} beside it; the file is incomplete.")
         if key.endswith(".alpha") and tensor.numel() != 1:
             raise ValueError(f"{adapter.file}: {key} has shape {list(tensor.shape)}; alpha is a single number.")
 
@@ -127,23 +139,17 @@ def _update(adapter: RewardLoRA, network: nn.Module, target: Any, patch: Any) ->
     """One patch of the host's reader as a layer name and a low-rank pair over the whole layer."""
     key, offset, function = _parts(target)
     where = f"{adapter.file}: {key}"
-    if not isinstance(patch, comfy.weight_adapter.LoRAAdapter):
-        kind = getattr(patch, "name", None) or f"'{patch[0]}'"
-        raise ValueError(f"{where}: an update of kind {kind} is not low-rank and cannot be blended. {_MERGE}")
-    up, down, alpha, mid, dora_scale, reshape = patch.weights
-    if dora_scale is not None:
-        raise ValueError(
-            f"{where}: this is a DoRA, which needs the model's own weights and cannot be blended. {_MERGE}"
-        )
-    if reshape is not None:
-        raise ValueError(f"{where}: this adapter changes the layer's shape and cannot be blended. {_MERGE}")
-    if not key.endswith(".weight"):
-        raise ValueError(f"{where}: only layers' weights can be blended, and this is another parameter. {_MERGE}")
     name = key.removesuffix(".weight")
     try:
+        check_kind(patch)
+        if name == key:
+            raise CannotBlend("only layers' weights can be blended, and this is another parameter.")
         outputs, inputs = layer_shape(network, name)
-        pair = _pair(up.float(), down.float(), None if mid is None else mid.float(), alpha, adapter.strength)
-        pair = _place(pair, outputs, inputs, offset, function)
+        sides = _sides(outputs, inputs, offset)
+        pair = low_rank_form(patch, sides)
+        pair = _place(LowRank(pair.down, pair.up * adapter.strength), sides, inputs, outputs, offset, function)
+    except CannotBlend as error:
+        raise ValueError(f"{where}: {error} {MERGE}") from error
     except ValueError as error:
         raise ValueError(
             f"{where}: {error} The adapter is for another architecture, or the file is damaged."
@@ -158,43 +164,35 @@ def _parts(target: Any) -> tuple[str, tuple[int, int, int] | None, Any]:
     return target[0], target[1], target[2] if len(target) > 2 else None
 
 
-_MERGE = "Load it with the host's Load LoRA before the blend (it then belongs to the base), or convert it to a LoRA."
-
-
-def _pair(up: Tensor, down: Tensor, mid: Tensor | None, alpha: float | None, strength: float) -> LowRank:
-    """Fold alpha, strength and a Tucker core into the factors: ``(alpha / rank) * strength * up @ core(down)``."""
-    if up.ndim < 2 or down.ndim < 2 or (mid is not None and (mid.ndim < 3 or mid.shape[1] != down.shape[0])):
-        shapes = [list(factor.shape) for factor in (up, down, mid) if factor is not None]
-        raise ValueError(f"its factors have shapes {shapes}, which are not those of a LoRA.")
-    rank = down.shape[0]
-    if rank == 0:
-        raise ValueError("its rank is 0.")
-    up = up.flatten(1) * (strength * (1.0 if alpha is None else alpha / rank))
-    if mid is not None:
-        # LyCORIS' Tucker form: down [i, in, 1, 1], core [o, i, kh, kw] -> [o, in, kh, kw]
-        down = torch.einsum("oi...,in->on...", mid, down.flatten(1))
-    return LowRank(down, up)
-
-
-def _place(
-    pair: LowRank, outputs: int, inputs: tuple[int, ...], offset: tuple[int, int, int] | None, function: Any
-) -> LowRank:
-    """Bring a pair to the layer's whole weight: kernel shape, slice of a fused layer, the host's row permutation."""
+def _sides(outputs: int, inputs: tuple[int, ...], offset: tuple[int, int, int] | None) -> tuple[int, int]:
+    """Rows and columns of the weight, or of the slice of it, that an update belongs to."""
     sides = [outputs, torch.Size(inputs).numel()]
-    up, down = pair.up, pair.down.flatten(1)
     if offset is not None:
         axis, start, length = offset
         if axis not in (0, 1) or start + length > sides[axis]:
             raise ValueError(f"it addresses {start}..{start + length} of a layer of {outputs} x {list(inputs)}.")
         sides[axis] = length
-    if [up.shape[0], down.shape[1]] != sides:
+    return sides[0], sides[1]
+
+
+def _place(
+    pair: LowRank,
+    sides: tuple[int, int],
+    inputs: tuple[int, ...],
+    outputs: int,
+    offset: tuple[int, int, int] | None,
+    function: Any,
+) -> LowRank:
+    """Bring a pair to the layer's whole weight: kernel shape, slice of a fused layer, the host's row permutation."""
+    up, down = pair.up, pair.down.flatten(1)
+    if (up.shape[0], down.shape[1]) != sides:
         raise ValueError(
             f"its update is {up.shape[0]} x {down.shape[1]}, but the layer's weight is {sides[0]} x {sides[1]}."
         )
     if function is not None:
         up = _permuted(up, down, function)
     if offset is not None:
-        axis, start, length = offset
+        axis, start, _ = offset
         if axis == 0:
             up = _pad(up, 0, start, outputs)
         else:

@@ -220,21 +220,7 @@ BAD_TENSORS = {
     "DoRA": (put("lora_unet_joint_blocks_0_x_block_attn_qkv.dora_scale", torch.ones(384, 1)), "is a DoRA"),
     "full difference": (
         put("diffusion_model.final_layer.linear.diff", torch.ones(64, 128)),
-        "an update of kind 'diff' is not low-rank",
-    ),
-    "LoHa": (
-        lambda t, up, down: [
-            t.pop(up),
-            t.pop(down),
-            t.update(
-                {
-                    f"{up.split('.')[0]}.hada_w{i}_{s}": torch.ones(384, 2) if s == "a" else torch.ones(2, 128)
-                    for i in (1, 2)
-                    for s in "ab"
-                }
-            ),
-        ],
-        "an update of kind loha is not low-rank",
+        "an update of kind 'diff' is a full difference",
     ),
 }
 

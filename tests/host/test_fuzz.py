@@ -10,7 +10,7 @@ import struct
 import comfy_models
 import pytest
 import torch
-from comfy_adapters import kohya
+from comfy_adapters import host_changes, kohya
 from diffusion_blend.blending.adapters import AdapterBank
 from diffusion_blend.blending.plans import make_planner
 from diffusion_blend.blending.preference import Preference
@@ -66,6 +66,20 @@ def fitted_world():
             f"transformer.transformer_blocks.1.attn.{name}.lora_{part}.weight": torch.randn(*shape) / 10
             for name in ("to_q", "to_v")
             for part, shape in (("A", (3, 128)), ("B", (128, 3)))
+        },
+        {
+            f"lora_unet_joint_blocks_1_x_block_attn_proj.{name}": torch.randn(*shape) / 10
+            for name, shape in (
+                ("hada_w1_a", (128, 3)),
+                ("hada_w1_b", (3, 128)),
+                ("hada_w2_a", (128, 2)),
+                ("hada_w2_b", (2, 128)),
+                ("alpha", ()),
+            )
+        },
+        {
+            f"lycoris_transformer_blocks_0_attn_to_k.{name}": torch.randn(*shape) / 10
+            for name, shape in (("lokr_w1", (4, 8)), ("lokr_w2_a", (32, 3)), ("lokr_w2_b", (3, 16)), ("alpha", ()))
         },
     ]
     return Fitted((network, comfy.lora.model_lora_keys_unet(network, {}), Files(files)))
@@ -170,26 +184,6 @@ metadata = st.none() | st.dictionaries(
 )
 
 
-def delta_by_host(network, key_map, tensors, strength):
-    """Weight name -> change, as the host patches it."""
-    import comfy.lora
-    import comfy.lora_convert
-
-    weights = dict(network.named_parameters())
-    changes = {}
-    for target, patch in comfy.lora.load_lora(
-        comfy.lora_convert.convert_lora(dict(tensors)), key_map, log_missing=False
-    ).items():
-        name, offset, function = target if isinstance(target, tuple) and len(target) == 3 else (target, None, None)
-        if isinstance(target, tuple) and len(target) == 2:
-            name, offset = target
-        zero = torch.zeros_like(weights[name])
-        changes[name] = changes.get(name, 0) + comfy.lora.calculate_weight(
-            [(strength, patch, 1.0, offset, function)], zero, name
-        )
-    return changes
-
-
 def check_file(mutated, path, fitted_world):
     network, key_map, _ = fitted_world
     path.write_bytes(mutated.content)
@@ -200,7 +194,7 @@ def check_file(mutated, path, fitted_world):
         assert path.name in str(error)
         return
     assert adapter.kl_weight is None or adapter.kl_weight > 0
-    expected = delta_by_host(network, key_map, adapter.tensors, 0.8)
+    expected = host_changes(network, key_map, adapter.tensors, 0.8)
     assert {f"{name}.weight" for name in updates} == set(expected)
     for name, pairs in updates.items():
         weight = network.get_submodule(name).weight

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import comfy.lora
+import comfy.lora_convert
 import comfy.model_management
 import comfy.sd
 import comfy.utils
@@ -69,20 +70,47 @@ def write(folder: Path, name: str, tensors: dict[str, Tensor], metadata: dict[st
     return str(path)
 
 
-class Patched:
-    """Copies of one checkpoint, each patched by the host itself with some adapters (or with nothing)."""
+def host_changes(
+    network: Any, key_map: dict[str, Any], tensors: dict[str, Tensor], strength: float
+) -> dict[str, Tensor]:
+    """Weight name -> the change an adapter makes, as the host patches it into a weight of zeros.
 
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
+    Args:
+        network: the host's BaseModel.
+        key_map: the host's map from LoRA keys to its weights.
+        tensors: the adapter file.
+        strength: as the host's Load LoRA.
+    """
+    weights = dict(network.named_parameters())
+    changes: dict[str, Tensor] = {}
+    converted = comfy.lora_convert.convert_lora(dict(tensors))
+    for target, patch in comfy.lora.load_lora(converted, key_map, log_missing=False).items():
+        name, *slice_and_function = target if isinstance(target, tuple) else (target,)
+        offset, function = [*slice_and_function, None, None][:2]
+        patched = comfy.lora.calculate_weight(
+            [(strength, patch, 1.0, offset, function)], torch.zeros_like(weights[name]), name
+        )
+        changes[name] = changes.get(name, 0) + patched
+    return changes
+
+
+class Patched:
+    """Copies of one checkpoint, each patched by the host itself with some adapters (or with nothing).
+
+    Args:
+        kind: one of `comfy_models`' checkpoints.
+        tensors: other weights than that one's.
+    """
+
+    def __init__(self, kind: str, tensors: dict[str, Tensor] | None = None) -> None:
+        self.tensors = comfy_models.state_dict(kind) if tensors is None else tensors
         self._models: dict[Any, Any] = {}
 
     def model(self, *adapters: dict[str, Tensor]) -> Any:
         """A MODEL of its own with the adapters patched in by the host, and loaded."""
         key = tuple(map(id, adapters))
         if key not in self._models:
-            model = comfy.sd.load_diffusion_model_state_dict(
-                dict(comfy_models.state_dict(self.kind)), model_options={"dtype": torch.float32}
-            )
+            model = comfy_models.load_tensors(self.tensors, dtype=torch.float32)
             for tensors in adapters:
                 before = sum(map(len, model.patches.values()))
                 model, _ = comfy.sd.load_lora_for_models(model, None, dict(tensors), 1.0, 0)

@@ -9,12 +9,16 @@ import math
 from collections.abc import Callable
 from functools import cache
 from typing import Any
+from unittest import mock
 
+import comfy.model_detection
 import comfy.ops
 import comfy.sd
 import torch
+from comfy.ldm.flux.model import Flux, FluxParams
 from comfy.ldm.modules.diffusionmodules.mmdit import MMDiT
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from comfy.ldm.wan.model import WanModel
 from torch import Tensor
 
 UNET = {
@@ -64,14 +68,53 @@ SD3 = {
     "pos_embed_scaling_factor": None,
     "dtype": torch.float32,
 }
-CONTEXT = {"sd15": (7, 768), "sdxl": (7, 2048), "sd3": (9, 4096)}
-CHANNELS = {"sd15": 4, "sdxl": 4, "sd3": 16}
-POOLED = {"sdxl": 1280, "sd3": 2048}
+SD2 = SD15 | {"num_heads": -1, "num_head_channels": 64, "context_dim": 1024, "use_linear_in_transformer": True}
+FLUX = {
+    "in_channels": 16,
+    "out_channels": 16,
+    "vec_in_dim": 64,
+    "context_in_dim": 96,
+    "hidden_size": 256,
+    "mlp_ratio": 4.0,
+    "num_heads": 2,
+    "depth": 1,
+    "depth_single_blocks": 2,
+    "axes_dim": [16, 56, 56],
+    "theta": 10000,
+    "patch_size": 2,
+    "qkv_bias": True,
+    "guidance_embed": True,
+    "txt_ids_dims": [],
+    "dtype": torch.float32,
+}
+WAN = {"dim": 128, "ffn_dim": 256, "num_heads": 1, "num_layers": 2, "dtype": torch.float32}
+CONTEXT = {
+    "sd15": (7, 768),
+    "inpaint": (7, 768),
+    "sd2": (7, 1024),
+    "sdxl": (7, 2048),
+    "sd3": (9, 4096),
+    "flux": (9, 96),
+    "wan": (9, 4096),
+}
+CHANNELS = {"sd15": 4, "inpaint": 4, "sd2": 4, "sdxl": 4, "sd3": 16, "flux": 16, "wan": 16}
+POOLED = {"sdxl": 1280, "sd3": 2048, "flux": 64}
+
+
+def _flux(**config: Any) -> Any:
+    """Earlier hosts know fewer of Flux' parameters."""
+    known = set(FluxParams.__dataclass_fields__) | {"dtype", "operations"}
+    return Flux(**{name: value for name, value in config.items() if name in known})
+
 
 _NETWORKS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "sd15": (UNetModel, SD15),
     "sdxl": (UNetModel, SDXL),
     "sd3": (MMDiT, SD3),
+    "sd2": (UNetModel, SD2),
+    "inpaint": (UNetModel, SD15 | {"in_channels": 9}),
+    "flux": (_flux, FLUX),
+    "wan": (WanModel, WAN),
 }
 
 
@@ -102,8 +145,23 @@ def state_dict(kind: str, seed: int = 0) -> dict[str, Tensor]:
 @cache
 def load(kind: str) -> Any:
     """The MODEL as the host's own loader makes it."""
-    model = comfy.sd.load_diffusion_model_state_dict(dict(state_dict(kind)), model_options={"dtype": torch.float32})
-    assert model is not None, f"the host does not recognise the shallow {kind}"
+    return load_tensors(state_dict(kind), dtype=torch.float32)
+
+
+def load_tensors(tensors: dict[str, Tensor], **options: Any) -> Any:
+    """A MODEL of these weights, with the host's own loader's options ("dtype", "custom_operations")."""
+    detect = comfy.model_detection.detect_unet_config
+
+    def narrow(*args: Any, **kwargs: Any) -> Any:
+        # 0.3.64 knows Flux at its full width only.
+        config = detect(*args, **kwargs)
+        if config is not None and config.get("image_model") == "flux":
+            config |= {name: FLUX[name] for name in ("vec_in_dim", "context_in_dim", "hidden_size", "num_heads")}
+        return config
+
+    with mock.patch.object(comfy.model_detection, "detect_unet_config", narrow):
+        model = comfy.sd.load_diffusion_model_state_dict(dict(tensors), model_options=options)
+    assert model is not None, "the host does not recognise this shallow network"
     return model
 
 
@@ -119,5 +177,6 @@ def conditioning(kind: str, seed: int, length: int | None = None) -> list[Any]:
 
 
 def latent(kind: str, batch: int = 1, size: int = 8) -> dict[str, Tensor]:
-    """An empty latent."""
-    return {"samples": torch.zeros(batch, CHANNELS[kind], size, size)}
+    """An empty latent; of a video, three frames."""
+    frames = (3,) if kind == "wan" else ()
+    return {"samples": torch.zeros(batch, CHANNELS[kind], *frames, size, size)}
