@@ -4,7 +4,9 @@ VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test lint clean
+UV = $(shell $(PY) -m uv --version >/dev/null 2>&1 && echo $(PY) -m uv || echo uv)
+
+.PHONY: setup demo test lint matrix coverage registry audit clean
 
 setup: $(READY)
 
@@ -23,6 +25,21 @@ lint: $(READY)
 # One process can hold one ComfyUI: the host tests run once for each that is found.
 test: $(READY)
 	$(PY) tests/support/run_all.py
+
+# The host tests on every version that is promised; minutes each.
+matrix: $(READY)
+	$(PY) tests/support/matrix.py
+
+# Branches of what is shipped that no test of this process takes; the server's and the browser's run elsewhere.
+coverage: $(READY)
+	$(PY) tests/support/coverage_report.py
+
+# What the Comfy registry runs on a published pack, by its own tool.
+registry: $(READY)
+	$(UV) tool run --from comfy-cli comfy --skip-prompt --no-enable-telemetry node validate
+
+audit: $(READY)
+	$(PY) tests/support/audit.py
 
 clean:
 	rm -rf $(VENV)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import random
 import signal
+import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,16 +17,40 @@ from torch import Tensor
 def redness(images: Tensor, prompts: Sequence[str]) -> Tensor:
     """Ten times how much redder than green and blue an image is, with a little of everybody's randomness in it.
 
-    With ``KILL_AT`` set to n and ``COUNT_IN`` to a file: the n-th call kills the process, as a power cut would.
+    With ``COUNT_IN`` set to a file, and ``KILL_AT`` to n: the n-th call kills the process, as a power cut would. With
+    ``FAIL_AT`` set to n: the n-th call fails by ``FAIL_BY``, after it has drawn its random numbers.
     """
-    counter = os.environ.get("COUNT_IN")
-    if counter:
-        calls = len(Path(counter).read_text()) + 1 if Path(counter).exists() else 1
-        Path(counter).write_text("x" * calls)
-        if calls == int(os.environ["KILL_AT"]):
-            os.kill(os.getpid(), signal.SIGKILL)
+    calls = _calls(os.environ.get("COUNT_IN"))
+    if calls and calls == int(os.environ.get("KILL_AT", "0")):
+        os.kill(os.getpid(), signal.SIGKILL)
     noise = torch.rand(len(images)) * 0.1 + random.random() * 0.1  # the global generators must be resumed too
+    if calls and calls == int(os.environ.get("FAIL_AT", "0")):
+        return _failure(os.environ["FAIL_BY"], images)
     return 10 * (images[:, 0] - images[:, 1:].mean(1)).mean((1, 2)) + noise
+
+
+def _calls(counter: str | None) -> int:
+    """How often this was called with this file, over all processes; 0 without one."""
+    if not counter:
+        return 0
+    file = Path(counter)
+    calls = len(file.read_text()) + 1 if file.exists() else 1
+    file.write_text("x" * calls)
+    return calls
+
+
+def _failure(kind: str, images: Tensor) -> Any:
+    """What a broken reward does."""
+    if kind == "raises":
+        raise RuntimeError("out of order")
+    if kind == "hangs":
+        threading.Event().wait()
+    return {
+        "nan": torch.full((len(images),), float("nan")),
+        "inf": torch.full((len(images),), float("inf")),
+        "shape": images.mean(),
+        "text": "very red",
+    }[kind]
 
 
 def plain_redness(images: Tensor, prompts: Sequence[str]) -> Tensor:

@@ -69,3 +69,14 @@ def tiny_trainer(folder: Path, config: TrainConfig) -> Trainer:
     base = load_base(BaseConfig(path=str(folder)), torch.device("cpu"), allow_download=False)
     model = DiffusersModel(base, config.adapter, config.run.seed)
     return make_trainer(config, model, {"redness": redness})
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two states are equal, bit for bit."""
+    if isinstance(one, torch.Tensor):
+        return one.shape == other.shape and one.numpy().tobytes() == other.numpy().tobytes()  # nan is nan, too
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(same(a, b) for a, b in zip(one, other, strict=True))
+    return one == other

@@ -139,6 +139,7 @@ def test_incompatible_resume(tmp_path: Path) -> None:
         ({"optimizer": {"learning_rate": 0.0}}, "optimizer.learning_rate is 0.0"),
         ({"optimizer": {"accumulate": 100}}, "lower optimizer.accumulate or raise sampling.samples"),
         ({"run": {"keep": 0}}, "run.keep is 0"),
+        ({"reward_timeout": -1.0}, "reward_timeout is -1.0"),
         ({"rewards": {}}, "no rewards"),
         ({"rewards": {"a": 0.0}}, "nothing would be trained"),
         ({"rewards": {"a": float("inf")}}, "weight of reward 'a' is inf"),

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +12,8 @@ import torch
 from diffusion_blend.training import checkpoints, files
 from diffusion_blend.training.checkpoints import list_checkpoints, load_state, save_checkpoint
 from safetensors.torch import load_file
-from training_runs import settings, tiny_trainer
-
-SUPPORT = Path(__file__).parents[1] / "support"
+from training_child import Fate, run
+from training_runs import same, settings, tiny_trainer
 
 
 def command(base: Path, output: Path, *more: str) -> list[str]:
@@ -40,27 +37,22 @@ def command(base: Path, output: Path, *more: str) -> list[str]:
         "run.watch_samples": 2,
     }
     options = [word for name, value in small.items() for word in (f"--{name}", str(value))]
-    return [sys.executable, "-m", "diffusion_blend.training", *options, *more]
-
-
-def run(words: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
-    settings = {**os.environ, "PYTHONPATH": str(SUPPORT), "OMP_NUM_THREADS": "1", **environment}
-    return subprocess.run(words, env=settings, capture_output=True, text=True)
+    return [*options, *more]
 
 
 @pytest.mark.parametrize("name", ["dpok", "ddpo"])
 def test_killed_and_resumed_ends_bit_identical(name: str, tiny_sd: Path, tmp_path: Path) -> None:
     extra = ["--algorithm.name", name, "--algorithm.statistics_minimum", "2"]
-    whole = run(command(tiny_sd, tmp_path / "whole", *extra))
-    assert whole.returncode == 0, whole.stderr[-2000:]
+    log, cut = tmp_path / "log", tmp_path / "cut"
+    whole = run(command(tiny_sd, tmp_path / "whole", *extra), tmp_path / "whole", Fate(), log)
+    assert whole == 0, log.read_text()[-2000:]
     # Calls of the reward: watch, iterations 1, 2, 3, watch, iteration 4: killed inside it, after checkpoint 2.
-    environment = {"KILL_AT": "6", "COUNT_IN": str(tmp_path / "calls")}
-    killed = run(command(tiny_sd, tmp_path / "cut", *extra), **environment)
-    assert killed.returncode == -9
-    assert [path.name for path in list_checkpoints(tmp_path / "cut/checkpoints")] == ["checkpoint-00000002"]
-    assert not (tmp_path / "cut/adapter.safetensors").exists()
-    resumed = run(command(tiny_sd, tmp_path / "cut", *extra, "--resume"))
-    assert resumed.returncode == 0, resumed.stderr[-2000:]
+    fate = Fate(environment={"KILL_AT": "6", "COUNT_IN": str(tmp_path / "calls")})
+    assert run(command(tiny_sd, cut, *extra), cut, fate, log) == -9
+    assert [path.name for path in list_checkpoints(cut / "checkpoints")] == ["checkpoint-00000002"]
+    assert not (cut / "adapter.safetensors").exists()
+    resumed = run(command(tiny_sd, cut, *extra, "--resume"), cut, Fate(), log)
+    assert resumed == 0, log.read_text()[-2000:]
     expected, got = (load_file(tmp_path / which / "adapter.safetensors") for which in ("whole", "cut"))
     assert expected.keys() == got.keys()
     assert all(torch.equal(expected[key], got[key]) for key in expected)
@@ -72,16 +64,6 @@ def test_killed_and_resumed_ends_bit_identical(name: str, tiny_sd: Path, tmp_pat
     timing = "samples_per_second"
     histories = [[{k: v for k, v in row.items() if k != timing} for row in state["history"]] for state in states]
     assert histories[0] == histories[1] and len(histories[0]) == 5
-
-
-def same(one: Any, other: Any) -> bool:
-    if isinstance(one, torch.Tensor):
-        return one.shape == other.shape and one.numpy().tobytes() == other.numpy().tobytes()  # nan is nan, too
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(same(a, b) for a, b in zip(one, other, strict=True))
-    return one == other
 
 
 def test_a_full_disk_costs_no_earlier_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,10 +101,8 @@ def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
         def __reduce__(self) -> Any:
             return (os.mkdir, (str(tmp_path / "sprung"),))
 
-    folder = tmp_path / "checkpoint-00000001"
-    folder.mkdir()
-    torch.save({"iteration": Trap()}, folder / checkpoints.STATE)
-    with pytest.raises(Exception, match="[Ww]eights.only"):
+    folder = save_checkpoint(tmp_path, 1, {"iteration": Trap()}, b"adapter", keep=1)
+    with pytest.raises(ValueError, match=r"state\.pt is damaged, or holds more than tensors, which could run code"):
         load_state(folder)
     assert not (tmp_path / "sprung").exists()
 

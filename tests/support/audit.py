@@ -1,0 +1,61 @@
+"""Look up known vulnerabilities of everything installed in this environment, and say plainly what could not be looked up.
+
+``make audit`` runs pip-audit (fetched by uv when it is not there) against the package index's advisories. An index that serves
+none, or no network, is reported as NOT AUDITED; a known vulnerability is a failure.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from importlib.metadata import distributions
+from typing import Any
+
+OURS = "diffusion-blend"
+
+
+def installed() -> list[str]:
+    """name==version of every distribution of this environment but our own, without local version tags (+cpu)."""
+    found = {(each.metadata["Name"].lower(), each.version.partition("+")[0]) for each in distributions()}
+    return [f"{name}=={version}" for name, version in sorted(found) if name != OURS]
+
+
+def audit(requirements: list[str]) -> dict[str, Any] | None:
+    """pip-audit's findings; None if it could not reach its service (what it said is printed)."""
+    uv = [sys.executable, "-m", "uv"] if importlib.util.find_spec("uv") else ["uv"]
+    tool = [*uv, "tool", "run", "pip-audit"]
+    options = ["--no-deps", "--disable-pip", "--format", "json", "--progress-spinner", "off", "-r", "/dev/stdin"]
+    done = subprocess.run(
+        [*tool, *options], input="\n".join(requirements), check=False, capture_output=True, text=True, timeout=900
+    )
+    try:
+        return json.loads(done.stdout)
+    except json.JSONDecodeError:
+        print((done.stderr or done.stdout).strip().splitlines()[-1])
+        return None
+
+
+def main() -> int:
+    requirements = installed()
+    findings = audit(requirements)
+    if findings is None:
+        print(f"NOT AUDITED: none of the {len(requirements)} installed packages could be looked up.")
+        return 0
+    packages = findings["dependencies"]
+    skipped = [f"{package['name']}" for package in packages if "skip_reason" in package]
+    bad = [(package, vulnerability) for package in packages for vulnerability in package.get("vulns", [])]
+    for package, vulnerability in bad:
+        fixed = ", ".join(vulnerability["fix_versions"]) or "no release"
+        print(f"VULNERABLE: {package['name']} {package['version']}: {vulnerability['id']}, fixed in {fixed}")
+    print(
+        f"Looked up {len(packages) - len(skipped)} of {len(requirements)} installed packages: {len(bad)} vulnerabilities."
+    )
+    if skipped:
+        print(f"NOT AUDITED, because the package index has no advisories for them: {', '.join(skipped)}")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
