@@ -1,31 +1,38 @@
 """What blending costs in the host: whole sampling runs as ratios to the base run, all in one process.
 
     python -P benchmarks/sampling.py [--json FILE] [--rounds N] [--kind sd15|sdxl|sd3] [--size N] [--steps N] [--others]
+        [--ranks 4 16 64 128] [--batches 1 4] [--adapters 2 3 4 8] [--clock wall|cpu] [--threads N] [--true-size]
+        [--dtype float32|float16|bfloat16] [--gpu]
 
 ``--others`` adds the two other ways to the same image: the host's own LoRA hooks wired by hand, and naive swapping, which
 patches one adapter after the other into the weights at every step.
 
 The variants take turns (base first in every round, after one warm-up each), so that a machine whose speed drifts slows
 all of them; each figure is the median over rounds of that round's ratio to its own base run. ``per call`` divides by the
-number of model calls per step, so 1.00 means that the side path costs nothing.
+number of model calls per step, so 1.00 means that the side path costs nothing. The clock ``cpu`` counts the seconds that
+this process computed, not those in which it waited for a busy machine; with one thread that is the time a quiet machine
+would take, but for shared caches. ``counted`` is what the arithmetic asks for: FLOPs against the base's.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests" / "support"))
+sys.path[:0] = [str(ROOT / "tests" / "support"), str(ROOT / "benchmarks")]
 
 import comfy_hosts  # noqa: E402  after its folder is on the path
+from diffusion_blend.blending.plans import EARLY_SHARE  # noqa: E402
 
 
 def arguments() -> argparse.Namespace:
@@ -37,9 +44,19 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--size", type=int, default=32, help="latent height and width")
     parser.add_argument("--steps", type=int, default=3, help="denoising steps a run")
-    parser.add_argument("--rank", type=int, default=4, help="rank of the adapters, on all attention projections")
+    parser.add_argument(
+        "--ranks", type=int, nargs="+", default=[4], help="ranks of the adapters, on all attention projections"
+    )
+    parser.add_argument("--batches", type=int, nargs="+", default=[1], help="images at once")
+    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="which seconds count (see above)")
+    parser.add_argument("--threads", type=int, help="torch's threads; torch's own choice without")
     parser.add_argument("--adapters", type=int, nargs="+", default=[2, 3, 4], help="numbers of adapters to blend")
+    parser.add_argument("--no-batched", action="store_true", help="leave out the blends in one call")
     parser.add_argument("--others", action="store_true", help="also the host's LoRA hooks and naive model swapping")
+    parser.add_argument(
+        "--true-size", action="store_true", help="the architecture's true size instead of a shallow one"
+    )
+    parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], default="float32", help="of the weights")
     parser.add_argument("--gpu", action="store_true", help="use the GPU (the host's --cpu otherwise)")
     return parser.parse_args()
 
@@ -58,52 +75,65 @@ def start_host(gpu: bool) -> None:
     print(f"ComfyUI {'.'.join(map(str, comfy_hosts.version(hosts[0])))}", end=", ")
 
 
-Variant = tuple[Any, int, "list[Any] | None"]
-"""MODEL, model calls per step, and conditionings of its own."""
+@dataclass(frozen=True)
+class Variant:
+    """A MODEL to run, what it takes, and conditionings of its own where it has some."""
+
+    model: Any
+    calls: float = 1
+    active: float = 0
+    conds: list[Any] | None = None
 
 
-def variants(options: argparse.Namespace, folder: Path, conds: list[Any]) -> dict[str, Variant]:
-    """Name -> what to run."""
+def variants(options: argparse.Namespace, folder: Path, conds: list[Any], rank: int) -> dict[str, Variant]:
+    """Name -> what to run; ``active`` is how many adapters' factors a step multiplies."""
     import comfy.sd
-    import comfy_models
+    import torch
     from comfy_adapters import kohya, write
     from comfy_world import blend_model, load_loras, preference
     from folder_paths import folder_names_and_paths
+    from true_size import load
 
     folder_names_and_paths["loras"] = ([str(folder)], {".safetensors"})
-    most = max(options.adapters)
-    tensors = [kohya(options.kind, seed, options.rank) for seed in range(most)]
+    tensors = [kohya(options.kind, seed, rank) for seed in range(max(4, *options.adapters))]
     files = [Path(write(folder, f"adapter-{i}", part)).name for i, part in enumerate(tensors)]
-    model = comfy_models.load(options.kind)
-    merged = comfy_models.load.__wrapped__(
-        options.kind
-    )  # a network of its own: patching it in and out is not the question
-    for part in tensors[:3]:
-        merged, _ = comfy.sd.load_lora_for_models(merged, None, part, 1 / 3, 0)
-    result: dict[str, Variant] = {"base": (model, 1, None), "host's merged LoRAs (3)": (merged, 1, None)}
-    three = load_loras(files[:3])
-    weights = preference(1, 1, 1)
-    result["stochastic of 3"] = (blend_model(model, three, weights, "stochastic", evaluation="auto"), 1, None)
-    result["soup of 3"] = (blend_model(model, three, weights, "soup", evaluation="auto"), 1, None)
+    dtype = getattr(torch, options.dtype)
+    model = load(options.kind, dtype)
+    # Networks of their own: patching one set of weights in and out is not the question.
+    merged = load(options.kind, dtype)
+    for part in tensors[:4]:
+        merged, _ = comfy.sd.load_lora_for_models(merged, None, part, 1 / 4, 0)
+    four, weights = load_loras(files[:4]), preference(1, 1, 1, 1)
+
+    def blended(loras: Any, weights: Any, method: str = "blend", evaluation: str = "sequential") -> Any:
+        return blend_model(model, loras, weights, method, evaluation=evaluation)
+
+    early = math.ceil(EARLY_SHARE * options.steps)
+    result = {
+        "base": Variant(model),
+        "host's merged LoRAs, 4": Variant(merged),
+        "stochastic of 4": Variant(blended(four, weights, "stochastic"), 1, 1),
+        "soup of 4": Variant(blended(four, weights, "soup"), 1, 4),
+        "early of 4": Variant(blended(four, weights, "early"), 1 + 3 * early / options.steps, 4),
+    }
     for count in options.adapters:
         loras, weights = load_loras(files[:count]), preference(*[1] * count)
-        for evaluation in ("sequential", "batched"):
-            blended = blend_model(model, loras, weights, evaluation=evaluation)
-            result[f"blend of {count}, {evaluation}"] = (blended, count, None)
+        result[f"blend of {count}, sequential"] = Variant(blended(loras, weights), count, count)
+        if not options.no_batched:
+            batched = blended(loras, weights, evaluation="batched")
+            result[f"blend of {count}, batched"] = Variant(batched, count, count)
         if options.others:
-            result[f"hooks wired by hand, {count}"] = (model, count, hooked(conds, tensors[:count]))
-            result[f"naive swapping, {count}"] = (swapping(options.kind, tensors[:count]), count, None)
+            result[f"hooks wired by hand, {count}"] = Variant(model, count, conds=hooked(conds, tensors[:count]))
+            result[f"naive swapping, {count}"] = Variant(swapping(load(options.kind, dtype), tensors[:count]), count)
     return result
 
 
-def swapping(kind: str, tensors: list[Any]) -> Any:
+def swapping(base: Any, tensors: list[Any]) -> Any:
     """A MODEL that patches each adapter into the one set of weights in turn, at every step, and averages what they predict."""
     import comfy.model_management
     import comfy.sd
-    import comfy_models
     from comfy_adapters import predict
 
-    base = comfy_models.load.__wrapped__(kind)  # weights of its own
     patched = [comfy.sd.load_lora_for_models(base, None, dict(part), 1.0, 0)[0] for part in tensors]
 
     def swap(_: Any, call: dict[str, Any]) -> Any:
@@ -143,66 +173,108 @@ def switch(model: Any, files: list[str]) -> Callable[[], Any]:
     return run
 
 
-def measure(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every variant in every round, taking turns after a warm-up each."""
+def measure(runs: dict[str, Callable[[], Any]], rounds: int, clock: Callable[[], float]) -> dict[str, list[float]]:
+    """Seconds of every variant in every round, taking turns; each has run before."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for number in range(rounds + 1):
+    for number in range(rounds):
         for name, run in runs.items():
-            start = time.perf_counter()
+            start = clock()
             run()
-            if number:
-                seconds[name].append(time.perf_counter() - start)
-        print(f"\rround {number} of {rounds}", end="", file=sys.stderr, flush=True)
+            seconds[name].append(clock() - start)
+        print(f"\rround {number + 1} of {rounds}", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     return seconds
+
+
+def cell(options: argparse.Namespace, rank: int, batch: int) -> dict[str, Any]:
+    """All variants at one rank and batch: the table as data."""
+    import comfy_models
+    import torch
+    from nodes import common_ksampler
+    from side_path_cost import count_costs
+
+    clock = time.process_time if options.clock == "cpu" else time.perf_counter
+    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+        conds = [comfy_models.conditioning(options.kind, seed) for seed in (1, 2)]
+        models = variants(options, Path(folder), conds, rank)
+        latent = comfy_models.latent(options.kind, batch, options.size)
+
+        def run(variant: Variant) -> Callable[[], Any]:
+            own = variant.conds or conds
+            return lambda: common_ksampler(
+                variant.model, 1, options.steps, 7.0, "euler", "normal", *own, latent, denoise=1.0
+            )[0]["samples"]
+
+        images = {name: run(variant)() for name, variant in models.items()}
+        for count in options.adapters if options.others else []:
+            wanted = images[f"blend of {count}, sequential"]
+            for other in (f"hooks wired by hand, {count}", f"naive swapping, {count}"):
+                if float((images[other] - wanted).norm() / wanted.norm()) > 1e-3:
+                    raise SystemExit(f"{other} is not the blend: the comparison would be of different images.")
+        seconds = measure({name: run(variant) for name, variant in models.items()}, options.rounds, clock)
+        model = models["base"].model
+        costs = count_costs(model, models["soup of 4"].model, conds, latent)
+        files = sorted(path.name for path in Path(folder).glob("*.safetensors"))[:4]
+        change = switch(model, files)
+        change()
+        switched = statistics.median(measure({"switch": change}, 100, clock)["switch"])
+    table = {}
+    for name, times in seconds.items():
+        ratios = [t / b for t, b in zip(times, seconds["base"], strict=True)]
+        variant = models[name]
+        table[name] = {
+            "seconds_per_step": statistics.median(times) / options.steps,
+            "ratio": statistics.median(ratios),
+            "quartiles": statistics.quantiles(ratios, n=4)[::2] if len(ratios) > 1 else [],
+            "calls": variant.calls,
+            "counted": variant.calls + variant.active * costs["flops_per_adapter"] / costs["base_flops"],
+        }
+    return {"rank": rank, "batch": batch, "figures": table, "costs": costs, "switch_ms": 1000 * switched}
+
+
+def show(options: argparse.Namespace, cell: dict[str, Any], title: str) -> None:
+    """Print a cell."""
+    print(f"\n{title}, latent {options.size} x {options.size}, rank {cell['rank']}, batch {cell['batch']}")
+    print(f"{'':28}{'s/step':>9}{'ratio':>8}{'quartiles':>15}{'per call':>10}{'calls':>7}{'counted':>9}")
+    for name, row in cell["figures"].items():
+        quartiles = "-".join(f"{value:.3f}" for value in row["quartiles"])
+        print(
+            f"{name:28}{row['seconds_per_step']:9.4f}{row['ratio']:8.3f}{quartiles:>15}"
+            f"{row['ratio'] / row['calls']:10.3f}{row['calls']:7.2f}{row['counted']:9.3f}"
+        )
+    costs = cell["costs"]
+    print(f"a new preference over 4 adapters, up to its first step: {cell['switch_ms']:.2f} ms")
+    print(f"memory of 4 adapters: {costs['adapter_bytes'] / costs['base_bytes']:.2%} of this network's")
+    print(
+        f"one call: base {costs['base_flops'] / 1e9:.3f} GFLOP; one adapter {costs['flops_per_adapter'] / 1e6:.2f} MFLOP and "
+        f"{costs['bytes_per_adapter'] / 1e6:.2f} MB"
+    )
 
 
 def main() -> None:
     options = arguments()
     start_host(options.gpu)
-    import comfy_models
     import torch
-    from nodes import common_ksampler
 
-    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
-        conds = [comfy_models.conditioning(options.kind, seed) for seed in (1, 2)]
-        models = variants(options, Path(folder), conds)
-        latent = comfy_models.latent(options.kind, 1, options.size)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    if options.true_size:
+        from true_size import use_true_size
 
-        def run(model: Any, own: list[Any] | None) -> Callable[[], Any]:
-            return lambda: common_ksampler(model, 1, options.steps, 7.0, "euler", "normal", *(own or conds), latent)
-
-        seconds = measure({name: run(model, own) for name, (model, _, own) in models.items()}, options.rounds)
-        calls = {name: number for name, (_, number, _) in models.items()}
-        model, files = models["base"][0], sorted(path.name for path in Path(folder).glob("*.safetensors"))
-        change = switch(model, files[: max(options.adapters)])
-        change()
-        switched = statistics.median(measure({"switch": change}, 100)["switch"])
-        bank = change().get_additional_models()[0].model
-        adapters = sum(tensor.nbytes for tensor in [*bank.parameters(), *bank.buffers()])
-        share = adapters / sum(parameter.nbytes for parameter in model.model.diffusion_model.parameters())
-    print(
-        f"shallow {options.kind}, latent {options.size} x {options.size}, rank {options.rank}, {options.steps} steps, cfg 7, "
-        f"{torch.get_num_threads()} threads, {options.rounds} rounds"
+        use_true_size(options.kind)
+    size = "true-size" if options.true_size else "shallow"
+    title = (
+        f"{size} {options.kind}, {options.dtype}, {options.steps} steps, cfg 7, {torch.get_num_threads()} threads, "
+        f"{options.clock} clock, median of {options.rounds} rounds"
     )
-    print(f"{'':28}{'s/step':>9}{'ratio':>8}{'per call':>10}{'calls':>7}")
-    table = {}
-    for name, times in seconds.items():
-        ratio = statistics.median(t / b for t, b in zip(times, seconds["base"], strict=True))
-        step = statistics.median(times) / options.steps
-        table[name] = {
-            "seconds_per_step": step,
-            "ratio": ratio,
-            "ratio_per_call": ratio / calls[name],
-            "calls": calls[name],
-        }
-        print(f"{name:28}{step:9.4f}{ratio:8.3f}{ratio / calls[name]:10.3f}{calls[name]:7d}")
-    print(f"a new preference over {max(options.adapters)} adapters, up to its first step: {1000 * switched:.2f} ms")
-    print(f"memory of {max(options.adapters)} adapters of rank {options.rank}: {share:.2%} of this network's")
-    if options.json:
-        options.json.write_text(
-            json.dumps({"options": vars(options) | {"json": str(options.json)}, "figures": table}, indent=1)
-        )
+    cells = []
+    for batch in options.batches:
+        for rank in options.ranks:
+            cells.append(cell(options, rank, batch))
+            show(options, cells[-1], title)
+            if options.json:
+                settings = vars(options) | {"json": options.json.name}
+                options.json.write_text(json.dumps({"options": settings, "cells": cells}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,212 @@
+"""How near methods of fewer model calls come to the full blend: final latents of whole runs, in the host's shallow SD 1.5.
+
+    python -P benchmarks/below_m_calls.py [--adapters N] [--steps N] [--sampler euler|euler_ancestral] [--size N]
+        [--width N] [--strength S] [--methods NAME ...] [--json FILE]
+
+Each method's error is ``||x - x_blend|| / ||x_blend||`` after the run with the same noise, guidance 7; ``of soup's`` divides
+by the soup's own. The adapters are random, of rank 4 on all attention projections and ``strength`` times a unit-gain
+weight, equal preference weights.
+
+early N: the blend at the first N steps, then the soup. cached N: the blend every N-th step, else the soup plus the last
+difference between blend and soup. rotating N: the soup plus every adapter's last difference to it, N of them renewed a
+step. antithetic: the mean of two calls whose gates are w + v and w - v, with v stepping through directions of covariance
+``diag(w) - w w^T``. one uncond: the blend of the conditional branch, the soup in the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "tests" / "support"), str(ROOT / "benchmarks")]
+
+import torch  # noqa: E402
+from diffusion_blend.blending.adapters import AdapterBank, LowRank  # noqa: E402
+from diffusion_blend.blending.side_path import SidePath  # noqa: E402
+from sampling import start_host  # noqa: E402
+from torch import Tensor  # noqa: E402
+
+METHODS = ("soup", "early 3", "early 4", "early 5", "early 6", "early 8", "cached 2", "cached 4", "cached 8")
+METHODS += ("rotating 1", "antithetic", "one uncond")
+CFG = 7.0
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--adapters", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--sampler", choices=["euler", "euler_ancestral"], default="euler")
+    parser.add_argument("--size", type=int, default=8, help="latent height and width")
+    parser.add_argument("--width", type=int, default=320, help="the network's channels; SD 1.5's are 320")
+    parser.add_argument("--strength", type=float, default=0.4)
+    parser.add_argument("--seeds", type=int, default=1, help="runs to average over")
+    parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
+    parser.add_argument("--json", type=Path)
+    return parser.parse_args()
+
+
+@dataclass
+class Here:
+    """A step of a run: the network at its latents, what the method remembers, and the calls so far."""
+
+    network: Callable[[tuple[float, ...], slice], Tensor]
+    weights: tuple[float, ...]
+    index: int
+    memory: dict[str, Any]
+    calls: float = field(default=0.0)
+
+    def soup(self, branches: slice = slice(None)) -> Tensor:
+        return self.at(self.weights, branches)
+
+    def adapter(self, number: int, branches: slice = slice(None)) -> Tensor:
+        return self.at(tuple(float(number == other) for other in range(len(self.weights))), branches)
+
+    def blend(self, branches: slice = slice(None)) -> Tensor:
+        parts = (weight * self.adapter(i, branches) for i, weight in enumerate(self.weights))
+        return torch.stack(list(parts)).sum(0)
+
+    def at(self, gates: tuple[float, ...], branches: slice = slice(None)) -> Tensor:
+        denoised = self.network(gates, branches)
+        self.calls += len(denoised) / 2
+        return denoised
+
+
+def denoised_by(method: str, here: Here) -> Tensor:
+    """A method's x0 prediction of both branches, float[2, C, H, W], the conditional one first."""
+    name, _, number = method.partition(" ")
+    if name == "blend" or (name == "early" and here.index < int(number)):
+        return here.blend()
+    if name == "cached":
+        soup = here.soup()
+        if here.index % int(number) == 0:
+            blend = here.blend()
+            here.memory["correction"] = blend - soup
+            return blend
+        return soup + here.memory["correction"]
+    if name == "rotating":
+        return rotating(here, int(number))
+    if name == "antithetic":
+        away = directions(here.weights)[here.index % (len(here.weights) - 1)].tolist()
+        pair = [tuple(w + sign * v for w, v in zip(here.weights, away, strict=True)) for sign in (1, -1)]
+        return (here.at(pair[0]) + here.at(pair[1])) / 2
+    if name == "one":
+        return torch.cat([here.blend(slice(0, 1)), here.soup(slice(1, 2))])
+    return here.soup()
+
+
+def rotating(here: Here, renewed: int) -> Tensor:
+    """The soup plus the adapters' differences to it, some of which are as old as the last time they were renewed."""
+    soup, count = here.soup(), len(here.weights)
+    differences = here.memory.setdefault("differences", [None] * count)
+    first = here.memory.setdefault("next", 0)
+    which = range(count) if here.index == 0 else [(first + i) % count for i in range(renewed)]
+    for number in which:
+        differences[number] = here.adapter(number) - soup
+    here.memory["next"] = (first + renewed) % count
+    return soup + sum(weight * difference for weight, difference in zip(here.weights, differences, strict=True))
+
+
+def directions(weights: tuple[float, ...]) -> Tensor:
+    """m - 1 directions with ``mean_j v_j v_j^T = diag(w) - w w^T`` and sum 0 each, float[m - 1, m]."""
+    root = torch.tensor(weights).sqrt()
+    basis = torch.linalg.qr(torch.cat([root[:, None], torch.eye(len(weights))[:, 1:]], 1)).Q[:, 1:]
+    return math.sqrt(len(weights) - 1) * (root[:, None] * basis).t()
+
+
+def run(method: str, options: argparse.Namespace, world: Any, seed: int) -> tuple[Tensor, float]:
+    """A sampling run's latent, and its model calls per step."""
+    predict, sigmas, channels = world
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(1, channels, options.size, options.size, generator=generator) * sigmas[0]
+    memory: dict[str, Any] = {}
+    calls = 0.0
+    weights = (1 / options.adapters,) * options.adapters
+    for index, (sigma, following) in enumerate(zip(sigmas[:-1].tolist(), sigmas[1:].tolist(), strict=True)):
+        here = Here(lambda gates, branches, x=x, s=sigma: predict(gates, x, s, branches), weights, index, memory)
+        conditional, other = denoised_by(method, here).split(1)
+        calls += here.calls
+        guided = other + CFG * (conditional - other)
+        up = 0.0
+        if options.sampler == "euler_ancestral":
+            up = min(following, math.sqrt(following**2 * (sigma**2 - following**2) / sigma**2))
+        down = math.sqrt(following**2 - up**2)
+        x = guided + down / sigma * (x - guided) + up * torch.randn(x.shape, generator=generator)
+    return x, calls / options.steps
+
+
+def make_world(options: argparse.Namespace) -> Any:
+    """x0 predictions of a shallow SD 1.5 through gates, the noise levels, and the latent's channels."""
+    import comfy.model_sampling
+    import comfy.ops
+    import comfy.samplers
+    import comfy_models
+    from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+    from comfy_adapters import ATTENTION, low_rank
+
+    config = comfy_models.SD15 | {"model_channels": options.width, "num_heads": max(1, options.width // 40)}
+    unet = UNetModel(**config, operations=comfy.ops.disable_weight_init)
+    tensors = unet.state_dict()
+    comfy_models.fill(tensors, 0)
+
+    class Sampling(comfy.model_sampling.EPS, comfy.model_sampling.ModelSamplingDiscrete):
+        """SD 1.5's own."""
+
+    sampling: Any = Sampling()
+    endings = tuple(f"{ending}.weight" for ending in ATTENTION)
+    shapes = {name.removesuffix(".weight"): tensor.shape for name, tensor in tensors.items() if name.endswith(endings)}
+    adapters = []
+    for seed in range(options.adapters):
+        generator = torch.Generator().manual_seed(seed + 1)
+        pairs = {name: low_rank(shape, 4, generator, options.strength) for name, shape in shapes.items()}
+        adapters.append({name: [LowRank(down, up)] for name, (up, down) in pairs.items()})
+    path = SidePath(AdapterBank(adapters, torch.float32))
+    path.install(unet)
+    context = torch.cat([comfy_models.conditioning("sd15", seed)[0][0] for seed in (1, 2)])
+
+    def predict(gates: tuple[float, ...], x: Tensor, sigma: float, branches: slice) -> Tensor:
+        text = context[branches]
+        inputs, level = x.repeat(len(text), 1, 1, 1), torch.full((len(text),), sigma)
+        with path.gated((gates,)):
+            eps = unet(sampling.calculate_input(level, inputs), sampling.timestep(level).float(), context=text)
+        return sampling.calculate_denoised(level, eps, inputs)
+
+    return predict, comfy.samplers.calculate_sigmas(sampling, "normal", options.steps), config["in_channels"]
+
+
+def main() -> None:
+    options = arguments()
+    start_host(gpu=False)
+    with torch.inference_mode():
+        world = make_world(options)
+        seeds = range(options.seeds)
+        blends = [run("blend", options, world, seed)[0] for seed in seeds]
+        print(f"{options.adapters} adapters, {options.width} channels, {options.sampler}, {options.steps} steps")
+        rows: dict[str, dict[str, float]] = {}
+        for method in dict.fromkeys(("soup", *options.methods)):
+            results = [run(method, options, world, seed) for seed in seeds]
+            errors = [float((x - b).norm() / b.norm()) for (x, _), b in zip(results, blends, strict=True)]
+            error = sum(errors) / len(errors)
+            rows[method] = {
+                "calls": results[0][1],
+                "error": error,
+                "of_soup": error / rows.get("soup", {"error": error})["error"],
+            }
+            print(
+                f"{method:14} calls {results[0][1]:5.2f}  error {error:.4f}  of soup's {rows[method]['of_soup']:.3f}",
+                flush=True,
+            )
+    if options.json:
+        options.json.write_text(
+            json.dumps({"options": vars(options) | {"json": options.json.name}, "rows": rows}, indent=1)
+        )
+
+
+if __name__ == "__main__":
+    main()
