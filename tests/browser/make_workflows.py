@@ -48,7 +48,8 @@ BUILD = """(template) => {
             }
             node.pos = [x, y]
             node.setSize([width, Math.max(item.height, node.computeSize()[1])])
-            y += node.size[1] + 52 // the next one's title is 30
+            // The next one's title is 30; Nodes 2.0 draws every node higher, and writes the extension's name below ours.
+            y += node.size[1] + (item.color ? 90 : 60)
             made[key] = node
         }
         x += width + 30

@@ -47,7 +47,7 @@ def node(
 def note(text: str) -> dict[str, Any]:
     """A note as high as its text needs in a column of 300, in the renderer with the larger letters."""
     lines = sum(1.5 if line.startswith("#") else 0.6 if not line else -(-len(line) // 38) for line in text.splitlines())
-    return node("MarkdownNote", {"text": text}, height=round(60 + 19 * lines), title="Read me", color=NOTE)
+    return node("MarkdownNote", {"text": text}, height=round(60 + 16 * lines), title="Read me", color=NOTE)
 
 
 def miniature_loras(count: int) -> dict[str, Any]:
