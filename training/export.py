@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
 import torch
@@ -84,5 +85,17 @@ def adapter_metadata(
         "diffusion_blend.base_model": base_model,
     }
     for name, value in training.items():
-        header[f"diffusion_blend.{name}"] = value if isinstance(value, str) else json.dumps(value)
-    return header
+        header[f"diffusion_blend.{name}"] = value if isinstance(value, str) else json.dumps(without_folders(value))
+    return {name: without_folders(value) for name, value in header.items()}
+
+
+def without_folders(value: Any) -> Any:
+    """A copy of JSON values in which every absolute path is only its last part: files are passed on, and whoever reads them
+    need not know how their maker's folders are called."""
+    if isinstance(value, Mapping):
+        return {key: without_folders(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_folders(part) for part in value]
+    if isinstance(value, str) and (PurePosixPath(value).is_absolute() or PureWindowsPath(value).is_absolute()):
+        return PureWindowsPath(value).name  # which splits at both kinds of slashes
+    return value

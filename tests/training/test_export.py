@@ -162,3 +162,23 @@ def test_the_comparison_with_peft_can_fail(tiny_sd: Path, tmp_path: Path) -> Non
     pipeline.unload_lora_weights()
     change = pipeline.unet.state_dict()[f"{name}.weight"] - before
     torch.testing.assert_close(change, 2 * peft_changes(base.unet)[name], rtol=1e-4, atol=1e-6)
+
+
+def test_no_folder_of_the_maker_gets_into_the_file() -> None:
+    header = adapter_metadata(
+        title="a",
+        architecture="sd_v1",
+        base_model="/home/someone/models/base",
+        rank=4,
+        alpha=4.0,
+        resolution=(512, 512),
+        prediction_type="epsilon",
+        training={
+            "prompts": "C:\\Users\\someone\\prompts.txt",
+            "config": {"base": {"path": "owner/name"}, "folders": ["/home/someone/x", "relative/x"], "steps": 3},
+        },
+    )
+    assert header["diffusion_blend.base_model"] == "base"
+    assert header["diffusion_blend.prompts"] == "prompts.txt"
+    told = json.loads(header["diffusion_blend.config"])
+    assert told == {"base": {"path": "owner/name"}, "folders": ["x", "relative/x"], "steps": 3}
