@@ -119,17 +119,6 @@ def _between(mixture: str) -> Callable[[Run, Prompt], dict[str, Image.Image]]:
     return draw
 
 
-def _regional(run: Run, prompt: Prompt) -> dict[str, Image.Image]:
-    """By KL scale, which is easier to see in small pictures than two adapters that resemble each other."""
-    graph = for_miniature(with_weights(prompt, (1, 0, 0), (1, 0, 0)), 6)
-    left, right = nodes_of(graph, "PreferenceWeights")
-    named = []
-    for name, scales in (("KL scale 0", (0, 0)), ("0 on the left, 3 on the right", (0, 3)), ("KL scale 3", (3, 3))):
-        graph[left]["inputs"]["kl_scale"], graph[right]["inputs"]["kl_scale"] = scales
-        named.append((f"{MINIATURE[0]}: {name}", run(graph)[0]))
-    return {"": rows(named)}
-
-
 def _sheet(**changes: Any) -> Callable[[Run, Prompt], dict[str, Image.Image]]:
     """The sheet that the graph itself draws, the sweep's inputs changed."""
 
@@ -166,7 +155,7 @@ DRAW: dict[str, Callable[[Run, Prompt], dict[str, Image.Image]]] = {
     "kl_scale_row": _sheet(),
     "triangle_of_three": _triangle,
     "preference_schedule": _between("from the first to the second over the run"),
-    "regional_preference": _regional,
+    "regional_preference": _between("the first on the left, the second on the right"),
     "any_two_style_loras": _sheet(),
     "sweep_with_pareto": _sweep,
     "stochastic_blend_model": _mixed("half of each, drawn step by step"),
