@@ -67,20 +67,6 @@ def fitted_world():
             for name in ("to_q", "to_v")
             for part, shape in (("A", (3, 128)), ("B", (128, 3)))
         },
-        {
-            f"lora_unet_joint_blocks_1_x_block_attn_proj.{name}": torch.randn(*shape) / 10
-            for name, shape in (
-                ("hada_w1_a", (128, 3)),
-                ("hada_w1_b", (3, 128)),
-                ("hada_w2_a", (128, 2)),
-                ("hada_w2_b", (2, 128)),
-                ("alpha", ()),
-            )
-        },
-        {
-            f"lycoris_transformer_blocks_0_attn_to_k.{name}": torch.randn(*shape) / 10
-            for name, shape in (("lokr_w1", (4, 8)), ("lokr_w2_a", (32, 3)), ("lokr_w2_b", (3, 16)), ("alpha", ()))
-        },
     ]
     return Fitted((network, comfy.lora.model_lora_keys_unet(network, {}), Files(files)))
 
