@@ -47,6 +47,7 @@ class StepTracker:
         self._schedule: list[float] | None = None
         self._callback_of: int | None = None
         self._seen: list[float] = []
+        self._inside = False  # an evaluation between two levels since the callback
         self._evaluations = 0
         self._known: tuple[int, int] | None = None  # evaluation, its step
 
@@ -58,7 +59,7 @@ class StepTracker:
         """The sampler's callback, with an ear: samplers call it after the first evaluation of each step."""
 
         def observed(step: int, *args: Any, **kwargs: Any) -> Any:
-            self._callback_of, self._seen = step, []
+            self._callback_of, self._seen, self._inside = step, [], False
             return None if callback is None else callback(step, *args, **kwargs)
 
         return observed
@@ -99,12 +100,13 @@ class StepTracker:
             return step_of(sigma, schedule)
         if not any(_close(sigma, level) for level in schedule):
             # Inside a step; ancestral samplers go below the step's end there, so the level says nothing.
+            self._inside = True
             return min(self._callback_of, last)
         if not self.looks_ahead:
             return step_of(sigma, schedule)
-        if any(
-            _close(sigma, seen) for seen in self._seen
-        ):  # the second at this level since the callback: the next step
+        # The second at this level since the callback is the next step; and if the midpoint was none of the levels (flow
+        # models, an eta below 1), so is the first.
+        if self._inside or any(_close(sigma, seen) for seen in self._seen):
             return min(self._callback_of + 1, last)
         self._seen.append(sigma)
         return min(self._callback_of, last)

@@ -75,6 +75,38 @@ def test_every_evaluation_belongs_to_its_step_and_shares_its_draw(sd15, sampler_
     assert [drawn[step] for step in recorder.steps] == recorder.rows
 
 
+@pytest.mark.parametrize(
+    ("sampler_name", "steps"),
+    [
+        ("euler", [0, 1, 2, 3]),
+        ("heun", [0, 0, 1, 1, 2, 2, 3]),
+        ("dpmpp_2s_ancestral", [0, 0, 1, 1, 2, 2, 3]),
+        ("dpm_2_ancestral", [0, 0, 1, 1, 2, 2, 3]),
+        ("dpmpp_sde", [0, 0, 1, 1, 2, 2, 3]),
+    ],
+)
+def test_on_a_flow_model_too_where_midpoints_are_no_levels(sd3, sampler_name, steps):
+    recorder, _ = record(sd3, steps=4, sampler_name=sampler_name, latent=comfy_models.latent("sd3", 1))
+    assert recorder.steps == steps
+
+
+def test_an_eta_below_one_moves_the_midpoint_off_the_levels(sd15):
+    import comfy.sample
+    import comfy.samplers
+
+    recorder = Recorder(Stochastic((0.5, 0.5), "independent"))
+    model = attach(sd15.model, sd15.loras(2), recorder)
+    sampler = comfy.samplers.ksampler("dpm_2_ancestral", {"eta": 0.4})
+    sigmas = comfy.samplers.KSampler(model, 4, model.load_device, "euler", "normal", 1.0, model.model_options).sigmas
+    latent = comfy_models.latent("sd15", 1)["samples"]
+    noise = comfy.sample.prepare_noise(latent, 3, None)
+    positive, negative = (comfy_models.conditioning("sd15", seed) for seed in (1, 2))
+    comfy.sample.sample_custom(
+        model, noise, 2.0, sampler, sigmas, positive, negative, latent, disable_pbar=True, seed=3
+    )
+    assert recorder.steps == [0, 0, 1, 1, 2, 2, 3]
+
+
 def test_cond_and_uncond_share_the_draw_also_in_separate_calls(sd15):
     """Texts of unequal length cannot be batched: the host makes two calls per evaluation."""
     longer = comfy_models.conditioning("sd15", 3, length=12)
