@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -77,6 +76,20 @@ def train_adapters(mixtures: Sequence[Mixture], out: Path, arguments: Sequence[s
         words += ["--rewards", json.dumps({f"{REWARDS[name].__module__}:{name}": w for name, w in terms.items()})]
         words += ["--resume"] if (run / "checkpoints").exists() else []
         file = out / f"{run.name}.safetensors"
-        shutil.copyfile(train(parse([*words, *arguments])), file)
+        _copy_named(train(parse([*words, *arguments])), file, mixture)
         files.append(file)
     return files
+
+
+def _copy_named(trained: Path, file: Path, mixture: Mixture) -> None:
+    """Copy an adapter; where a stand-in was trained on, the header names what it stands for (its config says both)."""
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save
+
+    from ..training.files import write_atomically
+
+    with safe_open(str(trained), framework="pt") as content:
+        header = content.metadata()
+    header["diffusion_blend.reward"] = next(iter(mixture)) if len(mixture) == 1 else json.dumps(dict(mixture))
+    header["modelspec.title"] = mixture_name(mixture)
+    write_atomically(file, save(load_file(trained), metadata=header))

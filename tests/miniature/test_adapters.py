@@ -50,7 +50,9 @@ def test_each_mixture_gets_its_adapter(tmp_path: Path) -> None:
     files = train_adapters(mixtures, tmp_path, few)
     assert [file.name for file in files] == ["softness.safetensors", "softness-0.5_compressibility-0.5.safetensors"]
     with safe_open(str(files[1]), framework="pt") as content:
-        told = json.loads(content.metadata()["diffusion_blend.config"])
+        header = content.metadata()
+    told = json.loads(header["diffusion_blend.config"])
+    assert json.loads(header["diffusion_blend.reward"]) == mixtures[1]  # what is wanted, not what stood in for it
     world = "diffusion_blend.miniature.rewards"
     assert told["rewards"] == {f"{world}:softness": 0.5, f"{world}:smooth_compressibility": 0.5}
     assert train_adapters(mixtures[:1], tmp_path, few) == files[:1]  # goes on where it stopped: nothing to do
