@@ -7,13 +7,10 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from .rewards import REWARDS
+from .rewards import REWARDS, STAND_INS
 
 SHIPPED = ("colourfulness", "compressibility", "softness")
 """The rewards of the adapters in ``weights/adapters``."""
-
-STAND_INS = {"compressibility": "smooth_compressibility"}
-"""Rewards without a gradient, and the one that an adapter for them is trained on."""
 
 Mixture = Mapping[str, float]
 """Reward -> weight; the weights sum to 1."""
@@ -72,8 +69,8 @@ def train_adapters(mixtures: Sequence[Mixture], out: Path, arguments: Sequence[s
         run = out / mixture_name(mixture)
         words = ["--config", str(here / "adapter.yaml"), "--output", str(run)]
         words += ["--prompts.source", str(here / "prompts.txt")]
-        terms = {STAND_INS.get(name, name): share for name, share in mixture.items()}
-        words += ["--rewards", json.dumps({f"{REWARDS[name].__module__}:{name}": w for name, w in terms.items()})]
+        terms = {STAND_INS.get(name, REWARDS[name]): share for name, share in mixture.items()}
+        words += ["--rewards", json.dumps({f"{term.__module__}:{term.__name__}": w for term, w in terms.items()})]
         words += ["--resume"] if (run / "checkpoints").exists() else []
         file = out / f"{run.name}.safetensors"
         _copy_named(train(parse([*words, *arguments])), file, mixture)

@@ -188,6 +188,8 @@ REWARDS: dict[str, Callable[[Tensor, Sequence[str]], Tensor]] = {
     "warmth": warmth,
     "brightness": brightness,
     "softness": softness,
-    "smooth_compressibility": smooth_compressibility,
 }
 """Every reward of this world by name."""
+
+STAND_INS = {"compressibility": smooth_compressibility}
+"""For rewards without a gradient, what an adapter is trained on instead."""

@@ -43,8 +43,7 @@ def test_gaps_are_those_of_the_hosts_patched_copies(sd3):
     stacked = sd3.model
     for file, strength in zip(sd3.files[:2], (0.6, 0.9), strict=True):
         (stacked,) = host_nodes.LoraLoaderModelOnly().load_lora_model_only(stacked, file, strength)
-    soup = Patched.__new__(Patched)  # a copy of its own for the stack, as `Patched` keeps for each adapter
-    soup.kind, soup._models = "sd3", {}
+    soup = Patched("sd3")  # copies of its own for the stack
     tensors = [
         {key: value * (factor if "lora_up" in key else 1) for key, value in adapter.items()}
         for adapter, factor in zip(sd3.adapters[:2], (0.6, 0.9), strict=True)

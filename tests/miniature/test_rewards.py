@@ -12,6 +12,7 @@ from diffusion_blend.miniature.language import sample, write
 from diffusion_blend.miniature.renderer import render, sample_scene
 from PIL import Image
 
+EVERY = rewards.REWARDS | {"smooth_compressibility": rewards.STAND_INS["compressibility"]}
 DIFFERENTIABLE = ("colourfulness", "warmth", "brightness", "softness")
 
 
@@ -25,22 +26,22 @@ def drawn():
     return pictures, [write(description) for description in wanted]
 
 
-@pytest.mark.parametrize("name", rewards.REWARDS)
+@pytest.mark.parametrize("name", EVERY)
 def test_a_score_does_not_depend_on_the_batch(name, drawn):
     pictures, prompts = drawn
-    scores = rewards.REWARDS[name](pictures, prompts)
+    scores = EVERY[name](pictures, prompts)
     assert scores.shape == (24,) and bool(scores.isfinite().all())
-    backwards = rewards.REWARDS[name](pictures.flip(0), prompts[::-1])
+    backwards = EVERY[name](pictures.flip(0), prompts[::-1])
     assert torch.allclose(backwards.flip(0), scores, atol=1e-4)
-    alone = torch.cat([rewards.REWARDS[name](pictures[i : i + 1], [prompts[i]]) for i in range(24)])
+    alone = torch.cat([EVERY[name](pictures[i : i + 1], [prompts[i]]) for i in range(24)])
     assert torch.allclose(alone, scores, atol=1e-4)
     assert scores.std() > 0.1  # it tells pictures apart
 
 
-@pytest.mark.parametrize("name", rewards.REWARDS)
+@pytest.mark.parametrize("name", EVERY)
 def test_prompts_and_pictures_must_match_in_number(name, drawn):
     with pytest.raises(ValueError, match="24 images and 1 prompts"):
-        rewards.REWARDS[name](drawn[0], ["a red circle"])
+        EVERY[name](drawn[0], ["a red circle"])
 
 
 def test_alignment_prefers_the_right_prompt(drawn):
@@ -54,7 +55,7 @@ def test_gradients_are_those_of_finite_differences(name):
     images = torch.rand((2, 3, 5, 6), dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_(
         True
     )
-    assert torch.autograd.gradcheck(lambda x: rewards.REWARDS[name](x, ["", ""]), (images,))
+    assert torch.autograd.gradcheck(lambda x: EVERY[name](x, ["", ""]), (images,))
 
 
 def test_the_stand_in_explains_the_files_sizes(drawn):
