@@ -113,6 +113,7 @@ function addPad(node) {
     getMinHeight: () => MIN_HEIGHT
   })
   widget.serialize = false
+  growToFit(node)
   followNumbers(node, refresh)
   passToCanvas(pad.element)
   refresh()
@@ -122,6 +123,16 @@ function addPad(node) {
     forget(refresh)
     return onRemoved?.apply(this, args)
   }
+}
+
+/**
+ * The size a saved graph gets when it is opened: left smaller, the restored node differs from what undo knows,
+ * and the front end may take the difference for a change of its own and forget what it could redo.
+ * @param {any} node
+ */
+function growToFit(node) {
+  const [width, height] = node.computeSize()
+  node.setSize([Math.max(node.size[0], width), Math.max(node.size[1], height)])
 }
 
 /** @type {(node: any, refresh: () => void) => void} Redraw at once when a number is changed by hand. */

@@ -165,6 +165,7 @@ def test_undo_and_redo(front: FrontEnd) -> None:
     front.press_and_restore("Control+z")
     pad.wait("Math.abs(look.weights[0] - 205) < 3")
     assert pad.numbers()["weight_1"] == pytest.approx(0.25, abs=0.011)
+    assert front.differs_from_tracked() == []
     front.press_and_restore("Control+z")
     pad.wait("Math.abs(look.weights[0] - 150) < 0.01")
     front.press_and_restore("Control+y")

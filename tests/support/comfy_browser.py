@@ -110,6 +110,16 @@ class FrontEnd:
         self.page.wait_for_function(f"(before) => ({lengths})() !== before && !{TRACKER}._restoringState", arg=before)
         self.page.wait_for_timeout(300)
 
+    def differs_from_tracked(self) -> list[str]:
+        """The nodes that are not as undo knows them: one restored otherwise makes undo forget what it could redo."""
+        return self.page.evaluate(
+            f"""() => {{
+                const known = new Map({TRACKER}.activeState.nodes.map((node) => [node.id, JSON.stringify(node)]))
+                const now = app.graph.serialize().nodes
+                return now.filter((node) => known.get(node.id) !== JSON.stringify(node)).map((node) => node.type)
+            }}"""
+        )
+
     def fit(self, margin: int = 40) -> dict[str, float]:
         """Show the whole graph; its rectangle on the page, for a screenshot."""
         box = self.page.evaluate(
