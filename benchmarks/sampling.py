@@ -2,13 +2,14 @@
 
     python -P benchmarks/sampling.py [--json FILE] [--rounds N] [--kind sd15|sdxl|sd3] [--size N] [--steps N] [--others]
         [--ranks 4 16 64 128] [--batches 1 4] [--adapters 2 3 4 8] [--clock wall|cpu] [--threads N] [--true-size]
-        [--dtype float32|float16|bfloat16] [--gpu]
+        [--dtype float32|float16|bfloat16] [--gpu] [--only NAME ...]
 
 ``--others`` adds the two other ways to the same image: the host's own LoRA hooks wired by hand, and naive swapping, which
 patches one adapter after the other into the weights at every step.
 
-The variants take turns (base first in every round, after one warm-up each), so that a machine whose speed drifts slows
-all of them; each figure is the median over rounds of that round's ratio to its own base run. ``per call`` divides by the
+The variants take turns (in another random order each round, seed 0, after one warm-up each), so that a machine whose speed
+drifts slows all of them and none always finds the caches as the same other one left them; each figure is the median over
+rounds of that round's ratio to its own base run. ``per call`` divides by the
 number of model calls per step, so 1.00 means that the side path costs nothing. The clock ``cpu`` counts the seconds that
 this process computed, not those in which it waited for a busy machine; with one thread that is the time a quiet machine
 would take, but for shared caches. ``counted`` is what the arithmetic asks for: FLOPs against the base's.
@@ -19,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import random
 import statistics
 import sys
 import tempfile
@@ -57,6 +59,7 @@ def arguments() -> argparse.Namespace:
         "--true-size", action="store_true", help="the architecture's true size instead of a shallow one"
     )
     parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], default="float32", help="of the weights")
+    parser.add_argument("--only", nargs="+", help="besides base and soup, run only the variants whose names begin so")
     parser.add_argument("--gpu", action="store_true", help="use the GPU (the host's --cpu otherwise)")
     return parser.parse_args()
 
@@ -125,6 +128,9 @@ def variants(options: argparse.Namespace, folder: Path, conds: list[Any], rank: 
         if options.others:
             result[f"hooks wired by hand, {count}"] = Variant(model, count, conds=hooked(conds, tensors[:count]))
             result[f"naive swapping, {count}"] = Variant(swapping(load(options.kind, dtype), tensors[:count]), count)
+    if options.only:
+        kept = ("base", "soup of 4", *options.only)
+        return {name: variant for name, variant in result.items() if name.startswith(kept)}
     return result
 
 
@@ -176,10 +182,12 @@ def switch(model: Any, files: list[str]) -> Callable[[], Any]:
 def measure(runs: dict[str, Callable[[], Any]], rounds: int, clock: Callable[[], float]) -> dict[str, list[float]]:
     """Seconds of every variant in every round, taking turns; each has run before."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
+    order, chance = list(runs), random.Random(0)
     for number in range(rounds):
-        for name, run in runs.items():
+        chance.shuffle(order)
+        for name in order:
             start = clock()
-            run()
+            runs[name]()
             seconds[name].append(clock() - start)
         print(f"\rround {number + 1} of {rounds}", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
@@ -207,8 +215,12 @@ def cell(options: argparse.Namespace, rank: int, batch: int) -> dict[str, Any]:
 
         images = {name: run(variant)() for name, variant in models.items()}
         for count in options.adapters if options.others else []:
-            wanted = images[f"blend of {count}, sequential"]
+            wanted = images.get(f"blend of {count}, sequential")
+            if wanted is None:
+                continue
             for other in (f"hooks wired by hand, {count}", f"naive swapping, {count}"):
+                if other not in images:
+                    continue
                 if float((images[other] - wanted).norm() / wanted.norm()) > 1e-3:
                     raise SystemExit(f"{other} is not the blend: the comparison would be of different images.")
         seconds = measure({name: run(variant) for name, variant in models.items()}, options.rounds, clock)

@@ -37,7 +37,8 @@ def count_costs(base: Any, blended: Any, conds: list[Any], latent: dict[str, Any
         def hook(_module: Any, _args: tuple[Any, ...], output: torch.Tensor) -> None:
             channels = 1 if down.ndim > 2 else -1
             positions = output.numel() // output.shape[channels]
-            rows[name] = (positions, down[0].numel(), up.shape[1], down.shape[0])
+            rank, outputs = up.shape
+            rows[name] = (positions, down.numel() // rank, outputs, rank)
 
         return hook
 

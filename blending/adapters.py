@@ -41,8 +41,8 @@ class LayerStack:
     """All adapters' updates of one layer: one product each way serves any number of them.
 
     Args:
-        down: float[R, in, *kernel], R the sum of the ranks.
-        up: float[R, out], transposed so that one adapter is a contiguous block of rows in both.
+        down: float[R, in, *kernel] for a convolution, float[in, R] for a Linear layer, R the sum of the ranks.
+        up: float[R, out].
         spans: which rows are whose.
     """
 
@@ -91,6 +91,8 @@ def _stack(updates: Sequence[Sequence[LowRank]], dtype: torch.dtype) -> tuple[Te
             spans.append((adapter, start, start + rank))
             start += rank
     pairs = [pair for some in updates for pair in some]
-    down = torch.cat([pair.down for pair in pairs]).to(dtype).contiguous()
+    down = torch.cat([pair.down for pair in pairs]).to(dtype)
+    # The right factor of a product with few columns: as it is stored here, BLAS need not turn it (docs/speed.md).
+    down = down.t().contiguous() if down.ndim == 2 else down.contiguous()
     up = torch.cat([pair.up.t() for pair in pairs]).to(dtype).contiguous()
     return down, up, tuple(spans)

@@ -13,13 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from .adapters import AdapterBank, LayerStack, Spans
 from .plans import Gates
 
 Factors = tuple[Tensor, Tensor]
-"""down, float[R, in, *kernel], and up, float[R, out]."""
+"""down, float[in, R] or float[R, in, *kernel], and up, float[R, out]."""
 
 
 class RowsDoNotFit(ValueError):
@@ -107,7 +106,9 @@ class _Layer:
         self.down, self.up, self.spans = stack.down, stack.up, stack.spans
         self.prepared: dict[Gates, Factors | None] = {}
         self.project: Callable[[Tensor, Tensor], Tensor]
-        self.add = add_convolution if stack.down.ndim > 2 else add_linear
+        convolution = stack.down.ndim > 2
+        self.add = add_convolution if convolution else add_linear
+        self.rank_dimension = 0 if convolution else 1
         self.called = False
 
     def __call__(
@@ -141,12 +142,16 @@ class _Layer:
         used = [(gates[adapter], start, end) for adapter, start, end in self.spans if gates[adapter] != 0]
         if not used:
             return None
-        if len(used) == 1:
-            gate, start, end = used[0]
-            up = self.up[start:end]
-            return self.down[start:end], up if gate == 1 else up * gate
-        down = torch.cat([self.down[start:end] for _, start, end in used])
-        return down, torch.cat([self.up[start:end] * gate for gate, start, end in used])
+        if len(used) == 1 and used[0][0] == 1:
+            _, start, end = used[0]
+            return self._ranks(start, end), self.up[start:end]
+        up = torch.cat([self.up[start:end] * gate for gate, start, end in used])
+        if len(used) == len(self.spans):
+            return self.down, up
+        return torch.cat([self._ranks(start, end) for _, start, end in used], dim=self.rank_dimension), up
+
+    def _ranks(self, start: int, end: int) -> Tensor:
+        return self.down.narrow(self.rank_dimension, start, end - start)
 
     def _per_image(self, row: tuple[Gates, ...], x: Tensor, output: Tensor) -> Tensor:
         down, up = self.down, self.up
@@ -175,7 +180,7 @@ def projection(network: nn.Module, name: str) -> Callable[[Tensor, Tensor], Tens
         name: the layer's name in it.
 
     Returns:
-        ``(x, down) -> hidden``: [..., in] -> [..., R] for Linear, [N, in, ...] -> [N, R, ...] for a convolution.
+        ``(x, down) -> hidden``: [..., in] x [in, R] -> [..., R] for Linear, [N, in, ...] -> [N, R, ...] for a convolution.
 
     Raises:
         ValueError: no such layer, or neither Linear nor an ungrouped convolution.
@@ -193,7 +198,7 @@ def projection(network: nn.Module, name: str) -> Callable[[Tensor, Tensor], Tens
         convolve: Any = module._conv_forward
         return lambda x, down: convolve(x, down, None)
     if hasattr(module, "in_features"):
-        return F.linear
+        return torch.matmul
     raise ValueError(f"Layer {name!r} is a {type(module).__name__}: only Linear and convolution layers can be blended.")
 
 

@@ -147,7 +147,9 @@ def _update(adapter: RewardLoRA, network: nn.Module, target: Any, patch: Any) ->
         outputs, inputs = layer_shape(network, name)
         sides = _sides(outputs, inputs, offset)
         pair = low_rank_form(patch, sides)
-        pair = _place(LowRank(pair.down, pair.up * adapter.strength), sides, inputs, outputs, offset, function)
+        pair = LowRank(pair.down, pair.up * adapter.strength)
+        _check_size(pair)
+        pair = _place(pair, sides, inputs, outputs, offset, function)
     except CannotBlend as error:
         raise ValueError(f"{where}: {error} {MERGE}") from error
     except ValueError as error:
@@ -155,6 +157,14 @@ def _update(adapter: RewardLoRA, network: nn.Module, target: Any, patch: Any) ->
             f"{where}: {error} The adapter is for another architecture, or the file is damaged."
         ) from error
     return name, pair
+
+
+def _check_size(pair: LowRank) -> None:
+    """Refuse an update whose numbers may pass the largest float: the image would be black, or noise, without a word."""
+    rank = pair.down.shape[0]
+    largest = float(pair.up.abs().max()) * float(pair.down.abs().max()) * rank if pair.up.numel() else 0.0
+    if not largest <= torch.finfo(torch.float32).max:
+        raise ValueError(f"its alpha or its strength makes numbers as large as {largest:.0e}, more than a float holds.")
 
 
 def _parts(target: Any) -> tuple[str, tuple[int, int, int] | None, Any]:

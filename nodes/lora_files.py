@@ -1,7 +1,8 @@
-"""LoRA files as the nodes pass them on: read with the host's reader, checked whole, not yet fitted to a model."""
+"""LoRA files as the nodes pass them on: read and checked whole, not yet fitted to a model."""
 
 from __future__ import annotations
 
+import json
 import math
 import weakref
 from collections.abc import Iterator, Mapping
@@ -9,10 +10,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import comfy.utils
 import safetensors
 import torch
 from torch import Tensor
+
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+"""The format's names for kinds of numbers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,13 +95,39 @@ def read_lora(path: str, strength: float) -> RewardLoRA:
             f"{file} is not a .safetensors file: other formats can run code and are not read. Convert it first."
         )
     try:
-        tensors, metadata = comfy.utils.load_torch_file(path, safe_load=True, return_metadata=True)
-    except (ValueError, OSError, safetensors.SafetensorError) as error:
+        tensors, metadata = _read_tensors(path)
+    except (ValueError, TypeError, KeyError, RuntimeError, OSError, safetensors.SafetensorError) as error:
         raise ValueError(f"{file} cannot be read as safetensors (truncated or damaged?): {error}") from error
     _check_tensors(file, tensors)
-    metadata = metadata or {}
     name = metadata.get("diffusion_blend.reward") or Path(path).stem
     return RewardLoRA(name, file, tensors, _kl_weight(file, metadata), strength)
+
+
+def _read_tensors(path: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """A file's tensors, views into one copy of it in memory, and its metadata.
+
+    safetensors checks the file. Its own tensors are not used: they are views into the file itself, so a file that another
+    program writes anew would change them under a running server, and each one that is read leaves 64 bytes behind for
+    good (safetensors 0.8.0).
+    """
+    with safetensors.safe_open(path, framework="pt"):
+        pass  # the whole header is checked: sizes, places, kinds of numbers
+    with Path(path).open("rb") as file:
+        begin = 8 + int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(begin - 8).decode())
+        content = torch.empty(Path(path).stat().st_size - begin, dtype=torch.uint8)
+        if file.readinto(content.numpy().data) != len(content):
+            raise ValueError("it became shorter while it was read")
+    metadata = header.pop("__metadata__", None) or {}
+    tensors: dict[str, Tensor] = {}
+    for key, entry in header.items():
+        start, end = entry["data_offsets"]
+        dtype = DTYPES[entry["dtype"]]
+        numbers = content[start:end]
+        if start % dtype.itemsize:  # a view has to begin at a multiple of its numbers' size
+            numbers = numbers.clone()
+        tensors[key] = numbers.view(dtype).reshape(entry["shape"])
+    return tensors, metadata
 
 
 def _check_tensors(file: str, tensors: Mapping[str, Tensor]) -> None:

@@ -1,10 +1,16 @@
 """Adapter files: every naming the host reads, and every refusal by its words."""
 
+import gc
+import json
 import logging
+import struct
+import sys
+from pathlib import Path
 
 import comfy_adapters
 import comfy_models
 import pytest
+import safetensors.torch
 import torch
 from comfy_adapters import ATTENTION, CONVOLUTIONS, JOINT, kohya, layers, low_rank, write
 from comfy_world import blend_model, difference, load_loras, preference
@@ -266,11 +272,74 @@ def test_files_that_are_no_safetensors_are_refused(loras_folder, tmp_path):
         read_lora(str(tmp_path / "nothing.safetensors"), 1.0)
 
 
+KINDS = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)
+
+
+def test_what_is_read_is_what_safetensors_reads(tmp_path):
+    """Every kind of number, scalars, empty tensors, and numbers that begin at an odd place."""
+    tensors = {"odd": torch.ones(3).to(torch.float8_e5m2), "none": torch.empty(0, 4), "alpha": torch.tensor(4.0)}
+    tensors |= {str(kind): torch.randn(3, 300).to(kind) for kind in KINDS}
+    path = tmp_path / "kinds.safetensors"
+    content = safetensors.torch.save(tensors, {"diffusion_blend.reward": "a name"})
+    path.write_bytes(content)
+    adapter = read_lora(str(path), 1.0)
+    expected = safetensors.torch.load_file(path)
+    assert adapter.name == "a name" and adapter.tensors.keys() == expected.keys()
+    for key, tensor in expected.items():
+        assert adapter.tensors[key].dtype == tensor.dtype and adapter.tensors[key].shape == tensor.shape
+        assert torch.equal(adapter.tensors[key].float(), tensor.float())
+
+
+def test_numbers_at_an_odd_place(tmp_path):
+    """The format allows them where a tensor of single bytes comes first; its own writer sorts them away."""
+    data = b"\x01" + struct.pack("<2f", 0.5, -3.0)
+    header = json.dumps(
+        {
+            "byte": {"dtype": "F8_E5M2", "shape": [1], "data_offsets": [0, 1]},
+            "two": {"dtype": "F32", "shape": [2], "data_offsets": [1, 9]},
+        }
+    ).encode()
+    path = tmp_path / "odd.safetensors"
+    path.write_bytes(struct.pack("<Q", len(header)) + header + data)
+    assert read_lora(str(path), 1.0).tensors["two"].tolist() == [0.5, -3.0]
+
+
+def test_a_file_written_anew_does_not_change_what_was_read(tmp_path):
+    tensors = kohya("sd3", 1)
+    path = Path(write(tmp_path, "adapter", tensors))
+    adapter = read_lora(str(path), 1.0)
+    with path.open("r+b") as file:  # in its place, as a trainer that writes over its last result
+        file.seek(-4096, 2)
+        file.write(b"\0" * 4096)
+    assert all(torch.equal(adapter.tensors[key], tensor) for key, tensor in tensors.items())
+
+
+def test_reading_leaves_nothing_behind(tmp_path):
+    path = write(tmp_path, "adapter", kohya("sd3", 1))
+    count = len(read_lora(path, 1.0).tensors)
+    for _ in range(3):
+        read_lora(path, 1.0)
+    gc.collect()
+    before = sys.getallocatedblocks()
+    for _ in range(20):
+        read_lora(path, 1.0)
+    gc.collect()
+    assert sys.getallocatedblocks() - before < 20 * count / 4  # an object for every fourth tensor read
+
+
 @pytest.mark.parametrize("text", ["many", "-1", "0", "nan", "inf"])
 def test_impossible_kl_weights_in_the_metadata_are_refused(tmp_path, text):
     path = write(tmp_path, "lying", kohya("sd3", 1), {"diffusion_blend.kl_weight": text})
     with pytest.raises(ValueError, match=f"lying.safetensors: its metadata give diffusion_blend.kl_weight as '{text}'"):
         read_lora(path, 1.0)
+
+
+def test_an_update_too_large_for_floats_is_refused(tmp_path, sd3):
+    tensors = kohya("sd3", 1, alpha=1e30)
+    large = {key: tensor * 1e20 if "lora_up" in key else tensor for key, tensor in tensors.items()}
+    loras = RewardLoRAs((read_lora(write(tmp_path, "huge", large), 1.0),))
+    with pytest.raises(ValueError, match=r"huge\.safetensors: .* its alpha or its strength makes numbers as large as"):
+        fit(loras, sd3.model)
 
 
 def test_a_strength_that_is_no_number_is_refused(tmp_path):

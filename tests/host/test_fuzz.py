@@ -67,6 +67,19 @@ def fitted_world():
             for name in ("to_q", "to_v")
             for part, shape in (("A", (3, 128)), ("B", (128, 3)))
         },
+        {
+            f"diffusion_model.joint_blocks.0.x_block.attn.proj.{name}": torch.randn(*shape) / 10
+            for name, shape in {
+                "hada_w1_a": (128, 2),
+                "hada_w1_b": (2, 128),
+                "hada_w2_a": (128, 2),
+                "hada_w2_b": (2, 128),
+            }.items()
+        },
+        {
+            f"diffusion_model.joint_blocks.0.x_block.attn.proj.{name}": torch.randn(*shape) / 10
+            for name, shape in {"lokr_w1": (4, 4), "lokr_w2_a": (32, 2), "lokr_w2_b": (2, 32)}.items()
+        },
     ]
     return Fitted((network, comfy.lora.model_lora_keys_unet(network, {}), Files(files)))
 
@@ -106,7 +119,9 @@ def mutated_tensors(draw, files):
                         "reshape_weight",
                         "w_norm",
                         "hada_w1_a",
+                        "hada_t1",
                         "lokr_w1",
+                        "lokr_w2",
                         "oft_blocks",
                         "",
                     ]
@@ -137,7 +152,8 @@ class Mutated:
 def mutated_bytes(draw, files):
     """A file of mutated tensors, then of mutated bytes: cut, flipped, with another header or header length."""
     content = bytearray(
-        save({key: t.clone().contiguous() for key, t in draw(mutated_tensors(files)).items()}, draw(metadata))
+        # An empty dictionary and no tensors make safetensors write a header that is no JSON: None then.
+        save({key: t.clone().contiguous() for key, t in draw(mutated_tensors(files)).items()}, draw(metadata) or None)
     )
     kind = draw(st.sampled_from(["whole", "whole", "whole", "cut", "flip", "length", "header"]))
     if kind == "cut":
@@ -231,7 +247,7 @@ preferences = given(
     weights=st.lists(numbers, max_size=8),
     kl_scale=numbers,
     names=st.lists(st.text(max_size=5), max_size=8),
-    method=st.sampled_from(["blend", "soup", "stochastic", "other"]),
+    method=st.sampled_from(["blend", "soup", "stochastic", "early", "other"]),
     data=st.data(),
 )
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 from comfy_adapters import hooks_on
 from comfy_world import blend_model, difference, preference
+from diffusion_blend.nodes import lora_files
 from diffusion_blend.nodes.samplers import BlendedKSampler, MSDDASampler
 
 
@@ -104,6 +105,7 @@ class Counters:
             (comfy.model_patcher.ModelPatcher, "patch_weight_to_device"),
             (comfy.model_patcher.ModelPatcher, "unpatch_model"),
             (comfy.utils, "load_torch_file"),
+            (lora_files, "_read_tensors"),
             (comfy.utils, "set_attr_param"),
         ):
             original = getattr(owner, name)
@@ -149,7 +151,8 @@ def test_the_counters_do_count(sd15, monkeypatch):
     before = counters.state()
     (loaded,) = host_nodes.LoraLoaderModelOnly().load_lora_model_only(sd15.model, sd15.files[0], 1.0)
     sd15.sample(loaded, steps=1)
-    assert {"load_torch_file", "patch_weight_to_device"} <= set(counters.events)
+    sd15.loras(1)
+    assert {"load_torch_file", "patch_weight_to_device", "_read_tensors"} <= set(counters.events)
     assert counters.state() != before
     sd15.sample(sd15.model, steps=1)
 

@@ -58,7 +58,7 @@ def random_prompt(chance: random.Random) -> Prompt:
         "save": node("SaveImage", images=["decode", 0], filename_prefix="soak"),
     }
     if kind == "BlendModel":
-        method = chance.choice(("blend", "soup")) if kl_scale > 1 else chance.choice(("blend", "soup", "stochastic"))
+        method = chance.choice(("blend", "soup", "early") if kl_scale > 1 else ("blend", "soup", "early", "stochastic"))
         evaluation = chance.choice(("auto", "batched", "sequential"))
         inputs = blend | {"model": ["miniature", 0], "method": method, "draws": "stratified", "evaluation": evaluation}
         prompt["blend"] = node("BlendModel", **inputs)
@@ -104,6 +104,7 @@ def test_memory_stays_flat_and_images_stay_the_same(server: ComfyServer) -> None
     after = [digest(server, prompt) for prompt in fixed]
     assert after == before
     # The first quarter is the allocator's warm-up.
+    print(*(f"{number}:{size / 2**20:.1f}" for number, size in resident), "MiB")
     numbers, sizes = np.array(resident[len(resident) // 4 :], dtype=np.float64).T
     slope = np.polyfit(numbers, sizes, 1)[0] * 1000 / sizes.mean()
     print(f"{count} prompts: {sizes.mean() / 2**20:.0f} MiB resident, slope {slope:+.2%} per 1,000 prompts")
