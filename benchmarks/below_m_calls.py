@@ -7,10 +7,12 @@ Each method's error is ``||x - x_blend|| / ||x_blend||`` after the run with the 
 by the soup's own. The adapters are random, of rank 4 on all attention projections and ``strength`` times a unit-gain
 weight, equal preference weights.
 
-early N: the blend at the first N steps, then the soup. cached N: the blend every N-th step, else the soup plus the last
-difference between blend and soup. rotating N: the soup plus every adapter's last difference to it, N of them renewed a
-step. antithetic: the mean of two calls whose gates are w + v and w - v, with v stepping through directions of covariance
-``diag(w) - w w^T``. one uncond: the blend of the conditional branch, the soup in the other.
+bare N: the blend at the first N steps, then the soup. early N: the product's method, which counts N steps as early (of 4 or
+more all but the last but one are blended) and moves the soup by the last difference to the blend. cached N: the blend every
+N-th step, else the soup plus the last difference between blend and soup. rotating N: the soup plus every adapter's last
+difference to it, N of them renewed a step. antithetic: the mean of two calls whose gates are w + v and w - v, with v
+stepping through directions of covariance ``diag(w) - w w^T``. one uncond: the blend of the conditional branch, the soup in
+the other.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +32,15 @@ sys.path[:0] = [str(ROOT / "tests" / "support"), str(ROOT / "benchmarks")]
 
 import torch  # noqa: E402
 from diffusion_blend.blending.adapters import AdapterBank, LowRank  # noqa: E402
+from diffusion_blend.blending.combine import combine  # noqa: E402
+from diffusion_blend.blending.courses import Moment  # noqa: E402
+from diffusion_blend.blending.plans import EarlyBlend  # noqa: E402
 from diffusion_blend.blending.side_path import SidePath  # noqa: E402
 from sampling import start_host  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-METHODS = ("soup", "early 3", "early 4", "early 5", "early 6", "early 8", "cached 2", "cached 4", "cached 8")
-METHODS += ("rotating 1", "antithetic", "one uncond")
+METHODS = ("soup", "bare 3", "bare 4", "bare 5", "bare 6", "early 3", "early 4", "early 5", "early 6", "early 8")
+METHODS += ("cached 2", "cached 4", "cached 8", "rotating 1", "antithetic", "one uncond")
 CFG = 7.0
 
 
@@ -59,6 +65,8 @@ class Here:
     network: Callable[[tuple[float, ...], slice], Tensor]
     weights: tuple[float, ...]
     index: int
+    steps: int
+    sigma: float
     memory: dict[str, Any]
     calls: float = field(default=0.0)
 
@@ -81,8 +89,10 @@ class Here:
 def denoised_by(method: str, here: Here) -> Tensor:
     """A method's x0 prediction of both branches, float[2, C, H, W], the conditional one first."""
     name, _, number = method.partition(" ")
-    if name == "blend" or (name == "early" and here.index < int(number)):
+    if name == "blend" or (name == "bare" and here.index < int(number)):
         return here.blend()
+    if name == "early":
+        return early(here, int(number))
     if name == "cached":
         soup = here.soup()
         if here.index % int(number) == 0:
@@ -99,6 +109,20 @@ def denoised_by(method: str, here: Here) -> Tensor:
     if name == "one":
         return torch.cat([here.blend(slice(0, 1)), here.soup(slice(1, 2))])
     return here.soup()
+
+
+def early(here: Here, count: int) -> Tensor:
+    """The plans of `EarlyBlend`, carried out."""
+    planner = EarlyBlend(here.weights, count / here.steps)
+    plan = planner(Moment(here.index, here.steps))
+    predictions = [here.at(row) for (row,) in plan.gates]
+    if plan.kept_mix is not None:
+        here.memory["kept"] = combine(predictions, plan.kept_mix), here.sigma
+    denoised = combine(predictions, plan.mix)
+    if plan.recall is not None:
+        kept, sigma = here.memory["kept"]
+        denoised = denoised + (here.sigma / sigma) ** plan.recall * kept
+    return denoised
 
 
 def rotating(here: Here, renewed: int) -> Tensor:
@@ -129,7 +153,8 @@ def run(method: str, options: argparse.Namespace, world: Any, seed: int) -> tupl
     calls = 0.0
     weights = (1 / options.adapters,) * options.adapters
     for index, (sigma, following) in enumerate(zip(sigmas[:-1].tolist(), sigmas[1:].tolist(), strict=True)):
-        here = Here(lambda gates, branches, x=x, s=sigma: predict(gates, x, s, branches), weights, index, memory)
+        network = partial(predict, x, sigma)
+        here = Here(network, weights, index, options.steps, sigma, memory)
         conditional, other = denoised_by(method, here).split(1)
         calls += here.calls
         guided = other + CFG * (conditional - other)
@@ -170,7 +195,7 @@ def make_world(options: argparse.Namespace) -> Any:
     path.install(unet)
     context = torch.cat([comfy_models.conditioning("sd15", seed)[0][0] for seed in (1, 2)])
 
-    def predict(gates: tuple[float, ...], x: Tensor, sigma: float, branches: slice) -> Tensor:
+    def predict(x: Tensor, sigma: float, gates: tuple[float, ...], branches: slice) -> Tensor:
         text = context[branches]
         inputs, level = x.repeat(len(text), 1, 1, 1), torch.full((len(text),), sigma)
         with path.gated((gates,)):

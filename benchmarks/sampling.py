@@ -9,17 +9,16 @@ patches one adapter after the other into the weights at every step.
 
 The variants take turns (in another random order each round, seed 0, after one warm-up each), so that a machine whose speed
 drifts slows all of them and none always finds the caches as the same other one left them; each figure is the median over
-rounds of that round's ratio to its own base run. ``per call`` divides by the
-number of model calls per step, so 1.00 means that the side path costs nothing. The clock ``cpu`` counts the seconds that
-this process computed, not those in which it waited for a busy machine; with one thread that is the time a quiet machine
-would take, but for shared caches. ``counted`` is what the arithmetic asks for: FLOPs against the base's.
+rounds of that round's ratio to its own base run. ``per call`` divides by the number of model calls per step, so 1.00 means
+that the side path costs nothing. The clock ``cpu`` counts the seconds that this process computed, not those in which it
+waited for a busy machine; with one thread that is the time a quiet machine would take, but for shared caches. ``counted``
+is what the arithmetic asks for: FLOPs against the base's.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import random
 import statistics
 import sys
@@ -34,7 +33,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests" / "support"), str(ROOT / "benchmarks")]
 
 import comfy_hosts  # noqa: E402  after its folder is on the path
-from diffusion_blend.blending.plans import EARLY_SHARE  # noqa: E402
+from diffusion_blend.blending.courses import Moment  # noqa: E402
+from diffusion_blend.blending.plans import EarlyBlend  # noqa: E402
 
 
 def arguments() -> argparse.Namespace:
@@ -111,13 +111,15 @@ def variants(options: argparse.Namespace, folder: Path, conds: list[Any], rank: 
     def blended(loras: Any, weights: Any, method: str = "blend", evaluation: str = "sequential") -> Any:
         return blend_model(model, loras, weights, method, evaluation=evaluation)
 
-    early = math.ceil(EARLY_SHARE * options.steps)
+    plans = [EarlyBlend((1 / 4,) * 4)(Moment(index, options.steps)) for index in range(options.steps)]
     result = {
         "base": Variant(model),
         "host's merged LoRAs, 4": Variant(merged),
         "stochastic of 4": Variant(blended(four, weights, "stochastic"), 1, 1),
         "soup of 4": Variant(blended(four, weights, "soup"), 1, 4),
-        "early of 4": Variant(blended(four, weights, "early"), 1 + 3 * early / options.steps, 4),
+        "early of 4": Variant(
+            blended(four, weights, "early"), sum(len(plan.gates) for plan in plans) / options.steps, 4
+        ),
     }
     for count in options.adapters:
         loras, weights = load_loras(files[:count]), preference(*[1] * count)

@@ -17,7 +17,7 @@ def combine(denoised: Iterable[Tensor], mix: Sequence[Coefficient]) -> Tensor:
 
     Args:
         denoised: x0 predictions, K times float[N, C, ...], latent units. May be a generator: one is held at a time.
-        mix: coefficients, [K], any sign, sum 1: numbers, or one for each latent pixel, float[1 | B, 1, H, W], for
+        mix: coefficients, [K], any sign: numbers, or one for each latent pixel, float[1 | B, 1, H, W], for
             predictions float[N, C, H, W] or float[N, C, T, H, W] of N = chunks * B inputs, the images of a chunk together.
 
     Returns:
@@ -61,5 +61,10 @@ def evaluate(plan: Plan, predict: Callable[[tuple[Gates, ...]], Tensor]) -> Tens
 
     Returns:
         ``sum_k mix[k] * predict(gates[k])``, float[B, ...].
+
+    Raises:
+        ValueError: the plan recalls what an earlier step kept.
     """
+    if plan.recall is not None:
+        raise ValueError("This plan needs what an earlier step kept, and here each step is evaluated by itself.")
     return combine((predict(row) for row in plan.gates), plan.mix)

@@ -8,7 +8,8 @@ One model call is one row of gates; a plan is a few rows and how to sum their pr
 blend (DB-MPA, DB-KLA): a unit row per adapter and the zero row for the base; the mix is the affine coefficients.
 stochastic (DB-MPA-LS): one row, in which every image has a unit row drawn for this step; the mix is 1.
 soup (rewarded soup):   one row, the coefficients themselves; the mix is 1.
-early:                  the blend in the first steps, which decide most of the image, and the soup after them.
+early:                  the blend in the first steps, which decide most of the image, and the soup after them, moved by
+                        what the blend last was beside it (``kept_mix``, ``recall``).
 
 Nothing else in the code needs to know which method runs. The coefficients may be fixed, or move over the run and differ
 within the image (`courses`): then so do the plans.
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, overload
 
 import torch
@@ -33,9 +34,12 @@ Gates = tuple[float, ...]
 # Below this a coefficient is rounding left over from dividing weights by their sum, not a wish for an evaluation.
 NEGLIGIBLE = 1e-12
 
+# Of the noise level, with which the gap between blend and soup falls: 1.5 in the noise prediction is 2.5 in x0.
+GAP_POWER = 2.5
+
 EARLY_SHARE = 0.15
-"""The share of a run's steps that `EarlyBlend` blends unless told: at most 1.5 calls a step for four adapters and 20, 30
-or 50 steps."""
+"""The share of a run's steps that `EarlyBlend` counts as early unless told: at most 1.5 calls a step for four adapters and
+20, 30 or 50 steps."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +50,14 @@ class Plan:
         gates: [K] rows of [B] images of float[m]; a row of one image holds for the whole batch.
         mix: coefficients of the rows' predictions, [K], any sign, sum 1: numbers, or float64[1 | B, 1, H, W] where they
             differ within the image.
+        kept_mix: float[K]; ``kept = sum_k kept_mix[k] D(gates[k])`` is kept for later steps, with its noise level.
+        recall: the power p with which the prediction is moved by what was kept last, ``D + (sigma / sigma_kept)^p kept``.
     """
 
     gates: tuple[tuple[Gates, ...], ...]
     mix: Coefficients
+    kept_mix: tuple[float, ...] | None = None
+    recall: float | None = None
 
 
 class Planner(Protocol):
@@ -103,12 +111,17 @@ class Soup:
 
 @dataclass(frozen=True)
 class EarlyBlend:
-    """The blend while the noise is high, the soup after: ``1 + share (m - 1)`` model calls a step instead of m.
+    """The blend while the noise is high, after it the soup with the blend's last correction: about 1.5 calls a step.
 
-    ``D = D_blend`` at the steps ``index < share * count``, else ``D = D_soup``. A step changes the latent by
-    ``(sigma_next - sigma) (x - D) / sigma``, so an error of the noise prediction counts by how far sigma falls, and the
-    first steps of the usual schedules fall farthest. What that leaves of the soup's error is measured (docs/speed.md), not
-    bounded. Share 0 is the soup, share 1 the blend.
+    Of the first ``n = ceil(share * count)`` steps all are blended, the last but one not if n is 4 or more. At a blended step
+    before one that is not, the soup is called too, and ``kept = D_blend - D_soup``; every other step is
+    ``D = D_soup + (sigma / sigma_kept)^2.5 kept``, one call.
+
+    Why: a step changes the latent by ``(sigma_next - sigma) (x - D) / sigma``, so an error of the noise prediction counts by
+    how far sigma falls, and the first steps of the usual schedules fall farthest. And the gap between blend and soup, at
+    first another at every step, then hardly turns any more: it only shrinks with sigma, in the noise prediction by about
+    its power 1.5 (measured, docs/speed.md). What that leaves of the soup's error is measured, not bounded. Share 0 is the
+    soup, share 1 the blend.
 
     Args:
         coefficients: c, float[m], any sign, or a course of them.
@@ -127,9 +140,22 @@ class EarlyBlend:
         _require_uniform(self.coefficients, "After the first steps a soup averages the weights of the whole network")
 
     def __call__(self, step: Step) -> Plan:
+        blend, soup = Blend(self.coefficients)(step), Soup(self.coefficients)(step)
         # Rounding must not add a step: 0.07 * 100 is a little more than 7.
-        early = step.index < math.ceil(self.share * step.count - NEGLIGIBLE * step.count)
-        return (Blend if early else Soup)(self.coefficients)(step)
+        early = math.ceil(self.share * step.count - NEGLIGIBLE * step.count)
+        if blend.gates == soup.gates or early == 0:  # one adapter alone is both
+            return soup
+        following = min(step.index + 1, step.count - 1)
+        if early == step.count or (_is_blended(step.index, early) and _is_blended(following, early)):
+            return blend
+        if not _is_blended(step.index, early):
+            return replace(soup, recall=GAP_POWER)
+        mix = tuple(map(float, _numbers(blend.mix)))
+        return Plan((*blend.gates, *soup.gates), (*mix, 0.0), kept_mix=(*mix, -1.0))
+
+
+def _is_blended(index: int, early: int) -> bool:
+    return index < early and not (early >= 4 and index == early - 2)
 
 
 @dataclass(frozen=True)

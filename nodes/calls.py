@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections import defaultdict
+from collections.abc import Hashable
 from typing import Any
 
 import torch
@@ -58,6 +59,12 @@ class ModelCall:
             ]
         first = (inputs.pop("c_concat"), inputs.pop("c_crossattn"), control, options)
         return self.executor(self._repeat(self.x, count), self._repeat(self.t, count), *first, **inputs)
+
+    @property
+    def conditionings(self) -> tuple[Hashable, ...]:
+        """What tells the call's chunks from the others of a step, the same at every step of a run."""
+        branches = self.transformer_options.get("cond_or_uncond", (0,))
+        return tuple(zip(branches, self.transformer_options.get("uuids", branches), strict=True))
 
     def gates_of_batch(self, row: tuple[Gates, ...]) -> tuple[Gates, ...]:
         """A row's gates over this call: one for all where it is so, else of every image, again for every chunk."""

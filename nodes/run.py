@@ -16,6 +16,7 @@ from torch import Tensor
 from ..blending.adapters import AdapterBank
 from ..blending.combine import combine
 from ..blending.courses import Moment
+from ..blending.kept import Kept
 from ..blending.plans import Gates, Plan, Planner
 from ..blending.side_path import RowsDoNotFit, SidePath
 from .calls import ModelCall
@@ -43,6 +44,7 @@ class BlendRun:
     def __init__(self, bank: AdapterBank, planner: Planner, evaluation: str, images: tuple[int, ...] | None) -> None:
         self.bank, self.planner, self.evaluation, self.images = bank, planner, evaluation, images
         self.paths: dict[int, SidePath] = {}
+        self.kept = Kept()
         self.steps: StepTracker
         self.most_rows = 1 if evaluation == "sequential" else 2**31  # falls when a batched call does not fit
         self.checked = False
@@ -106,7 +108,14 @@ class BlendRun:
         call = ModelCall(executor, x, t, args, kwargs)
         plan = self.planner(self.steps.at(call.transformer_options, t, call.images, x.shape))
         path = self._path(network)
-        denoised = combine(self._evaluate(network, path, call, plan), plan.mix)
+        if plan.kept_mix is None:
+            denoised = combine(self._evaluate(network, path, call, plan), plan.mix)
+        else:
+            rows = list(self._evaluate(network, path, call, plan))
+            denoised = combine(rows, plan.mix)
+            self.kept.keep(call.conditionings, combine(rows, plan.kept_mix), t)
+        if plan.recall is not None:
+            denoised = self.kept.recall(call.conditionings, denoised, t, plan.recall)
         if not self.checked:
             self._check_called(path)
         return denoised

@@ -73,11 +73,20 @@ def test_on_a_linear_network_blend_and_soup_agree_and_the_mean_of_stochastic_is_
 
 
 @given(coefficients, st.integers(1, 100), st.integers(0, 100))
-def test_early_blends_its_share_of_the_steps_from_the_first_and_is_the_soup_after(c, count, hundredths):
-    steps = [Step(index, count) for index in range(count)]
-    plans = [EarlyBlend(c, hundredths / 100)(step) for step in steps]
+def test_early_blends_its_first_steps_and_recalls_the_last_gap_after(c, count, hundredths):
     early = -(-hundredths * count // 100)  # whole numbers: a step begun is a whole step
-    assert plans == [(Blend if step.index < early else Soup)(c)(step) for step in steps]
+    blended = set(range(early)) - ({early - 2} if 4 <= early < count else set())
+    for step in (Step(index, count) for index in range(count)):
+        plan, blend, soup = EarlyBlend(c, hundredths / 100)(step), Blend(c)(step), Soup(c)(step)
+        if blend.gates == soup.gates or not early:
+            assert plan == soup
+        elif step.index not in blended:
+            assert plan == Plan(soup.gates, soup.mix, recall=2.5)
+        elif step.index + 1 in blended or step.index + 1 == count:
+            assert plan == blend
+        else:
+            assert plan.gates == (*blend.gates, *soup.gates) and plan.recall is None
+            assert plan.mix == (*blend.mix, 0) and plan.kept_mix == (*blend.mix, -1)
 
 
 @given(coefficients, st.integers(1, 100))
@@ -87,6 +96,11 @@ def test_early_is_the_blend_at_share_1_and_the_soup_at_share_0(c, count):
         assert EarlyBlend(c, 1.0)(step) == Blend(c)(step)
         assert EarlyBlend(c, 0.0)(step) == Soup(c)(step)
         assert EarlyBlend((1.0,), 0.5)(step) == Blend((1.0,))(step)  # one adapter: nothing to save
+
+
+def test_a_plan_that_recalls_cannot_be_evaluated_by_itself():
+    with pytest.raises(ValueError, match="needs what an earlier step kept"):
+        evaluate(EarlyBlend((0.5, 0.5))(Step(9, 10)), lambda row: torch.zeros(1))
 
 
 @pytest.mark.parametrize("count", [20, 30, 50])

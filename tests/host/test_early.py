@@ -1,4 +1,4 @@
-"""Blending in the first steps and souping after, against copies of the checkpoint that the host itself patched."""
+"""The blend early and the moved soup after it, against copies of the checkpoint that the host itself patched."""
 
 import comfy_models
 import pytest
@@ -13,17 +13,22 @@ def scaled(tensors, weight):
 
 
 def reference(world, count, levels):
-    """A MODEL that sums the copies where the noise is at one of the levels or above all others, else runs the soup's copy."""
+    """A MODEL that sums the copies at the noise levels given, else runs the soup's copy and adds the last gap, faded."""
     weights = weights_of(count)
     copies = [world.patched.model(tensors) for tensors in world.adapters[:count]]
     soup = world.patched.model(*(scaled(*pair) for pair in zip(world.adapters, weights, strict=False)))
     for model in (*copies, soup):
         assert model.model is not world.model.model
+    gap = {}
 
     def early_or_soup(_, call):
-        if float(call["timestep"].flatten()[0]) < levels[-1] * 0.999:
-            return predict(soup, call)
-        return sum(weight * predict(copy, call) for weight, copy in zip(weights, copies, strict=True))
+        sigma, souped = float(call["timestep"].flatten()[0]), predict(soup, call)
+        if any(abs(sigma / level - 1) < 1e-3 for level in levels):
+            blended = sum(weight * predict(copy, call) for weight, copy in zip(weights, copies, strict=True))
+            gap.update(value=blended - souped, sigma=sigma, order=call["cond_or_uncond"])
+            return blended
+        assert gap["order"] == call["cond_or_uncond"]
+        return souped + (sigma / gap["sigma"]) ** 2.5 * gap["value"]
 
     model = world.model.clone()
     model.set_model_unet_function_wrapper(early_or_soup)
@@ -36,15 +41,25 @@ def schedule(world, steps):
     return comfy.samplers.calculate_sigmas(world.model.get_model_object("model_sampling"), "normal", steps).tolist()
 
 
-@pytest.mark.parametrize("kind_and_sampler", [("sd3", "euler"), ("sd3", "dpmpp_2m"), ("sd15", "euler")], ids=" ".join)
-def test_it_is_the_copies_sum_and_then_the_soups_copy(worlds, kind_and_sampler):
-    kind, sampler_name = kind_and_sampler
-    world, run = worlds(kind), {"steps": 3, "sampler_name": sampler_name}
-    blended = blend_model(world.model, world.loras(2), preference(*weights_of(2)), "early", early_share=0.3)
-    expected = world.sample(reference(world, 2, schedule(world, 3)[:1]), **run)
+CASES = [("sd3", "euler", 3, 0.3, (0,)), ("sd3", "dpmpp_2m", 5, 0.8, (0, 1, 3)), ("sd15", "euler", 3, 0.3, (0,))]
+
+
+@pytest.mark.parametrize(("kind", "sampler_name", "steps", "share", "early"), CASES)
+def test_it_is_the_copies_sum_and_then_the_soups_copy_moved(worlds, kind, sampler_name, steps, share, early):
+    world, run = worlds(kind), {"steps": steps, "sampler_name": sampler_name}
+    blended = blend_model(world.model, world.loras(2), preference(*weights_of(2)), "early", early_share=share)
+    levels = schedule(world, steps)
+    expected = world.sample(reference(world, 2, [levels[index] for index in early]), **run)
     assert difference(world.sample(blended, **run), expected) < 1e-4
     blend = blend_model(world.model, world.loras(2), preference(*weights_of(2)))
-    assert difference(world.sample(blend, **run), expected) > 1e-3  # the soup after it matters
+    assert difference(world.sample(blend, **run), expected) > 1e-4  # what comes after it matters
+
+
+def test_a_second_run_starts_with_nothing_kept(sd3):
+    model = blend_model(sd3.model, sd3.loras(3), preference(1, 1, 1), "early", early_share=0.3)
+    first = sd3.sample(model, steps=4)
+    sd3.sample(model, steps=4, seed=7)
+    assert torch.equal(sd3.sample(model, steps=4), first)
 
 
 @pytest.mark.parametrize(("share", "method"), [(0.0, "soup"), (1.0, "blend")])
@@ -54,7 +69,7 @@ def test_its_ends_are_soup_and_blend_bit_for_bit(sd3, share, method):
     assert torch.equal(sd3.sample(early), sd3.sample(blend_model(sd3.model, sd3.loras(3), wanted, method)))
 
 
-@pytest.mark.parametrize(("sampler_name", "calls"), [("euler", 3 + 3 + 1 + 1), ("heun", (3 + 3) * 2 + 2 + 1)])
+@pytest.mark.parametrize(("sampler_name", "calls"), [("euler", 3 + 4 + 1 + 1), ("heun", (3 + 4) * 2 + 2 + 1)])
 def test_both_evaluations_of_a_step_are_blended_alike(sd3, sampler_name, calls):
     counted = []
     model = blend_model(sd3.model, sd3.loras(3), preference(1, 1, 1), "early", early_share=0.5)
