@@ -27,6 +27,7 @@ class DdimSteps:
         std: standard deviation of the step, float64[T], latent units; 0 is a step without noise.
         alpha_bar: share of the signal's variance before the step, float64[T].
         prediction_type: what the network puts out.
+        x0_output: factor of the network's output in its x0 prediction, float64[T].
     """
 
     timesteps: Tensor
@@ -35,6 +36,7 @@ class DdimSteps:
     std: Tensor
     alpha_bar: Tensor
     prediction_type: PredictionType
+    x0_output: Tensor
 
     def __len__(self) -> int:
         return len(self.timesteps)
@@ -94,6 +96,7 @@ def ddim_steps(
         std=variance.sqrt(),
         alpha_bar=alpha_bar,
         prediction_type=prediction_type,
+        x0_output=x0_output,
     )
 
 

@@ -13,6 +13,7 @@ METHODS = (
     "stochastic",
     "stochastic-independent",
     "soup",
+    "early",
     "factor-soup",
     "msdda",
     "morl",
@@ -33,8 +34,9 @@ class SweepConfig:
         adapters: name -> ``.safetensors`` LoRA file with kohya keys, in the order of the weights.
         rewards: name -> reward (a known name or module:function). A reward with an adapter's name is the one which
             that adapter stands for: r(w) weighs these. Others are only measured.
-        methods: base, blend, stochastic (stratified draws), stochastic-independent, soup, factor-soup (the paper's
-            code), msdda, morl, code (blockwise best of N), rgg (reward gradients).
+        methods: base, blend, stochastic (stratified draws), stochastic-independent, soup, early (blend first, then soup,
+            as the node's), factor-soup (the paper's code), msdda, morl, code (blockwise best of N), rgg (reward
+            gradients).
         weights: preference vectors, one number per adapter each; they are divided by their sum.
         grid: also every preference whose weights are multiples of 1/grid; 0 adds none. 4 with two adapters is 0, .25,
             .5, .75, 1; with m adapters it is (grid + m - 1 choose m - 1) points.

@@ -17,6 +17,7 @@ from .statistics import Array, Result, of_group, within_pictures
 
 LABELS = {
     "stochastic-independent": "stochastic, independent draws",
+    "early": "early blend, then soup",
     "factor-soup": "soup of factors (as in the paper's code)",
     "msdda": "MSDDA",
     "morl": "MORL (oracle)",

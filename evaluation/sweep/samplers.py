@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...blending.plans import Blend, Soup, Stochastic
+from ...blending.plans import Blend, EarlyBlend, Soup, Stochastic
 from ...training.policy import DdimSteps
 from ...training.rewards.protocol import Reward, score, weighted_sum
 from .adapters import Adapter, Update, average_factors
@@ -18,7 +18,7 @@ from .config import SweepConfig
 from .guided import Code, Rgg, clean_estimates
 from .network import Network, sampler_steps
 from .points import DRAWS, Point
-from .sampling import Chunk, Meter, Msdda, Planned, Samples, Stepper, run_steps
+from .sampling import Chunk, Meter, Msdda, Planned, Recalling, Samples, Stepper, run_steps
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,8 @@ class Studio:
             return [averaged], Planned(Soup((total,)))
         if name == "soup":
             return updates, Planned(Soup(coefficients))
+        if name == "early":
+            return updates, Recalling(EarlyBlend(coefficients), self.steps)
         if name in DRAWS:
             return updates, Planned(Stochastic(coefficients, DRAWS[name]))
         if name == "msdda":

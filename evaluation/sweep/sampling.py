@@ -10,7 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ...blending.combine import evaluate
+from ...blending.combine import combine, evaluate
+from ...blending.kept import Kept
 from ...blending.msdda import fuse_gaussians
 from ...blending.plans import NEGLIGIBLE, Gates, Planner, base_coefficient
 from ...training.models import Conditioning
@@ -125,6 +126,35 @@ class Planned:
 
     def __call__(self, here: Here) -> Gaussian:
         return Gaussian(here.mean(evaluate(self.planner(here), here.predict)), here.std())
+
+
+@dataclass
+class Recalling:
+    """A plan whose steps recall what an earlier one of the run kept (``blending.plans.EarlyBlend``); one run each.
+
+    What is kept is a gap of x0 predictions, whatever the network puts out.
+
+    Args:
+        planner: makes the plans.
+        steps: the sampler.
+    """
+
+    planner: Planner
+    steps: DdimSteps
+    kept: Kept = field(default_factory=Kept)
+
+    def __call__(self, here: Here) -> Gaussian:
+        plan = self.planner(here)
+        outputs = [here.predict(row) for row in plan.gates]
+        output = combine(outputs, plan.mix)
+        alpha_bar = self.steps.alpha_bar[here.index]
+        sigma = ((1 - alpha_bar) / alpha_bar).sqrt().repeat(len(output))
+        to_x0 = float(self.steps.x0_output[here.index])
+        if plan.kept_mix is not None:
+            self.kept.keep([None], to_x0 * combine(outputs, plan.kept_mix), sigma)
+        if plan.recall is not None:
+            output = self.kept.recall([None], to_x0 * output, sigma, plan.recall) / to_x0
+        return Gaussian(here.mean(output), here.std())
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,7 @@ def test_sdxl_is_diffusers_own_pipeline_without_and_with_adapters(xl_world: Worl
     torch.testing.assert_close(latents(ready, 1, range(3)), diffusers_latents(base, loras, 0, 3), **CLOSE)
 
 
-@pytest.mark.parametrize("method", ["blend", "stochastic", "soup", "factor-soup", "msdda"])
+@pytest.mark.parametrize("method", ["blend", "stochastic", "soup", "early", "factor-soup", "msdda"])
 def test_all_weight_on_one_adapter_is_that_adapter_in_diffusers(world: World, tmp_path: Path, method: str) -> None:
     base, adapters = world
     ready = sweep(settings(tmp_path / "out", base, adapters, methods=[method], weights=[[0, 1]]))
@@ -179,7 +179,7 @@ def test_kl_of_equal_and_unequal_gaussians_is_torchs() -> None:
 
 def test_kl_is_zero_for_the_base_and_costs_of_methods_are_told_apart(world: World, tmp_path: Path) -> None:
     base, adapters = world
-    methods = ["base", "blend", "stochastic", "soup", "factor-soup", "msdda"]
+    methods = ["base", "blend", "stochastic", "soup", "early", "factor-soup", "msdda"]
     rows = sweep(settings(tmp_path / "out", base, adapters, methods=methods)).run(state())
     by_method = {row["method"]: row for row in rows}
     assert {method: (row["calls"], row["kl_calls"]) for method, row in by_method.items()} == {
@@ -187,6 +187,7 @@ def test_kl_is_zero_for_the_base_and_costs_of_methods_are_told_apart(world: Worl
         "blend": (10, 5 - silent(world)),
         "stochastic": (5, 5 - silent(world)),
         "soup": (5, 5 - silent(world)),
+        "early": (7, 5 - silent(world)),  # two adapters and the soup at the first step
         "factor-soup": (5, 5 - silent(world)),
         "msdda": (10, 5 - silent(world)),
     }

@@ -25,9 +25,9 @@ def blend_probe() -> Template:
         "BlendProbe", {"seed": 7, "control_after_generate": "fixed", "steps": 12, "cfg": 1.0}, links, color=OURS
     )
     nodes["figure"] = node("PreviewImage", links={"images": ("probe", "figure")}, height=300)
-    nodes["verdict"] = node("PreviewAny", links={"source": ("probe", "verdict")}, height=160)
+    nodes["verdict"] = node("PreviewAny", links={"source": ("probe", "verdict")}, height=210)
     columns = [
-        (300, ["checkpoint", "loras"]),
+        (350, ["checkpoint", "loras"]),
         (300, ["positive", "negative", "preference"]),
         (280, ["probe"]),
         (400, ["figure", "verdict"]),

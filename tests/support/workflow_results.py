@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from typing import Any
 
 from comfy_prompts import Prompt, node
 from comfy_server import ComfyServer
@@ -17,11 +16,13 @@ SIDE = 96
 """Of a picture in rows of pictures, in pixels: 32 enlarged three times."""
 GAP = 6
 INK, PAPER = "#222222", "#fcfcfc"
+PAIR = ("colourfulness", "softness")
+"""The two of the miniature's adapters that are told apart at a glance: strong colours, and pale ones."""
 Weights = Sequence[float]
 
 
-def for_miniature(prompt: Prompt, batch: int, adapters: int = 2) -> Prompt:
-    """A template's graph in API form, run over the miniature with its settings and so many of its adapters."""
+def for_miniature(prompt: Prompt, batch: int, adapters: Sequence[str] = PAIR) -> Prompt:
+    """A template's graph in API form, run over the miniature with its settings and these of its adapters."""
     made = deepcopy(prompt)
     (latent,) = nodes_of(made, "EmptyLatentImage") or [""]
     (checkpoint,) = nodes_of(made, "CheckpointLoaderSimple") or nodes_of(made, "LoadMiniature")
@@ -36,7 +37,7 @@ def for_miniature(prompt: Prompt, batch: int, adapters: int = 2) -> Prompt:
         if item["class_type"] == "CLIPTextEncode":
             inputs["text"] = next(texts)
         if item["class_type"] == "LoadRewardLoRAs":
-            inputs |= {f"lora_{i}": f"miniature/{name}.safetensors" for i, name in enumerate(MINIATURE[:adapters], 1)}
+            inputs |= {f"lora_{i}": f"miniature/{name}.safetensors" for i, name in enumerate(adapters, 1)}
     return made
 
 
@@ -79,6 +80,15 @@ def rows(named: Sequence[tuple[str, Sequence[Image.Image]]], side: int = SIDE) -
     return sheet
 
 
+def halved(picture: Image.Image, side: int) -> Image.Image:
+    """A picture with a dashed line down its middle."""
+    made = picture.resize((side, side), Image.Resampling.NEAREST)
+    draw = ImageDraw.Draw(made)
+    for top in range(0, side, 8):
+        draw.line((side // 2, top, side // 2, top + 3), PAPER)
+    return made
+
+
 def tiled(images: Sequence[Image.Image], columns: int, side: int) -> Image.Image:
     """Pictures in reading order."""
     step = side + GAP
@@ -90,7 +100,7 @@ def tiled(images: Sequence[Image.Image], columns: int, side: int) -> Image.Image
 
 
 Run = Callable[[Prompt], list[list[Image.Image]]]
-FIRST, SECOND = (f"{name} alone" for name in MINIATURE[:2])
+FIRST, SECOND = (f"{name} alone" for name in PAIR)
 
 
 def one_after_the_other(run: Run, prompt: Prompt, mixture: str, *changes: Sequence[Weights]) -> Image.Image:
@@ -119,12 +129,27 @@ def _between(mixture: str) -> Callable[[Run, Prompt], dict[str, Image.Image]]:
     return draw
 
 
-def _sheet(**changes: Any) -> Callable[[Run, Prompt], dict[str, Image.Image]]:
-    """The sheet that the graph itself draws, the sweep's inputs changed."""
+def _halves(run: Run, prompt: Prompt) -> dict[str, Image.Image]:
+    """Exaggerated, with shapes of one colour on both sides, and the edge of the mask drawn."""
+    graph = for_miniature(prompt, 4)
+    for item in graph.values():
+        changes = {"kl_scale": 2.0, "seed": 1}
+        if item["inputs"].get("text") == MINIATURE_PROMPT:
+            changes["text"] = "three red circles"
+        item["inputs"] |= {name: value for name, value in changes.items() if name in item["inputs"]}
+    first, second = (1, 0, 0), (0, 1, 0)
+    left, mixed, right = (
+        run(with_weights(graph, *ends))[0] for ends in ((first, first), (first, second), (second, second))
+    )
+    names = f"{PAIR[0]} everywhere", f"{PAIR[0]} left of the line, {PAIR[1]} right of it", f"{PAIR[1]} everywhere"
+    return {"": rows([(names[0], left), (names[1], [halved(one, 160) for one in mixed]), (names[2], right)], 160)}
+
+
+def _sheet(adapters: Sequence[str] = PAIR) -> Callable[[Run, Prompt], dict[str, Image.Image]]:
+    """The sheet that the graph itself draws."""
 
     def draw(run: Run, prompt: Prompt) -> dict[str, Image.Image]:
-        graph = for_miniature(prompt, 1)
-        graph[nodes_of(graph, "PreferenceSweep")[0]]["inputs"] |= changes
+        graph = for_miniature(prompt, 1, adapters)
         graph[nodes_of(graph, "PreferenceGrid")[0]]["inputs"]["thumbnail_size"] = 160
         return {"": run(graph)[0][0]}
 
@@ -133,7 +158,7 @@ def _sheet(**changes: Any) -> Callable[[Run, Prompt], dict[str, Image.Image]]:
 
 def _triangle(run: Run, prompt: Prompt) -> dict[str, Image.Image]:
     """Corners, and the middle below them all."""
-    graph = for_miniature(prompt, 4, adapters=3)
+    graph = for_miniature(prompt, 4, MINIATURE)
     named = [(f"{name} alone", tuple(float(i == at) for i in range(3))) for at, name in enumerate(MINIATURE)]
     named.append(("a third of each", (0.34, 0.33, 0.33)))
     return {"": rows([(name, run(with_weights(graph, weights))[0]) for name, weights in named], 80)}
@@ -152,10 +177,10 @@ def _sweep(run: Run, prompt: Prompt) -> dict[str, Image.Image]:
 DRAW: dict[str, Callable[[Run, Prompt], dict[str, Image.Image]]] = {
     "try_it_no_downloads": _nine,
     "blend_two_adapters": _mixed("half of each"),
-    "kl_scale_row": _sheet(),
+    "kl_scale_row": _sheet(PAIR[:1]),
     "triangle_of_three": _triangle,
     "preference_schedule": _between("from the first to the second over the run"),
-    "regional_preference": _between("the first on the left, the second on the right"),
+    "regional_preference": _halves,
     "any_two_style_loras": _sheet(),
     "sweep_with_pareto": _sweep,
     "stochastic_blend_model": _mixed("half of each, drawn step by step"),

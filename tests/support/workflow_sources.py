@@ -45,10 +45,10 @@ def try_it_no_downloads() -> Template:
     nodes["save"]["links"] = {"images": ("enlarge", "IMAGE")}
     columns = [
         (290, ["note"]),
-        (330, ["checkpoint", "loras"]),
+        (350, ["checkpoint", "loras"]),
         _PREFERENCE,
         (280, ["sampler", "decode", "enlarge"]),
-        (400, ["save"]),
+        (380, ["save"]),
     ]
     return {"id": _IDS.format(0), "nodes": nodes, "columns": columns}
 

@@ -1,0 +1,50 @@
+"""Early blending in the sweep: gaps of x0, whatever the network predicts."""
+
+from types import SimpleNamespace
+from typing import Any, Literal
+
+import pytest
+import torch
+from diffusers import DDIMScheduler
+from diffusion_blend.blending.plans import EarlyBlend
+from diffusion_blend.evaluation.sweep.sampling import Recalling
+from diffusion_blend.training.policy import ddim_steps
+
+SHARE, COUNT = 0.4, 5  # the first two steps are blended
+TIMESTEPS = torch.tensor([900, 700, 500, 300, 100])
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+def test_the_gap_of_x0_fades_with_the_noise(kind: Literal["epsilon", "v_prediction", "sample"]) -> None:
+    scheduler: Any = DDIMScheduler(prediction_type=kind, clip_sample=False)
+    scheduler.set_timesteps(COUNT)
+    steps = ddim_steps(scheduler.alphas_cumprod.double(), TIMESTEPS, 1.0, 1.0, kind)
+    recalling = Recalling(EarlyBlend((0.5, 0.5), SHARE), steps)
+    torch.manual_seed(0)
+    outputs = torch.randn(COUNT, 3, 2, 3, 4, 4, dtype=torch.float64)  # of adapter 1, adapter 2 and the soup
+    latents = torch.randn(2, 3, 4, 4, dtype=torch.float64)
+    rows = {(1.0, 0.0): 0, (0.0, 1.0): 1, (0.5, 0.5): 2}
+    gap, level = torch.zeros(()), 1.0
+    for index in range(COUNT):
+
+        def x0(output: torch.Tensor, index: int = index) -> torch.Tensor:
+            return scheduler.step(output, int(TIMESTEPS[index]), latents).pred_original_sample
+
+        here: Any = SimpleNamespace(
+            index=index,
+            count=COUNT,
+            seed=0,
+            images=(0, 1),
+            predict=lambda row, index=index: outputs[index, rows[row[0]]],
+            mean=lambda output: output,
+            std=lambda: 0.0,
+        )
+        got = recalling(here).mean
+        alpha_bar = float(scheduler.alphas_cumprod[TIMESTEPS[index]])
+        sigma = ((1 - alpha_bar) / alpha_bar) ** 0.5
+        blend, soup = x0(outputs[index, :2].mean(0)), x0(outputs[index, 2])
+        if index < 2:
+            gap, level = blend - soup, sigma
+            torch.testing.assert_close(x0(got), blend)
+        else:
+            torch.testing.assert_close(x0(got), soup + (sigma / level) ** 2.5 * gap, rtol=1e-5, atol=1e-6)
