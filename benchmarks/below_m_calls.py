@@ -1,7 +1,7 @@
 """How near methods of fewer model calls come to the full blend: final latents of whole runs, in the host's shallow SD 1.5.
 
     python -P benchmarks/below_m_calls.py [--adapters N] [--steps N] [--sampler euler|euler_ancestral] [--size N]
-        [--width N] [--strength S] [--methods NAME ...] [--json FILE]
+        [--width N] [--strength S] [--seeds N] [--methods NAME ...] [--gaps] [--json FILE]
 
 Each method's error is ``||x - x_blend|| / ||x_blend||`` after the run with the same noise, guidance 7; ``of soup's`` divides
 by the soup's own. The adapters are random, of rank 4 on all attention projections and ``strength`` times a unit-gain
@@ -24,6 +24,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--strength", type=float, default=0.4)
     parser.add_argument("--seeds", type=int, default=1, help="runs to average over")
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
+    parser.add_argument("--gaps", action="store_true", help="print how the gap between blend and soup turns, and stop")
     parser.add_argument("--json", type=Path)
     return parser.parse_args()
 
@@ -125,6 +127,22 @@ def early(here: Here, count: int) -> Tensor:
     return denoised
 
 
+def print_gaps(options: argparse.Namespace, world: Any) -> None:
+    """Of the guided noise prediction's gap along a blended run: its size, and its cosine to the next step's."""
+    gaps: list[tuple[float, Tensor]] = []
+
+    def watched(here: Here) -> Tensor:
+        blend = here.blend()
+        conditional, other = (blend - here.soup()).div(here.sigma)
+        gaps.append((here.sigma, (other + CFG * (conditional - other)).flatten()))
+        return blend
+
+    run(watched, options, world, 0)
+    for (sigma, gap), (_, following) in pairwise(gaps):
+        cosine = float(torch.cosine_similarity(gap, following, dim=0))
+        print(f"sigma {sigma:7.3f}  gap {float(gap.norm()):8.3f}  cosine to the next {cosine:.3f}")
+
+
 def rotating(here: Here, renewed: int) -> Tensor:
     """The soup plus the adapters' differences to it, some of which are as old as the last time they were renewed."""
     soup, count = here.soup(), len(here.weights)
@@ -144,7 +162,9 @@ def directions(weights: tuple[float, ...]) -> Tensor:
     return math.sqrt(len(weights) - 1) * (root[:, None] * basis).t()
 
 
-def run(method: str, options: argparse.Namespace, world: Any, seed: int) -> tuple[Tensor, float]:
+def run(
+    method: str | Callable[[Here], Tensor], options: argparse.Namespace, world: Any, seed: int
+) -> tuple[Tensor, float]:
     """A sampling run's latent, and its model calls per step."""
     predict, sigmas, channels = world
     generator = torch.Generator().manual_seed(seed)
@@ -155,7 +175,8 @@ def run(method: str, options: argparse.Namespace, world: Any, seed: int) -> tupl
     for index, (sigma, following) in enumerate(zip(sigmas[:-1].tolist(), sigmas[1:].tolist(), strict=True)):
         network = partial(predict, x, sigma)
         here = Here(network, weights, index, options.steps, sigma, memory)
-        conditional, other = denoised_by(method, here).split(1)
+        denoised = denoised_by(method, here) if isinstance(method, str) else method(here)
+        conditional, other = denoised.split(1)
         calls += here.calls
         guided = other + CFG * (conditional - other)
         up = 0.0
@@ -210,6 +231,9 @@ def main() -> None:
     start_host(gpu=False)
     with torch.inference_mode():
         world = make_world(options)
+        if options.gaps:
+            print_gaps(options, world)
+            return
         seeds = range(options.seeds)
         blends = [run("blend", options, world, seed)[0] for seed in seeds]
         print(f"{options.adapters} adapters, {options.width} channels, {options.sampler}, {options.steps} steps")
