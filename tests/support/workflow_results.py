@@ -133,7 +133,7 @@ def _halves(run: Run, prompt: Prompt) -> dict[str, Image.Image]:
     """Exaggerated, with shapes of one colour on both sides, and the edge of the mask drawn."""
     graph = for_miniature(prompt, 4)
     for item in graph.values():
-        changes = {"kl_scale": 2.0, "seed": 1}
+        changes = {"kl_scale": 2.0, "seed": 2}
         if item["inputs"].get("text") == MINIATURE_PROMPT:
             changes["text"] = "three red circles"
         item["inputs"] |= {name: value for name, value in changes.items() if name in item["inputs"]}
