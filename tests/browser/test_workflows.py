@@ -57,6 +57,15 @@ def test_opens_with_nothing_missing(front: FrontEnd, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_whole_on_a_laptop_it_has_text(name: str) -> None:
+    """On 1366 x 768 the front end fits a graph into 1013 x 576; below 57 % the classic canvas draws no text."""
+    rectangles = [(*node["pos"], *node["size"]) for node in workflow(name)["nodes"]]
+    width = max(x + width for x, _, width, _ in rectangles) - min(x for x, *_ in rectangles)
+    height = max(y + height for _, y, _, height in rectangles) - min(y for _, y, *_ in rectangles) + 30  # a title
+    assert min(1013 / width, 576 / height) > 0.57
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_what_run_sends_is_recorded(front: FrontEnd, name: str) -> None:
     front.load(workflow(name))
     recorded = json.loads((RECORDED / f"{name}.json").read_text())

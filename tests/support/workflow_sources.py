@@ -229,7 +229,7 @@ def any_two_style_loras() -> Template:
     return {"id": _IDS.format(7), "nodes": nodes, "columns": _SWEPT}
 
 
-_SWEPT = [*_LEFT, (300, ["positive", "negative", "sweep"]), (280, ["sampler", "decode", "grid"]), (480, ["save"])]
+_SWEPT = [*_LEFT, (300, ["positive", "negative", "sweep"]), (280, ["sampler", "decode", "grid"]), (450, ["save"])]
 
 
 def _swept(sweep: dict[str, str | int | float], prefix: str) -> Nodes:
@@ -277,16 +277,15 @@ def sweep_with_pareto() -> Template:
         scores = (f"score_{reward}", "scores")
     assert scores is not None
     nodes["grid"] = grid({"images": ("decode", "IMAGE"), "scores": scores}, thumbnail_size=128)
-    nodes["save"]["height"] = 340
-    nodes["save_pareto"] = node("SaveImage", {"filename_prefix": "pareto"}, {"images": ("grid", "pareto")}, 300)
+    nodes["save"]["height"] = 300
+    nodes["save_pareto"] = node("SaveImage", {"filename_prefix": "pareto"}, {"images": ("grid", "pareto")}, 270)
     first, second = MINIATURE[0], MINIATURE[-1]
     columns = [
         (280, ["note"]),
-        (320, ["checkpoint", "loras", "prompt", "sweep"]),
+        (350, ["checkpoint", "loras", "prompt", "sweep"]),
         (270, ["positive", "negative", "sampler", "decode"]),
         (270, [f"reward_{first}", f"score_{first}", f"reward_{second}", f"score_{second}"]),
-        (270, ["grid"]),
-        (360, ["save", "save_pareto"]),
+        (360, ["grid", "save", "save_pareto"]),
     ]
     return {"id": _IDS.format(8), "nodes": nodes, "columns": columns}
 
