@@ -161,8 +161,9 @@ def _update(adapter: RewardLoRA, network: nn.Module, target: Any, patch: Any) ->
 
 def _check_size(pair: LowRank) -> None:
     """Refuse an update whose numbers may pass the largest float: the image would be black, or noise, without a word."""
-    rank = pair.down.shape[0]
-    largest = float(pair.up.abs().max()) * float(pair.down.abs().max()) * rank if pair.up.numel() else 0.0
+    if not (pair.up.numel() and pair.down.numel()):
+        return  # holds no numbers; whether its shape fits is checked where it is placed
+    largest = float(pair.up.abs().max()) * float(pair.down.abs().max()) * pair.down.shape[0]
     if not largest <= torch.finfo(torch.float32).max:
         raise ValueError(f"its alpha or its strength makes numbers as large as {largest:.0e}, more than a float holds.")
 

@@ -342,6 +342,22 @@ def test_an_update_too_large_for_floats_is_refused(tmp_path, sd3):
         fit(loras, sd3.model)
 
 
+@pytest.mark.parametrize(
+    ("down", "up", "words"),
+    [
+        ((3, 0), (128, 3), "its update is 128 x 0"),
+        ((3, 128), (0, 3), "its update is 0 x 128"),
+        ((0, 128), (128, 0), "its rank is 0"),
+    ],
+)
+def test_a_factor_without_numbers_is_refused(tmp_path, sd3, down, up, words):
+    layer = "diffusion_model.joint_blocks.0.x_block.attn.proj"
+    tensors = {f"{layer}.lora_A.weight": torch.ones(down), f"{layer}.lora_B.weight": torch.ones(up)}
+    loras = RewardLoRAs((read_lora(write(tmp_path, "empty", tensors), 1.0),))
+    with pytest.raises(ValueError, match=rf"empty\.safetensors: .*{words}"):
+        fit(loras, sd3.model)
+
+
 def test_a_strength_that_is_no_number_is_refused(tmp_path):
     with pytest.raises(ValueError, match="strength of file.safetensors is nan"):
         read_lora(write(tmp_path, "file", kohya("sd3", 1)), float("nan"))
