@@ -124,8 +124,9 @@ def against_blend(results: Sequence[Result]) -> list[dict[str, Any]]:
     """Each method against blend at the same preference and KL scale, picture by picture.
 
     Returns:
-        Per point: mean difference of r(w) and the half width of its paired interval; the share of pictures with the
-        larger r(w), ties left out, with its Wilson interval; how many tie.
+        Per point: mean difference of r(w) and the half width of its paired interval; its root mean square, which errors of
+        both signs do not cancel in; the share of pictures with the larger r(w), ties left out, with its Wilson interval;
+        how many tie.
     """
     blends = {(r.weights, r.kl_scale): r for r in results if r.method == "blend"}
     rows: list[dict[str, Any]] = []
@@ -143,6 +144,7 @@ def against_blend(results: Sequence[Result]) -> list[dict[str, Any]]:
                 "weights": result.weights,
                 "kl_scale": result.kl_scale,
                 "r(w) - blend": interval(gap.tolist()),
+                "rms": float(np.sqrt(np.square(gap).mean())),
                 "wins": share,
                 "low": low,
                 "high": high,

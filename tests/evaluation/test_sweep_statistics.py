@@ -79,6 +79,7 @@ def test_win_rate_is_paired_and_leaves_ties_out() -> None:
     assert row["wins"] == 0.75 and row["ties"] == 1
     gaps = np.asarray([1, 1, 1, -1, 0])
     assert row["r(w) - blend"][0] == pytest.approx(0.4)
+    assert row["rms"] == pytest.approx(math.sqrt(4 / 5))
     assert row["r(w) - blend"][1] == pytest.approx(float(stats.t.ppf(0.975, 4) * stats.sem(gaps)))
     # Wilson (1927): (p + z^2/2n +- z sqrt(p q / n + z^2 / 4 n^2)) / (1 + z^2/n)
     p, n, z = 0.75, 4, float(stats.norm.ppf(0.975))
