@@ -80,13 +80,32 @@ def check_kind(patch: Any) -> None:
         raise CannotBlend("this adapter changes the layer's shape and cannot be blended.")
 
 
+def check_size(up: Tensor, down: Tensor, cause: str = "its factors make") -> None:
+    """Refuse an update whose numbers may pass the largest float: the image would be black, or noise, without a word.
+
+    Args:
+        up: float[out, rank].
+        down: float[rank, in, *kernel].
+        cause: for the message.
+
+    Raises:
+        ValueError: they may, or one of them is no number.
+    """
+    largest = float(up.abs().max()) * float(down.abs().max()) * down.shape[0] if up.numel() and down.numel() else 0.0
+    if not largest <= torch.finfo(torch.float32).max:
+        raise ValueError(f"{cause} numbers as large as {largest:.0e}, more than a float holds.")
+
+
 def _lora(up: Tensor, down: Tensor, mid: Tensor | None, alpha: float | None, sides: tuple[int, int]) -> LowRank:
     if up.ndim < 2 or down.ndim < 2:
         raise _wrong_shapes("LoRA", up, down, mid)
     rank = down.shape[0]
     if mid is not None:
+        # The host's reader takes no others: as many rows as columns in the core, no kernel in down.
+        if mid.shape[:1] != mid.shape[1:2] or down.shape[1:].numel() != down.shape[1]:
+            raise _wrong_shapes("Tucker decomposition", up, mid, down)
         down = _through_core(mid, down.flatten(1), sides)
-    return LowRank(down, up.flatten(1) * _scale(alpha, rank))
+    return _scaled(up.flatten(1), down, _scale(alpha, rank))
 
 
 def _loha(
@@ -105,10 +124,12 @@ def _loha(
     if up1.shape[0] != up2.shape[0] or down1.shape[1:] != down2.shape[1:]:
         raise _wrong_shapes("LoHa", a1, b1, a2, b2)
     _check_rank("loha", (up1.shape[1], up2.shape[1]), (up1.shape[0], down1[0].numel()), sides)
+    check_size(up1, down1)
+    check_size(up2, down2)
     # Row i * r2 + j of down belongs to column i * r2 + j of up.
     up = (up1[:, :, None] * up2[:, None, :]).flatten(1)
     down = (down1[:, None] * down2[None]).flatten(0, 1)
-    return LowRank(down, up * _scale(alpha, rank))
+    return _scaled(up, down, _scale(alpha, rank))
 
 
 def _lokr(
@@ -131,12 +152,14 @@ def _lokr(
     kernel = down2.shape[2:]
     rows, columns = up1.shape[0] * up2.shape[0], down1.shape[1] * down2.shape[1] * kernel.numel()
     _check_rank("lokr", (up1.shape[1], up2.shape[1]), (rows, columns), sides)
+    check_size(up1, down1)
+    check_size(up2, down2)
     # kron(A1 B1, A2 B2) = kron(A1, A2) kron(B1, B2)
     up = torch.kron(up1, up2)
     down = torch.kron(down1.reshape(*down1.shape, *[1] * len(kernel)), down2)
     # As LyCORIS: only factored parts have a rank that alpha is divided by, the second before the first.
     factored = w2_b if w2 is None else w1_b if w1 is None else None
-    return LowRank(down, up if factored is None else up * _scale(alpha, factored.shape[0]))
+    return _scaled(up, down, 1.0 if factored is None else _scale(alpha, factored.shape[0]))
 
 
 def _composed(a: Any, b: Any, core: Tensor | None, sides: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -152,7 +175,7 @@ def _composed(a: Any, b: Any, core: Tensor | None, sides: tuple[int, int]) -> tu
 
 def _through_core(core: Tensor, down: Tensor, sides: tuple[int, int]) -> Tensor:
     """LyCORIS' Tucker form: core [o, i, kh, kw], down [i, in] -> [o, in, kh, kw], only if that is no larger than the layer."""
-    if core.ndim < 3 or core.shape[1] != down.shape[0] or core.shape[0] > max(sides):
+    if core.ndim != 4 or core.shape[1] != down.shape[0] or core.shape[0] > max(sides):
         raise _wrong_shapes("Tucker decomposition", core, down)
     if down.shape[1] * core.shape[2:].numel() > sides[1]:
         raise _wrong_shapes("Tucker decomposition", core, down)
@@ -181,6 +204,13 @@ def _check_rank(kind: str, ranks: tuple[int, int], found: tuple[int, int], sides
             f"this update of kind {kind} has rank {rank} ({ranks[0]} x {ranks[1]}), not below the smaller side of its "
             f"{sides[0]} x {sides[1]} weight: it is not low-rank and cannot be blended."
         )
+
+
+def _scaled(up: Tensor, down: Tensor, scale: float) -> LowRank:
+    """The pair with its scale, if the numbers are small enough also without: the host multiplies by the scale last."""
+    pair = LowRank(down, up * scale)
+    check_size(up, down)
+    return pair
 
 
 def _scale(alpha: float | None, rank: int) -> float:

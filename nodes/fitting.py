@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..blending.adapters import AdapterBank, LowRank
 from ..blending.side_path import layer_shape
-from .adapter_kinds import MERGE, CannotBlend, check_kind, low_rank_form
+from .adapter_kinds import MERGE, CannotBlend, check_kind, check_size, low_rank_form
 from .lora_files import RewardLoRA, RewardLoRAs
 
 logger = logging.getLogger("diffusion_blend")
@@ -67,8 +67,9 @@ def low_rank_updates(adapter: RewardLoRA, network: nn.Module, key_map: Mapping[s
     Raises:
         ValueError: as `fit`.
     """
+    _check_complete(adapter, adapter.tensors)
     tensors = comfy.lora_convert.convert_lora(dict(adapter.tensors))
-    _check_complete(adapter, tensors)
+    _check_complete(adapter, tensors)  # under the names that the host gave them
     patches = comfy.lora.load_lora(tensors, dict(key_map), log_missing=False)
     if not patches:
         raise ValueError(
@@ -95,6 +96,7 @@ HALVES = (
 )
 """Endings of the two factors in the namings the host reads."""
 
+LORA_FACTORS = tuple(ending for pair in HALVES for ending in pair)
 
 GROUPS = (
     ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"),
@@ -107,13 +109,18 @@ GROUPS = (
 
 
 def _check_complete(adapter: RewardLoRA, tensors: Mapping[str, Tensor]) -> None:
-    """Refuse what the host's reader would stumble over: half an update, alpha that is no single number."""
+    """Refuse what the host's reader would stumble over: half an update, a factor that is no matrix, alpha of many numbers."""
     needed = [(half, other) for pair in HALVES for half, other in (pair, pair[::-1])]
     needed += [(f".{one}", f".{other}") for group in GROUPS for one in group for other in group if one != other]
     for key, tensor in tensors.items():
         for have, need in needed:
             if key.endswith(have) and key.removesuffix(have) + need not in tensors:
                 raise ValueError(f"{adapter.file}: {key} has no {need.lstrip('.')} beside it; the file is incomplete.")
+        if key.endswith(LORA_FACTORS) and tensor.ndim < 2:
+            raise ValueError(
+                f"{adapter.file}: {key} has shape {list(tensor.shape)}; a factor of a LoRA has at least two sides. The file is "
+                "damaged: fetch it again."
+            )
         if key.endswith(".alpha") and tensor.numel() != 1:
             raise ValueError(f"{adapter.file}: {key} has shape {list(tensor.shape)}; alpha is a single number.")
 
@@ -148,7 +155,7 @@ def _update(adapter: RewardLoRA, network: nn.Module, target: Any, patch: Any) ->
         sides = _sides(outputs, inputs, offset)
         pair = low_rank_form(patch, sides)
         pair = LowRank(pair.down, pair.up * adapter.strength)
-        _check_size(pair)
+        check_size(pair.up, pair.down, "its alpha or its strength makes")
         pair = _place(pair, sides, inputs, outputs, offset, function)
     except CannotBlend as error:
         raise ValueError(f"{where}: {error} {MERGE}") from error
@@ -157,15 +164,6 @@ def _update(adapter: RewardLoRA, network: nn.Module, target: Any, patch: Any) ->
             f"{where}: {error} The adapter is for another architecture, or the file is damaged."
         ) from error
     return name, pair
-
-
-def _check_size(pair: LowRank) -> None:
-    """Refuse an update whose numbers may pass the largest float: the image would be black, or noise, without a word."""
-    if not (pair.up.numel() and pair.down.numel()):
-        return  # holds no numbers; whether its shape fits is checked where it is placed
-    largest = float(pair.up.abs().max()) * float(pair.down.abs().max()) * pair.down.shape[0]
-    if not largest <= torch.finfo(torch.float32).max:
-        raise ValueError(f"its alpha or its strength makes numbers as large as {largest:.0e}, more than a float holds.")
 
 
 def _parts(target: Any) -> tuple[str, tuple[int, int, int] | None, Any]:

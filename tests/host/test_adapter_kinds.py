@@ -140,13 +140,17 @@ APPLIED = {
 }
 
 
-def fitted(kind, tensors, strength=0.7):
+def adapter_network_and_keys(kind, tensors, strength=0.7):
     import comfy.lora
 
     network = comfy_models.load(kind).model
     key_map = comfy.lora.model_lora_keys_unet(network, {})
-    updates = low_rank_updates(RewardLoRA("a", "a.safetensors", tensors, None, strength), network, key_map)
-    return updates, host_changes(network, key_map, tensors, strength)
+    return RewardLoRA("a", "a.safetensors", tensors, None, strength), network, key_map
+
+
+def fitted(kind, tensors, strength=0.7):
+    adapter, network, key_map = adapter_network_and_keys(kind, tensors, strength)
+    return low_rank_updates(adapter, network, key_map), host_changes(network, key_map, tensors, strength)
 
 
 @pytest.mark.parametrize("name", APPLIED)
@@ -273,6 +277,73 @@ def test_a_file_that_lacks_any_one_of_its_tensors_is_refused(name):
         tensors = {other: tensor for other, tensor in COMPLETE[name].items() if other != key}
         with pytest.raises(ValueError, match=r"a\.safetensors: .*incomplete"):
             fitted("sd15", tensors)
+
+
+CONTROL = {  # the first two are how the host knows Flux control adapters
+    "img_in.lora_A.weight": random(2, 16),
+    "single_blocks.0.norm.key_norm.scale": random(16),
+    "img_in.lora_B.weight": random(128, 2),
+}
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"img_in.lora_B.weight": None}, "img_in.lora_A.weight has no lora_B.weight beside it; the file is incomplete"),
+        (
+            {"img_in.lora_A.weight": random(2)},
+            "img_in.lora_A.weight has shape [2]; a factor of a LoRA has at least two",
+        ),
+        (
+            {"img_in.lora_B.weight": torch.tensor(1.0)},
+            "img_in.lora_B.weight has shape []; a factor of a LoRA has at least two",
+        ),
+        ({}, "none of its 4 weights belongs to this model's diffusion network"),
+    ],
+)
+def test_what_the_host_would_stumble_over_while_it_renames_keys_is_refused(changes, message):
+    """Found by `make fuzz`: the host's converters take for granted that what they look for is there and whole."""
+    tensors = {key: tensor for key, tensor in (CONTROL | changes).items() if tensor is not None}
+    with pytest.raises(ValueError, match=re.escape(f"a.safetensors: {message}")):
+        fitted("sd15", tensors)
+
+
+@pytest.mark.parametrize(
+    "make, factors",
+    [
+        (locon_tucker, {"lora_mid__weight": random(8, 4, 3, 3), "lora_up__weight": random(320, 8, 1, 1)}),
+        (locon_tucker, {"lora_mid__weight": random(4, 4, 1, 1), "lora_down__weight": random(4, 320, 3, 3)}),
+        (locon_tucker, {"lora_mid__weight": random(4, 4, 9)}),
+        (locon_tucker, {"lora_mid__weight": random(4, 4, 3, 1, 3)}),
+        (loha_tucker, {"hada_t1": random(3, 3, 9), "hada_t2": random(3, 3, 9)}),
+    ],
+    ids=["a core that is not square", "a kernel in down", "a core of three sides", "of five", "LoHa's of three"],
+)
+def test_a_core_that_the_host_cannot_apply_is_refused(make, factors):
+    """Found by `make fuzz`: the products fit, but the host stops with an error of torch."""
+    tensors = make(KERNEL) | put(KERNEL, **factors)
+    adapter, network, key_map = adapter_network_and_keys("sd15", tensors)
+    with pytest.raises(
+        ValueError, match=r"a\.safetensors: .*factors have shapes .*not those of a Tucker decomposition"
+    ):
+        low_rank_updates(adapter, network, key_map)
+    with pytest.raises((RuntimeError, IndexError)):
+        host_changes(network, key_map, tensors, 1.0)
+
+
+@pytest.mark.parametrize("name", ["LoRA", "LoHa", "LoHa with a Tucker core", "LoKr"])
+def test_factors_too_large_for_floats_are_refused_though_alpha_makes_them_small(name):
+    """Found by `make fuzz`: the host multiplies by alpha last, and its numbers are infinite by then."""
+    large = {key: tensor * (1e-30 if key.endswith("alpha") else 1e25) for key, tensor in COMPLETE[name].items()}
+    with pytest.raises(
+        ValueError, match=r"a\.safetensors: .*its factors make numbers as large as .*, more than a float"
+    ):
+        fitted("sd15", large)
+    moderate = {key: tensor * (1e-8 if key.endswith("alpha") else 1e4) for key, tensor in COMPLETE[name].items()}
+    updates, expected = fitted("sd15", moderate)
+    ((layer, (pair,)),) = updates.items()
+    wanted = expected[f"{layer}.weight"]
+    assert difference((pair.up @ pair.down.flatten(1)).reshape(wanted.shape), wanted) < 1e-5
 
 
 @pytest.mark.parametrize("name", ["LoHa", "LoHa with a Tucker core", "LoKr"])
