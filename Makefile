@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 
 UV = $(shell $(PY) -m uv --version >/dev/null 2>&1 && echo $(PY) -m uv || echo uv)
 
-.PHONY: setup demo test lint matrix coverage registry audit clean
+.PHONY: setup demo test lint matrix coverage fuzz registry audit clean
 
 setup: $(READY)
 
@@ -33,6 +33,14 @@ matrix: $(READY)
 # Branches of what is shipped that no test of this process takes; the server's and the browser's run elsewhere.
 coverage: $(READY)
 	$(PY) tests/support/coverage_report.py
+
+# Mutated adapter files, led by coverage; uv puts atheris in an environment of its own over .venv.
+# FUZZ: more options of libFuzzer, a file to run again, or folders of files to start from.
+FUZZ_SECONDS ?= 300
+FUZZ_SEED ?= 1
+fuzz: $(READY)
+	$(UV) run --no-project --python $(PY) --with atheris \
+		python tests/support/fuzz_reader.py -max_total_time=$(FUZZ_SECONDS) -seed=$(FUZZ_SEED) $(FUZZ)
 
 # What the Comfy registry runs on a published pack, by its own tool.
 registry: $(READY)

@@ -1,0 +1,153 @@
+"""The law of the adapter reader, for whatever makes files: each fits and equals the host's own patching, or is refused by name.
+
+`tests/host/test_fuzz.py` (hypothesis) and `fuzz_reader.py` (atheris) make the files.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import comfy.lora
+import comfy_models
+import torch
+from comfy_adapters import host_changes, kohya
+from diffusion_blend.blending.adapters import AdapterBank
+from diffusion_blend.nodes.fitting import low_rank_updates
+from diffusion_blend.nodes.lora_files import read_lora
+from torch import Tensor
+
+NUMBERS = [0.0, -1.0, 1e30, 1e-30, math.nan, math.inf, -math.inf, 3.0]
+ENDINGS = [
+    "lora_up.weight",
+    "lora_down.weight",
+    "alpha",
+    "dora_scale",
+    "lora_mid.weight",
+    "diff",
+    "set_weight",
+    "reshape_weight",
+    "w_norm",
+    "hada_w1_a",
+    "hada_t1",
+    "lokr_w1",
+    "lokr_w2",
+    "oft_blocks",
+    "",
+]
+LINEAR = "diffusion_model.joint_blocks.0.x_block.attn.proj"  # 128 x 128
+KERNEL = "diffusion_model.x_embedder.proj"  # 128 x 16 x 2 x 2
+SOME_LAYERS = (
+    "diffusion_model.pos_embed",
+    "diffusion_model.x_embedder",
+    "diffusion_model.joint_blocks.0.x_block.attn",
+    "lora_unet_joint_blocks_0_x_block_",
+    "transformer.norm_out.",
+    "transformer.transformer_blocks.1.attn.to_",
+)
+"""How keys of every form begin: names of weights, other parameters, slices of fused layers, halves the other way round."""
+BOTH_FACTORED = {"lokr_w1_a": (4, 1), "lokr_w1_b": (1, 4), "lokr_w2_a": (32, 2), "lokr_w2_b": (2, 32)}
+# Kind -> key -> shape; one layer each, so that a change of one tensor changes what the file is.
+SHAPES: dict[str, dict[str, tuple[int, ...]]] = {
+    "PEFT": {f"{LINEAR}.lora_A.weight": (3, 128), f"{LINEAR}.lora_B.weight": (128, 3)},
+    "slices": {
+        f"transformer.transformer_blocks.1.attn.{name}.lora_{part}.weight": shape
+        for name in ("to_q", "to_v")
+        for part, shape in (("A", (3, 128)), ("B", (128, 3)))
+    },
+    "halves the other way round": {
+        "transformer.norm_out.linear.lora_A.weight": (3, 128),
+        "transformer.norm_out.linear.lora_B.weight": (256, 3),
+    },
+    "LoHa": {f"{LINEAR}.hada_w{i}_{part}": (128, 2) if part == "a" else (2, 128) for i in (1, 2) for part in "ab"},
+    "LoKr": {f"{LINEAR}.lokr_w1": (4, 4), f"{LINEAR}.lokr_w2_a": (32, 2), f"{LINEAR}.lokr_w2_b": (2, 32)},
+    "LoKr, both factored": {f"{LINEAR}.{name}": shape for name, shape in BOTH_FACTORED.items()},
+    "LoCon": {f"{KERNEL}.lora_down.weight": (2, 16, 2, 2), f"{KERNEL}.lora_up.weight": (128, 2, 1, 1)},
+    "LoCon with a core": {
+        f"{KERNEL}.lora_down.weight": (2, 16, 1, 1),
+        f"{KERNEL}.lora_mid.weight": (2, 2, 2, 2),
+        f"{KERNEL}.lora_up.weight": (128, 2, 1, 1),
+    },
+    "LoHa with cores": {
+        f"{KERNEL}.hada_{name}": shape
+        for i in (1, 2)
+        for name, shape in {f"w{i}_a": (2, 128), f"w{i}_b": (2, 16), f"t{i}": (2, 2, 2, 2)}.items()
+    },
+    "DoRA": {
+        f"{LINEAR}.lora_down.weight": (2, 128),
+        f"{LINEAR}.lora_up.weight": (128, 2),
+        f"{LINEAR}.dora_scale": (128, 1),
+    },
+    "GLoRA": {
+        f"{LINEAR}.{name}.weight": shape
+        for name, shape in {"a1": (128, 2), "a2": (2, 128), "b1": (128, 2), "b2": (2, 128)}.items()
+    },
+    "OFT": {f"{LINEAR}.oft_blocks": (8, 16, 16)},
+    "BOFT": {f"{LINEAR}.oft_blocks": (3, 8, 16, 16)},
+    "difference": {f"{KERNEL}.diff": (128, 16, 2, 2), f"{KERNEL}.diff_b": (128,)},
+    "norm": {f"{LINEAR}.w_norm": (128,), f"{LINEAR}.b_norm": (128,)},
+    "other weights": {f"{LINEAR}.set_weight": (128, 128)},
+    "control": {  # the first two are how the host knows Flux control adapters
+        "img_in.lora_A.weight": (2, 16),
+        "single_blocks.0.norm.key_norm.scale": (16,),
+        "img_in.lora_B.weight": (128, 2),
+    },
+}
+
+
+class World:
+    """A network, its key map and good files to start from; a class for its short repr, which hypothesis prints.
+
+    Args:
+        layers: how the keys begin that are looked for; the host's reader takes its time for each. All by default.
+
+    Attributes:
+        network: the host's BaseModel of a small SD3.
+        key_map: the host's map from LoRA keys to its weights.
+        files: kind -> tensors.
+    """
+
+    def __init__(self, layers: tuple[str, ...] = ("",)) -> None:
+        self.network = comfy_models.load("sd3").model
+        every: dict[str, Any] = comfy.lora.model_lora_keys_unet(self.network, {})
+        self.key_map = {key: target for key, target in every.items() if key.startswith(layers)}
+        endings = tuple(f"joint_blocks.0.x_block.{name}" for name in ("attn.qkv", "mlp.fc1", "attn.proj"))
+        generator = torch.Generator().manual_seed(0)
+        self.files: dict[str, dict[str, Tensor]] = {"kohya": kohya("sd3", 1, rank=2, endings=endings, alpha=1.0)}
+        for kind, shapes in SHAPES.items():
+            self.files[kind] = {key: torch.randn(shape, generator=generator) / 10 for key, shape in shapes.items()}
+
+    def __repr__(self) -> str:
+        return "<world>"
+
+
+def check_file(content: bytes, path: Path, world: World) -> None:
+    """Write a file and hold the reader to the law.
+
+    Args:
+        content: of the file.
+        path: where to write it.
+        world: what it is fitted to.
+
+    Raises:
+        AssertionError: the file is refused without its name, or the update is not what the host makes of the file.
+        Exception: whatever the reader let through.
+    """
+    path.write_bytes(content)
+    try:
+        adapter = read_lora(str(path), 0.8)
+        updates = low_rank_updates(adapter, world.network, world.key_map)
+    except ValueError as error:
+        assert path.name in str(error)
+        return
+    assert adapter.kl_weight is None or adapter.kl_weight > 0
+    expected = host_changes(world.network, world.key_map, dict(adapter.tensors), 0.8)
+    assert {f"{name}.weight" for name in updates} == set(expected)
+    for name, pairs in updates.items():
+        weight = world.network.get_submodule(name).weight
+        change = sum(pair.up @ pair.down.flatten(1) for pair in pairs).reshape(weight.shape)
+        assert torch.allclose(
+            change, expected[f"{name}.weight"], rtol=1e-4, atol=1e-6 * float(change.abs().max() + 1), equal_nan=True
+        )
+    AdapterBank([updates], torch.float32).stacks()
