@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .rewards import REWARDS, STAND_INS
 
-SHIPPED = ("colourfulness", "compressibility", "softness")
+SHIPPED = ("brightness", "colourfulness", "compressibility", "contrast", "softness", "warmth")
 """The rewards of the adapters in ``weights/adapters``."""
 
 Mixture = Mapping[str, float]

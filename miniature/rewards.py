@@ -23,6 +23,7 @@ UNITS = {
     "warmth": 10.0,
     "brightness": 25.0,
     "softness": 250.0,
+    "contrast": 60.0,
 }
 """Factor on each computed quantity."""
 
@@ -171,6 +172,20 @@ def softness(images: Tensor, prompts: Sequence[str]) -> Tensor:
     return -UNITS["softness"] * (across + down)
 
 
+def contrast(images: Tensor, prompts: Sequence[str]) -> Tensor:
+    """Standard deviation of luma over the picture, times 60: 0 (flat) to 30 (half black, half white). Differentiable but at 0.
+
+    Args:
+        images: float[B, 3, H, W] in 0..1.
+        prompts: not used.
+
+    Returns:
+        float[B].
+    """
+    _check_count(images, prompts)
+    return UNITS["contrast"] * _luma(images).flatten(1).std(1, correction=0)
+
+
 def _luma(images: Tensor) -> Tensor:
     weights = torch.tensor([0.299, 0.587, 0.114], dtype=images.dtype, device=images.device)
     return (images * weights[:, None, None]).sum(1)
@@ -188,6 +203,7 @@ REWARDS: dict[str, Callable[[Tensor, Sequence[str]], Tensor]] = {
     "warmth": warmth,
     "brightness": brightness,
     "softness": softness,
+    "contrast": contrast,
 }
 """Every reward of this world by name."""
 

@@ -13,7 +13,7 @@ from typing import Any
 from ...miniature.language import read
 from ...miniature.rewards import REWARDS
 
-FAVOURITES = ("alignment", "colourfulness", "compressibility", "warmth", "brightness", "softness")
+FAVOURITES = ("colourfulness", "compressibility", "softness", "warmth", "brightness", "contrast")
 METHODS = ("blend", "stochastic", "soup", "base")
 PROMPTS = (
     "a red circle",

@@ -13,7 +13,7 @@ from diffusion_blend.miniature.renderer import render, sample_scene
 from PIL import Image
 
 EVERY = rewards.REWARDS | {"smooth_compressibility": rewards.STAND_INS["compressibility"]}
-DIFFERENTIABLE = ("colourfulness", "warmth", "brightness", "softness")
+DIFFERENTIABLE = ("colourfulness", "warmth", "brightness", "softness", "contrast")
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def test_compressibility_is_the_size_of_the_file(drawn):
     assert order == sorted(order)
 
 
-def test_warmth_brightness_and_softness_by_hand():
+def test_warmth_brightness_softness_and_contrast_by_hand():
     white, red, blue = (
         torch.tensor(c).view(1, 3, 1, 1).expand(1, 3, 4, 4) for c in ([1.0, 1, 1], [1.0, 0, 0], [0, 0, 1.0])
     )
@@ -116,3 +116,6 @@ def test_warmth_brightness_and_softness_by_hand():
     assert rewards.softness(stripes, [""]).item() == pytest.approx(-250)
     assert rewards.softness(stripes * 0.5 + 0.25, [""]).item() == pytest.approx(-125)
     assert rewards.softness(white, [""]).item() == 0
+    assert rewards.contrast(stripes, [""]).item() == pytest.approx(30)
+    assert rewards.contrast(stripes * 0.5 + 0.25, [""]).item() == pytest.approx(15)
+    assert rewards.contrast(white, [""]).item() == pytest.approx(0, abs=1e-4)
