@@ -42,12 +42,16 @@ def main() -> None:
     left.set(xlabel="adapters m", ylabel="seconds, base run = 1", ylim=(0, None))
     left.legend()
     for name in RANKED:
-        points = sorted((cell["rank"], cell["figures"][name]) for cell in cells if name in cell["figures"])
-        ranks, per_call = [rank for rank, _ in points], [row["ratio"] / row["calls"] for _, row in points]
+        found = {cell["rank"]: cell["figures"][name] for cell in cells if name in cell["figures"]}  # later files win
+        rows = dict(sorted(found.items()))
+        ranks, per_call = list(rows), [row["ratio"] / row["calls"] for row in rows.values()]
         (line,) = right.plot(ranks, per_call, "o-", label=name)
-        counted = [row["counted"] / row["calls"] for _, row in points]
+        counted = [row["counted"] / row["calls"] for row in rows.values()]
         right.plot(ranks, counted, ":", color=line.get_color())
     right.set(xlabel="rank (dotted: FLOPs counted)", ylabel="seconds per model call, base = 1", xscale="log")
+    measured = sorted({cell["rank"] for cell in cells})
+    right.set_xticks(measured, labels=[str(rank) for rank in measured])
+    right.minorticks_off()
     right.legend()
     figure.savefig(target, dpi=120)
 
