@@ -88,6 +88,10 @@ class SidePath:
         """Layers whose hook no call has reached since the installation."""
         return [name for name, layer in self._layers.items() if not layer.called]
 
+    def any_called(self) -> bool:
+        """Whether a call has reached the hook of at least one layer since the installation."""
+        return any(layer.called for layer in self._layers.values())
+
     def row_gates(self, row: tuple[Gates, ...], spans: Spans, like: Tensor) -> Tensor:
         """The gate of every image and every rank of a layer, float[N, R], made once a call for all layers alike."""
         key = (spans, like.dtype, like.device)

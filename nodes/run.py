@@ -76,6 +76,10 @@ class BlendRun:
         named["callback"] = self.steps.observe(named.get("callback"))
         options = executor.class_obj.model_options["transformer_options"]
         options["wrappers"] = comfy.patcher_extension.copy_nested_dicts(options.get("wrappers", {}))
+        if options["wrappers"].get(WrappersMP.APPLY_MODEL, {}).pop("torch.compile", None):
+            logger.warning(
+                "The MODEL runs without torch.compile while it is blended: compiled code would not call the adapters."
+            )
         add_wrapper = comfy.patcher_extension.add_wrapper_with_key
         add_wrapper(WrappersMP.PREDICT_NOISE, KEY, self.predict_noise, options)
         add_wrapper(WrappersMP.APPLY_MODEL, KEY, self.apply_model, options)
@@ -152,6 +156,7 @@ class BlendRun:
         """The side path on the model that runs: the host may run another copy than the one the MODEL names."""
         path = self.paths.get(id(network))
         if path is None:
+            _refuse_compiled(network)
             # Known before it is installed: whatever ends the installation, the hooks made so far are taken off.
             path = self.paths[id(network)] = SidePath(self.bank)
             path.install(network)
@@ -160,11 +165,27 @@ class BlendRun:
     def _check_called(self, path: SidePath) -> None:
         self.checked = True
         missed = path.never_called()
+        if missed and not path.any_called():
+            raise RuntimeError(
+                f"None of the adapters' {len(missed)} layers was called, so the image would be the base model's. Another node "
+                "replaces or compiles the network's code: take it away, or use the host's Load LoRA."
+            )
         if missed:
             logger.warning(
                 "%d of the adapters' layers were not called and have no effect (a fused or replaced kernel?): %s",
                 len(missed),
                 ", ".join(missed),
+            )
+
+
+def _refuse_compiled(network: Any) -> None:
+    """Refuse a network with compiled parts in it: what was compiled before the hooks came does not call them."""
+    for name, module in network.named_modules():
+        # An attribute of torch's own compiled modules, of which each that is not compiled in place wraps the original.
+        if getattr(module, "_compiled_call_impl", None) is not None or "_orig_mod" in module._modules:
+            raise ValueError(
+                f"{name or 'The network'} is compiled by torch.compile, and compiled code does not call the blended adapters: "
+                "the image would be the base model's. Take the node that compiles this MODEL away."
             )
 
 

@@ -27,7 +27,7 @@ REWARDS = (
 )  # fmt: skip
 """The trainer's, by its names; written out so that listing them imports nothing."""
 MINIATURE = "miniature."
-MINIATURE_REWARDS = ("alignment", "colourfulness", "compressibility", "warmth", "brightness", "softness")
+MINIATURE_REWARDS = ("alignment", "colourfulness", "compressibility", "warmth", "brightness", "softness", "contrast")
 NEED_A_PROMPT = ("image_reward", "pick_score", "clip_score", "hps_v2", MINIATURE + "alignment")
 AUTOMATIC = "automatic"
 FOLDER = "diffusion_blend"
