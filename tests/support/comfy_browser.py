@@ -27,8 +27,10 @@ HOSTS_OWN = (
 )
 SQUASHED_MS = 120  # after a change the front end adds what follows within 50 ms to the same step of undo
 TRACKER = "app.extensionManager.workflow.activeWorkflow.changeTracker"
+# The first workflow is open as well: on a slow machine it comes later, and takes away what a test had put on the canvas.
 READY = (
-    "() => window.app?.graph && window.app.extensionManager && !document.querySelector('#vue-app .p-progress-spinner')"
+    "() => window.app?.graph && !document.querySelector('#vue-app .p-progress-spinner')"
+    " && window.app.extensionManager?.workflow?.activeWorkflow?.changeTracker?.activeState"
 )
 
 
