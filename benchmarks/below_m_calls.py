@@ -35,6 +35,7 @@ import torch  # noqa: E402
 from diffusion_blend.blending.adapters import AdapterBank, LowRank  # noqa: E402
 from diffusion_blend.blending.combine import combine  # noqa: E402
 from diffusion_blend.blending.courses import Moment  # noqa: E402
+from diffusion_blend.blending.kept import Kept  # noqa: E402
 from diffusion_blend.blending.plans import EarlyBlend  # noqa: E402
 from diffusion_blend.blending.side_path import SidePath  # noqa: E402
 from sampling import start_host  # noqa: E402
@@ -118,13 +119,12 @@ def early(here: Here, count: int) -> Tensor:
     planner = EarlyBlend(here.weights, count / here.steps)
     plan = planner(Moment(here.index, here.steps))
     predictions = [here.at(row) for (row,) in plan.gates]
+    kept, branches = here.memory.setdefault("kept", Kept()), ("conditional", "other")
+    sigma = torch.full((len(branches),), here.sigma)
     if plan.kept_mix is not None:
-        here.memory["kept"] = combine(predictions, plan.kept_mix), here.sigma
+        kept.keep(branches, combine(predictions, plan.kept_mix), sigma, here.index)
     denoised = combine(predictions, plan.mix)
-    if plan.recall is not None:
-        kept, sigma = here.memory["kept"]
-        denoised = denoised + (here.sigma / sigma) ** plan.recall * kept
-    return denoised
+    return denoised if plan.recall is None else kept.recall(branches, denoised, sigma, plan.recall)
 
 
 def print_gaps(options: argparse.Namespace, world: Any) -> None:

@@ -7,45 +7,61 @@ from collections.abc import Hashable, Sequence
 import torch
 from torch import Tensor
 
+from .plans import Recall
+
+Made = tuple[Tensor, Tensor]
+"""float[N, C, ...] of one conditioning, and the noise levels it was made at, float[N]."""
+
 
 class Kept:
-    """A tensor for each conditioning of a run, and the noise level it was made at.
+    """A tensor of each conditioning from each of the last two steps that kept one, and the noise levels they were made at.
 
     The host may split a step's conditionings over model calls in another way at every step, so each is kept by itself.
     """
 
     def __init__(self) -> None:
-        self._of: dict[Hashable, tuple[Tensor, Tensor]] = {}
+        self._of: dict[Hashable, dict[int, Made]] = {}  # by step, in order
 
-    def keep(self, keys: Sequence[Hashable], kept: Tensor, sigma: Tensor) -> None:
-        """Keep a call's tensor in place of an earlier one.
+    def keep(self, keys: Sequence[Hashable], kept: Tensor, sigma: Tensor, step: int) -> None:
+        """Keep a call's tensor, in place of one of the same step, beside that of the step before it.
 
         Args:
             keys: its conditionings.
             kept: float[N, C, ...], N = conditionings * images, the images of a conditioning together.
             sigma: noise levels, float[N], above 0.
+            step: the denoising step; a sampler may evaluate one several times.
         """
         for key, part, level in zip(keys, kept.chunk(len(keys)), sigma.chunk(len(keys)), strict=True):
-            self._of[key] = part, level
+            made = self._of.setdefault(key, {})
+            made[step] = part, level
+            if len(made) > 2:
+                del made[min(made)]
 
-    def recall(self, keys: Sequence[Hashable], prediction: Tensor, sigma: Tensor, power: float) -> Tensor:
-        """A prediction moved by what was kept, ``prediction + (sigma / sigma_kept)^power kept``.
+    def recall(self, keys: Sequence[Hashable], prediction: Tensor, sigma: Tensor, how: Recall) -> Tensor:
+        """A prediction moved by what was kept.
 
         Args:
             keys: the call's conditionings; one of which nothing was kept, or for another shape, is not moved.
             prediction: float[N, C, ...].
             sigma: noise levels, float[N].
-            power: how fast what was kept fades.
+            how: what was kept is carried on to these noise levels.
 
         Returns:
             float[N, C, ...].
         """
         parts: list[Tensor] = []
         for key, part, level in zip(keys, prediction.chunk(len(keys)), sigma.chunk(len(keys)), strict=True):
-            kept, kept_level = self._of.get(key, (None, level))
-            if kept is None or kept.shape != part.shape:
-                parts.append(part)
-            else:
-                factor = (level / kept_level) ** power
-                parts.append(part + kept * factor.to(part).view(-1, *[1] * (part.ndim - 1)))
+            made = [one for one in self._of.get(key, {}).values() if one[0].shape == part.shape]
+            if made:
+                kept, kept_level = made[-1]
+                if len(made) > 1:
+                    kept = kept + how.ahead * (kept - _faded(made[0], kept_level, how.power))
+                part = part + _faded((kept, kept_level), level, how.power)
+            parts.append(part)
         return torch.cat(parts)
+
+
+def _faded(made: Made, level: Tensor, power: float) -> Tensor:
+    kept, kept_level = made
+    factor = (level / kept_level) ** power
+    return kept * factor.to(kept).view(-1, *[1] * (kept.ndim - 1))

@@ -34,12 +34,29 @@ Gates = tuple[float, ...]
 # Below this a coefficient is rounding left over from dividing weights by their sum, not a wish for an evaluation.
 NEGLIGIBLE = 1e-12
 
-# Of the noise level, with which the gap between blend and soup falls: 1.5 in the noise prediction is 2.5 in x0.
-GAP_POWER = 2.5
-
 EARLY_SHARE = 0.15
 """The share of a run's steps that `EarlyBlend` counts as early unless told: at most 1.5 calls a step for four adapters and
 20, 30 or 50 steps."""
+
+
+@dataclass(frozen=True)
+class Recall:
+    """How what was kept at two steps, ``k_0`` at ``sigma_0`` and then ``k_1`` at ``sigma_1``, is carried on.
+
+    ``(sigma / sigma_1)^power [k_1 + ahead (k_1 - (sigma_1 / sigma_0)^power k_0)]``: it fades with the noise level, and turns
+    on the way it last turned. Without k_0 the bracket is k_1.
+
+    Args:
+        power: p.
+        ahead: how much of the last change is added, 0 for none.
+    """
+
+    power: float
+    ahead: float
+
+
+# The gap between blend and soup falls with sigma^1.5 in the noise prediction, which is 2.5 in x0 (docs/speed.md).
+GAP = Recall(power=2.5, ahead=0.5)
 
 
 @dataclass(frozen=True)
@@ -51,13 +68,13 @@ class Plan:
         mix: coefficients of the rows' predictions, [K], any sign, sum 1: numbers, or float64[1 | B, 1, H, W] where they
             differ within the image.
         kept_mix: float[K]; ``kept = sum_k kept_mix[k] D(gates[k])`` is kept for later steps, with its noise level.
-        recall: the power p with which the prediction is moved by what was kept last, ``D + (sigma / sigma_kept)^p kept``.
+        recall: how what was kept is carried on to this step and added to the prediction.
     """
 
     gates: tuple[tuple[Gates, ...], ...]
     mix: Coefficients
     kept_mix: tuple[float, ...] | None = None
-    recall: float | None = None
+    recall: Recall | None = None
 
 
 class Planner(Protocol):
@@ -114,14 +131,14 @@ class EarlyBlend:
     """The blend while the noise is high, after it the soup with the blend's last correction: about 1.5 calls a step.
 
     Of the first ``n = ceil(share * count)`` steps all are blended, the last but one not if n is 4 or more. At a blended step
-    before one that is not, the soup is called too, and ``kept = D_blend - D_soup``; every other step is
-    ``D = D_soup + (sigma / sigma_kept)^2.5 kept``, one call.
+    before one that is not, the soup is called too, and ``D_blend - D_soup`` is kept; every other step is ``D_soup`` and what
+    was kept, carried on by `GAP`: one call.
 
     Why: a step changes the latent by ``(sigma_next - sigma) (x - D) / sigma``, so an error of the noise prediction counts by
     how far sigma falls, and the first steps of the usual schedules fall farthest. And the gap between blend and soup, at
-    first another at every step, then hardly turns any more: it only shrinks with sigma, in the noise prediction by about
-    its power 1.5 (measured, docs/speed.md). What that leaves of the soup's error is measured, not bounded. Share 0 is the
-    soup, share 1 the blend.
+    first another at every step, then turns ever less and in the same sense: it mainly shrinks with sigma, in the noise
+    prediction by about its power 1.5 (measured, docs/speed.md). What that leaves of the soup's error is measured, not
+    bounded. Share 0 is the soup, share 1 the blend.
 
     Args:
         coefficients: c, float[m], any sign, or a course of them.
@@ -149,7 +166,7 @@ class EarlyBlend:
         if early == step.count or (_is_blended(step.index, early) and _is_blended(following, early)):
             return blend
         if not _is_blended(step.index, early):
-            return replace(soup, recall=GAP_POWER)
+            return replace(soup, recall=GAP)
         mix = tuple(map(float, _numbers(blend.mix)))
         return Plan((*blend.gates, *soup.gates), (*mix, 0.0), kept_mix=(*mix, -1.0))
 

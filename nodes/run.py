@@ -110,14 +110,15 @@ class BlendRun:
         """
         network = executor.class_obj
         call = ModelCall(executor, x, t, args, kwargs)
-        plan = self.planner(self.steps.at(call.transformer_options, t, call.images, x.shape))
+        step = self.steps.at(call.transformer_options, t, call.images, x.shape)
+        plan = self.planner(step)
         path = self._path(network)
         if plan.kept_mix is None:
             denoised = combine(self._evaluate(network, path, call, plan), plan.mix)
         else:
             rows = list(self._evaluate(network, path, call, plan))
             denoised = combine(rows, plan.mix)
-            self.kept.keep(call.conditionings, combine(rows, plan.kept_mix), t)
+            self.kept.keep(call.conditionings, combine(rows, plan.kept_mix), t, step.index)
         if plan.recall is not None:
             denoised = self.kept.recall(call.conditionings, denoised, t, plan.recall)
         if not self.checked:

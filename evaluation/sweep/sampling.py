@@ -151,7 +151,7 @@ class Recalling:
         sigma = ((1 - alpha_bar) / alpha_bar).sqrt().repeat(len(output))
         to_x0 = float(self.steps.x0_output[here.index])
         if plan.kept_mix is not None:
-            self.kept.keep([None], to_x0 * combine(outputs, plan.kept_mix), sigma)
+            self.kept.keep([None], to_x0 * combine(outputs, plan.kept_mix), sigma, here.index)
         if plan.recall is not None:
             output = self.kept.recall([None], to_x0 * output, sigma, plan.recall) / to_x0
         return Gaussian(here.mean(output), here.std())

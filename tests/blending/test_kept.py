@@ -1,34 +1,60 @@
-"""What a step keeps for later ones, by conditioning however the calls are split."""
+"""What steps keep for later ones, by conditioning however the calls are split."""
 
+import pytest
 import torch
 from diffusion_blend.blending.kept import Kept
+from diffusion_blend.blending.plans import Recall
+
+FADES = Recall(power=3.0, ahead=0.0)
 
 
 def levels(sigma, count):
     return torch.full((count,), float(sigma))
 
 
+def number(value):
+    return torch.full((1, 1), float(value), dtype=torch.float64)
+
+
 def test_each_conditioning_gets_its_own_back_scaled_by_the_noise():
     kept, tensor = Kept(), torch.randn(4, 3, 2, 2)
-    kept.keep(["yes", "no"], tensor, levels(4, 4))
+    kept.keep(["yes", "no"], tensor, levels(4, 4), 0)
     prediction = torch.randn(2, 3, 2, 2)
-    moved = kept.recall(["no"], prediction, levels(2, 2), 3.0)
+    moved = kept.recall(["no"], prediction, levels(2, 2), FADES)
     assert torch.allclose(moved, prediction + tensor[2:] / 8)
-    both = kept.recall(["no", "yes"], torch.zeros(4, 3, 2, 2), levels(4, 4), 3.0)
+    both = kept.recall(["no", "yes"], torch.zeros(4, 3, 2, 2), levels(4, 4), FADES)
     assert torch.equal(both, torch.cat([tensor[2:], tensor[:2]]))
 
 
-def test_the_last_one_counts():
+@pytest.mark.parametrize("ahead", [0.0, 0.5, 1.0])
+def test_the_last_one_counts_and_its_change_since_the_one_before_is_carried_on(ahead):
     kept = Kept()
-    for value, sigma in ((1.0, 8), (2.0, 4)):
-        kept.keep(["yes"], torch.full((1, 1), value), levels(sigma, 1))
-    assert kept.recall(["yes"], torch.zeros(1, 1), levels(2, 1), 1.0).item() == 1.0
+    for step, (value, sigma) in enumerate(((100, 16), (1, 8), (2, 4))):  # the first is forgotten
+        kept.keep(["yes"], number(value), levels(sigma, 1), step)
+    moved = kept.recall(["yes"], number(10), levels(2, 1), Recall(power=1.0, ahead=ahead))
+    assert moved.item() == pytest.approx(10 + (2 + ahead * (2 - 1 / 2)) / 2)
+
+
+def test_the_last_evaluation_of_a_step_counts_and_is_no_change():
+    kept = Kept()
+    for value, sigma in ((1, 8), (2, 4)):
+        kept.keep(["yes"], number(value), levels(sigma, 1), 3)
+    assert kept.recall(["yes"], number(0), levels(2, 1), Recall(power=1.0, ahead=0.5)).item() == 1.0
+
+
+def test_what_fades_as_it_is_expected_to_has_no_change():
+    """Exactly so for every amount of ``ahead``: what is carried on is then the power law itself."""
+    kept, first = Kept(), torch.randn(2, 3, 2, 2, dtype=torch.float64)
+    kept.keep(["yes"], first, levels(8, 2), 0)
+    kept.keep(["yes"], first / 2**2.5, levels(4, 2), 2)
+    moved = kept.recall(["yes"], torch.zeros_like(first), levels(1, 2), Recall(power=2.5, ahead=7.0))
+    torch.testing.assert_close(moved, first / 8**2.5)
 
 
 def test_an_unknown_conditioning_or_shape_is_not_moved():
     kept = Kept()
-    kept.keep(["yes"], torch.ones(1, 3, 2, 2), levels(4, 1))
+    kept.keep(["yes"], torch.ones(1, 3, 2, 2), levels(4, 1), 0)
     prediction = torch.randn(1, 3, 2, 2)
-    assert torch.equal(kept.recall(["no"], prediction, levels(2, 1), 1.0), prediction)
+    assert torch.equal(kept.recall(["no"], prediction, levels(2, 1), FADES), prediction)
     other = torch.randn(1, 3, 4, 4)
-    assert torch.equal(kept.recall(["yes"], other, levels(2, 1), 1.0), other)
+    assert torch.equal(kept.recall(["yes"], other, levels(2, 1), FADES), other)

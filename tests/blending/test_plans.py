@@ -11,6 +11,7 @@ from diffusion_blend.blending.plans import (
     Blend,
     EarlyBlend,
     Plan,
+    Recall,
     Soup,
     Stochastic,
     base_coefficient,
@@ -81,7 +82,7 @@ def test_early_blends_its_first_steps_and_recalls_the_last_gap_after(c, count, h
         if blend.gates == soup.gates or not early:
             assert plan == soup
         elif step.index not in blended:
-            assert plan == Plan(soup.gates, soup.mix, recall=2.5)
+            assert plan == Plan(soup.gates, soup.mix, recall=Recall(power=2.5, ahead=0.5))
         elif step.index + 1 in blended or step.index + 1 == count:
             assert plan == blend
         else:

@@ -10,21 +10,23 @@ from diffusion_blend.blending.plans import EarlyBlend
 from diffusion_blend.evaluation.sweep.sampling import Recalling
 from diffusion_blend.training.policy import ddim_steps
 
-SHARE, COUNT = 0.4, 5  # the first two steps are blended
+COUNT = 5
+BLENDED = {0.4: (0, 1), 0.8: (0, 1, 3)}
 TIMESTEPS = torch.tensor([900, 700, 500, 300, 100])
 
 
+@pytest.mark.parametrize("share", BLENDED)
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
-def test_the_gap_of_x0_fades_with_the_noise(kind: Literal["epsilon", "v_prediction", "sample"]) -> None:
+def test_the_gap_of_x0_fades_with_the_noise(kind: Literal["epsilon", "v_prediction", "sample"], share: float) -> None:
     scheduler: Any = DDIMScheduler(prediction_type=kind, clip_sample=False)
     scheduler.set_timesteps(COUNT)
     steps = ddim_steps(scheduler.alphas_cumprod.double(), TIMESTEPS, 1.0, 1.0, kind)
-    recalling = Recalling(EarlyBlend((0.5, 0.5), SHARE), steps)
+    recalling = Recalling(EarlyBlend((0.5, 0.5), share), steps)
     torch.manual_seed(0)
     outputs = torch.randn(COUNT, 3, 2, 3, 4, 4, dtype=torch.float64)  # of adapter 1, adapter 2 and the soup
     latents = torch.randn(2, 3, 4, 4, dtype=torch.float64)
     rows = {(1.0, 0.0): 0, (0.0, 1.0): 1, (0.5, 0.5): 2}
-    gap, level = torch.zeros(()), 1.0
+    gap, level, before = torch.zeros(()), 1.0, None
     for index in range(COUNT):
 
         def x0(output: torch.Tensor, index: int = index) -> torch.Tensor:
@@ -43,8 +45,13 @@ def test_the_gap_of_x0_fades_with_the_noise(kind: Literal["epsilon", "v_predicti
         alpha_bar = float(scheduler.alphas_cumprod[TIMESTEPS[index]])
         sigma = ((1 - alpha_bar) / alpha_bar) ** 0.5
         blend, soup = x0(outputs[index, :2].mean(0)), x0(outputs[index, 2])
-        if index < 2:
+        if index in BLENDED[share]:
+            if index - 1 not in BLENDED[share] and index > 0:  # what was carried on until here is the one before
+                before = gap, level
             gap, level = blend - soup, sigma
             torch.testing.assert_close(x0(got), blend)
         else:
-            torch.testing.assert_close(x0(got), soup + (sigma / level) ** 2.5 * gap, rtol=1e-5, atol=1e-6)
+            carried = gap
+            if before is not None:
+                carried = gap + (gap - (level / before[1]) ** 2.5 * before[0]) / 2
+            torch.testing.assert_close(x0(got), soup + (sigma / level) ** 2.5 * carried, rtol=1e-5, atol=1e-6)
