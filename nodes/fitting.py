@@ -76,6 +76,7 @@ def low_rank_updates(adapter: RewardLoRA, network: nn.Module, key_map: Mapping[s
             f"{adapter.file}: none of its {len(tensors)} weights belongs to this model's diffusion network. It is for another "
             "architecture (or for a text encoder only): choose an adapter made for this checkpoint."
         )
+    _check_single(adapter, tensors, key_map)
     updates: dict[str, list[LowRank]] = {}
     used: set[str] = set()
     for target, patch in patches.items():
@@ -106,6 +107,31 @@ GROUPS = (
     ("a1.weight", "a2.weight", "b1.weight", "b2.weight"),
 )
 """Endings that come together or not at all, in the kinds that are named after a dot."""
+
+
+WHOLE = (
+    *(f".{up}" for up, _ in HALVES),
+    "_lora.up.weight",
+    *(".hada_w1_a", ".lokr_w1", ".lokr_w1_a", ".a1.weight", ".oft_blocks", ".diff", ".set_weight"),
+)
+"""Endings of which a layer has one, whatever the kind of its update."""
+
+
+def _check_single(adapter: RewardLoRA, tensors: Mapping[str, Tensor], key_map: Mapping[str, Any]) -> None:
+    """Refuse two updates of one layer, of which the host's reader would take one and drop the other without a word."""
+    for endings in (WHOLE, (".lokr_w2", ".lokr_w2_a")):
+        found: dict[Any, str] = {}
+        for key in tensors:
+            for ending in endings:
+                target = key_map.get(key.removesuffix(ending)) if key.endswith(ending) else None
+                if target is None:
+                    continue
+                if target in found:
+                    raise ValueError(
+                        f"{adapter.file}: {found[target]} and {key} are both updates of {_parts(target)[0]}: a layer has one. "
+                        "Save them as two files and load both."
+                    )
+                found[target] = key
 
 
 def _check_complete(adapter: RewardLoRA, tensors: Mapping[str, Tensor]) -> None:

@@ -249,6 +249,34 @@ def test_each_other_kind_is_refused_by_name_with_what_to_do(name):
     )
 
 
+def other_spelling(tensors):
+    """The same layer under the host's generic name."""
+    return {key.replace(kohya_key(LINEAR), f"diffusion_model.{LINEAR}"): tensor for key, tensor in tensors.items()}
+
+
+TWICE = {
+    "two kinds": lora(LINEAR) | loha(LINEAR),
+    "two names of the layer": lora(LINEAR) | other_spelling(lora(LINEAR, rank=2)),
+    "two spellings of the factors": lora(LINEAR)
+    | put(LINEAR, lora_B__weight=random(320, 2), lora_A__weight=random(2, 768)),
+    "a factor whole and in parts": lokr(LINEAR, "factored", "factored") | lokr(LINEAR, "whole", "factored"),
+    "the second factor whole and in parts": lokr(LINEAR, "factored", "factored") | lokr(LINEAR, "factored", "whole"),
+}
+
+
+@pytest.mark.parametrize("name", TWICE)
+def test_two_updates_of_one_layer_are_refused_as_the_host_takes_only_one(name):
+    import comfy.lora
+
+    tensors, network = TWICE[name], comfy_models.load("sd15").model
+    key_map = comfy.lora.model_lora_keys_unet(network, {})
+    assert len(comfy.lora.load_lora(dict(tensors), key_map)) == 1
+    with pytest.raises(ValueError, match="are both updates of") as error:
+        low_rank_updates(RewardLoRA("a", "a.safetensors", tensors, None, 1.0), network, key_map)
+    assert str(error.value).startswith("a.safetensors: ") and f"diffusion_model.{LINEAR}.weight" in str(error.value)
+    assert "Save them as two files and load both." in str(error.value)
+
+
 def test_the_host_does_not_apply_a_lokr_with_a_tucker_core():
     """Why it is refused. If this fails, the host has mended it, and so can we."""
     import comfy.lora
