@@ -33,6 +33,8 @@ class Kept:
         """
         for key, part, level in zip(keys, kept.chunk(len(keys)), sigma.chunk(len(keys)), strict=True):
             made = self._of.setdefault(key, {})
+            if any(later > step for later in made):  # the sampler went back (restarts): nothing led up to this
+                made.clear()
             made[step] = part, level
             if len(made) > 2:
                 del made[min(made)]

@@ -42,6 +42,13 @@ def test_the_last_evaluation_of_a_step_counts_and_is_no_change():
     assert kept.recall(["yes"], number(0), levels(2, 1), Recall(power=1.0, ahead=0.5)).item() == 1.0
 
 
+def test_a_sampler_that_goes_back_starts_anew():
+    kept = Kept()
+    for step, value, sigma in ((2, 1, 8), (4, 2, 4), (2, 3, 8)):
+        kept.keep(["yes"], number(value), levels(sigma, 1), step)
+    assert kept.recall(["yes"], number(0), levels(4, 1), Recall(power=1.0, ahead=0.5)).item() == 1.5
+
+
 def test_what_fades_as_it_is_expected_to_has_no_change():
     """Exactly so for every amount of ``ahead``: what is carried on is then the power law itself."""
     kept, first = Kept(), torch.randn(2, 3, 2, 2, dtype=torch.float64)
