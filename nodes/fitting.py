@@ -129,7 +129,7 @@ def _check_single(adapter: RewardLoRA, tensors: Mapping[str, Tensor], key_map: M
                 if target in found:
                     raise ValueError(
                         f"{adapter.file}: {found[target]} and {key} are both updates of {_parts(target)[0]}: a layer has one. "
-                        "Save them as two files and load both."
+                        "If they are meant to add up, save them as two files and load both."
                     )
                 found[target] = key
 

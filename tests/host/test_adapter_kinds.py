@@ -274,7 +274,7 @@ def test_two_updates_of_one_layer_are_refused_as_the_host_takes_only_one(name):
     with pytest.raises(ValueError, match="are both updates of") as error:
         low_rank_updates(RewardLoRA("a", "a.safetensors", tensors, None, 1.0), network, key_map)
     assert str(error.value).startswith("a.safetensors: ") and f"diffusion_model.{LINEAR}.weight" in str(error.value)
-    assert "Save them as two files and load both." in str(error.value)
+    assert "save them as two files and load both." in str(error.value)
 
 
 def test_the_host_does_not_apply_a_lokr_with_a_tucker_core():
