@@ -170,13 +170,19 @@ def hooked(conds: list[Any], tensors: list[Any]) -> list[list[Any]]:
 
 
 def switch(model: Any, files: list[str]) -> Callable[[], Any]:
-    """A new preference on a loaded model, up to where its first step would begin: the nodes' own work."""
+    """A new preference on a loaded model, up to where its first step would begin: the nodes' own work and the hooks'."""
+    from comfy.patcher_extension import WrappersMP
     from comfy_world import blend_model, load_loras, preference
+    from diffusion_blend.nodes.run import KEY, BlendRun
 
     loras, position = load_loras(files), iter(range(10**9))
 
     def run() -> Any:
-        return blend_model(model, loras, preference(*[1 + (next(position) + i) % 7 for i in range(len(files))]))
+        blended = blend_model(model, loras, preference(*[1 + (next(position) + i) % 7 for i in range(len(files))]))
+        (blend,) = blended.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY)
+        with BlendRun(blend.bank, blend.planner, blend.evaluation, blend.images) as begun:
+            begun._path(blended.model)
+        return blended
 
     return run
 
