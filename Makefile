@@ -10,8 +10,8 @@ UV = $(shell $(PY) -m uv --version >/dev/null 2>&1 && echo $(PY) -m uv || echo u
 
 setup: $(READY)
 
-$(READY): pyproject.toml tests/support/set_up.py
-	$(PYTHON) tests/support/set_up.py $(VENV)
+$(READY): pyproject.toml tools/set_up.py
+	$(PYTHON) tools/set_up.py $(VENV)
 	touch $@
 
 demo: $(READY)
@@ -24,15 +24,15 @@ lint: $(READY)
 
 # One process can hold one ComfyUI: the host tests run once for each that is found.
 test: $(READY)
-	$(PY) tests/support/run_all.py
+	$(PY) tools/run_all.py
 
 # The host tests on every version that is promised; minutes each.
 matrix: $(READY)
-	$(PY) tests/support/matrix.py
+	$(PY) tools/matrix.py
 
 # Branches of what is shipped that no test of this process takes; the server's and the browser's run elsewhere.
 coverage: $(READY)
-	$(PY) tests/support/coverage_report.py
+	$(PY) tools/coverage_report.py
 
 # Mutated adapter files, led by coverage; uv puts atheris in an environment of its own over .venv.
 # FUZZ: more options of libFuzzer, a file to run again, or folders of files to start from.
@@ -40,14 +40,14 @@ FUZZ_SECONDS ?= 300
 FUZZ_SEED ?= 1
 fuzz: $(READY)
 	$(UV) run --no-project --python $(PY) --with atheris \
-		python tests/support/fuzz_reader.py -max_total_time=$(FUZZ_SECONDS) -seed=$(FUZZ_SEED) $(FUZZ)
+		python tools/fuzz_reader.py -max_total_time=$(FUZZ_SECONDS) -seed=$(FUZZ_SEED) $(FUZZ)
 
 # What the Comfy registry runs on a published pack, by its own tool.
 registry: $(READY)
 	$(UV) tool run --from comfy-cli comfy --skip-prompt --no-enable-telemetry node validate
 
 audit: $(READY)
-	$(PY) tests/support/audit.py
+	$(PY) tools/audit.py
 
 clean:
 	rm -rf $(VENV)

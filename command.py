@@ -15,7 +15,7 @@ COMMANDS = {
     "score": (".training.score", "score images and prompts with rewards"),
     "miniature": (".miniature.command", "the miniature world that needs no download"),
     "sweep": (".evaluation.sweep.command", "compare methods over preference weights: tables, Pareto figures"),
-    "evaluate": (".evaluation.command", "studies in a world where the answer is known"),
+    "evaluate": (".evaluation.gaussian.command", "studies in a world where the answer is known"),
 }
 """Name -> module (relative to this package) with a ``main(arguments) -> int | None``, and one line of help."""
 

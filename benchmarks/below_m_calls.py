@@ -34,9 +34,9 @@ sys.path[:0] = [str(ROOT / "tests" / "support"), str(ROOT / "benchmarks")]
 import torch  # noqa: E402
 from diffusion_blend.blending.adapters import AdapterBank, LowRank  # noqa: E402
 from diffusion_blend.blending.combine import combine  # noqa: E402
-from diffusion_blend.blending.courses import Moment  # noqa: E402
-from diffusion_blend.blending.kept import Kept  # noqa: E402
 from diffusion_blend.blending.plans import EarlyBlend  # noqa: E402
+from diffusion_blend.blending.residual_cache import ResidualCache  # noqa: E402
+from diffusion_blend.blending.schedules import StepInfo  # noqa: E402
 from diffusion_blend.blending.side_path import SidePath  # noqa: E402
 from sampling import start_host  # noqa: E402
 from torch import Tensor  # noqa: E402
@@ -117,14 +117,14 @@ def denoised_by(method: str, here: Here) -> Tensor:
 def early(here: Here, count: int) -> Tensor:
     """The plans of `EarlyBlend`, carried out."""
     planner = EarlyBlend(here.weights, count / here.steps)
-    plan = planner(Moment(here.index, here.steps))
+    plan = planner(StepInfo(here.index, here.steps))
     predictions = [here.at(row) for (row,) in plan.gates]
-    kept, branches = here.memory.setdefault("kept", Kept()), ("conditional", "other")
+    kept, branches = here.memory.setdefault("kept", ResidualCache()), ("conditional", "other")
     sigma = torch.full((len(branches),), here.sigma)
-    if plan.kept_mix is not None:
-        kept.keep(branches, combine(predictions, plan.kept_mix), sigma, here.index)
+    if plan.residual_mix is not None:
+        kept.store(branches, combine(predictions, plan.residual_mix), sigma, here.index)
     denoised = combine(predictions, plan.mix)
-    return denoised if plan.recall is None else kept.recall(branches, denoised, sigma, plan.recall)
+    return denoised if plan.extrapolation is None else kept.extrapolate(branches, denoised, sigma, plan.extrapolation)
 
 
 def print_gaps(options: argparse.Namespace, world: Any) -> None:

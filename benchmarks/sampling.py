@@ -33,8 +33,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests" / "support"), str(ROOT / "benchmarks")]
 
 import comfy_hosts  # noqa: E402  after its folder is on the path
-from diffusion_blend.blending.courses import Moment  # noqa: E402
 from diffusion_blend.blending.plans import EarlyBlend  # noqa: E402
+from diffusion_blend.blending.schedules import StepInfo  # noqa: E402
 
 
 def arguments() -> argparse.Namespace:
@@ -111,7 +111,7 @@ def variants(options: argparse.Namespace, folder: Path, conds: list[Any], rank: 
     def blended(loras: Any, weights: Any, method: str = "blend", evaluation: str = "sequential") -> Any:
         return blend_model(model, loras, weights, method, evaluation=evaluation)
 
-    plans = [EarlyBlend((1 / 4,) * 4)(Moment(index, options.steps)) for index in range(options.steps)]
+    plans = [EarlyBlend((1 / 4,) * 4)(StepInfo(index, options.steps)) for index in range(options.steps)]
     result = {
         "base": Variant(model),
         "host's merged LoRAs, 4": Variant(merged),
@@ -173,7 +173,7 @@ def switch(model: Any, files: list[str]) -> Callable[[], Any]:
     """A new preference on a loaded model, up to where its first step would begin: the nodes' own work and the hooks'."""
     from comfy.patcher_extension import WrappersMP
     from comfy_world import blend_model, load_loras, preference
-    from diffusion_blend.nodes.run import KEY, BlendRun
+    from diffusion_blend.nodes.engine.run import KEY, BlendRun
 
     loras, position = load_loras(files), iter(range(10**9))
 

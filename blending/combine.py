@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 from torch import Tensor
 
-from .courses import Coefficient
 from .plans import Gates, Plan
+from .schedules import Coefficient
 
 
 def combine(denoised: Iterable[Tensor], mix: Sequence[Coefficient]) -> Tensor:
@@ -65,6 +65,6 @@ def evaluate(plan: Plan, predict: Callable[[tuple[Gates, ...]], Tensor]) -> Tens
     Raises:
         ValueError: the plan recalls what an earlier step kept.
     """
-    if plan.recall is not None:
+    if plan.extrapolation is not None:
         raise ValueError("This plan needs what an earlier step kept, and here each step is evaluated by itself.")
     return combine((predict(row) for row in plan.gates), plan.mix)

@@ -9,10 +9,10 @@ blend (DB-MPA, DB-KLA): a unit row per adapter and the zero row for the base; th
 stochastic (DB-MPA-LS): one row, in which every image has a unit row drawn for this step; the mix is 1.
 soup (rewarded soup):   one row, the coefficients themselves; the mix is 1.
 early:                  the blend in the first steps, which decide most of the image, and the soup after them, moved by
-                        what the blend last was beside it (``kept_mix``, ``recall``).
+                        what the blend last was beside it (``residual_mix``, ``extrapolation``).
 
 Nothing else in the code needs to know which method runs. The coefficients may be fixed, or move over the run and differ
-within the image (`courses`): then so do the plans.
+within the image (`schedules`): then so do the plans.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from typing import Protocol, overload
 import torch
 from torch import Tensor
 
-from .courses import Coefficient, Coefficients, Course, Moment, Step, at, is_uniform
 from .draws import DRAWS, draw, round_dependently
+from .schedules import Coefficient, Coefficients, CoefficientSchedule, Step, StepInfo, at, is_uniform
 
 Gates = tuple[float, ...]
 """One gate per adapter, float[m]."""
@@ -40,7 +40,7 @@ EARLY_SHARE = 0.15
 
 
 @dataclass(frozen=True)
-class Recall:
+class Extrapolation:
     """How what was kept at two steps, ``k_0`` at ``sigma_0`` and then ``k_1`` at ``sigma_1``, is carried on.
 
     ``(sigma / sigma_1)^power [k_1 + ahead (k_1 - (sigma_1 / sigma_0)^power k_0)]``: it fades with the noise level, and turns
@@ -56,7 +56,7 @@ class Recall:
 
 
 # The gap between blend and soup falls with sigma^1.5 in the noise prediction, which is 2.5 in x0 (docs/speed.md).
-GAP = Recall(power=2.5, ahead=0.5)
+RESIDUAL_EXTRAPOLATION = Extrapolation(power=2.5, ahead=0.5)
 
 
 @dataclass(frozen=True)
@@ -67,14 +67,14 @@ class Plan:
         gates: [K] rows of [B] images of float[m]; a row of one image holds for the whole batch.
         mix: coefficients of the rows' predictions, [K], any sign, sum 1: numbers, or float64[1 | B, 1, H, W] where they
             differ within the image.
-        kept_mix: float[K]; ``kept = sum_k kept_mix[k] D(gates[k])`` is kept for later steps, with its noise level.
-        recall: how what was kept is carried on to this step and added to the prediction.
+        residual_mix: float[K]; ``kept = sum_k residual_mix[k] D(gates[k])`` is kept for later steps, with its noise level.
+        extrapolation: how what was kept is carried on to this step and added to the prediction.
     """
 
     gates: tuple[tuple[Gates, ...], ...]
     mix: Coefficients
-    kept_mix: tuple[float, ...] | None = None
-    recall: Recall | None = None
+    residual_mix: tuple[float, ...] | None = None
+    extrapolation: Extrapolation | None = None
 
 
 class Planner(Protocol):
@@ -93,7 +93,7 @@ class Blend:
         coefficients: c, [m], any sign, or a course; numbers, or one for each latent pixel.
     """
 
-    coefficients: Coefficients | Course
+    coefficients: Coefficients | CoefficientSchedule
 
     def __call__(self, step: Step) -> Plan:
         coefficients = at(self.coefficients, step)
@@ -117,7 +117,7 @@ class Soup:
         ValueError: the coefficients differ within the image.
     """
 
-    coefficients: Coefficients | Course
+    coefficients: Coefficients | CoefficientSchedule
 
     def __post_init__(self) -> None:
         _require_uniform(self.coefficients, "A soup averages the weights of the whole network")
@@ -132,7 +132,7 @@ class EarlyBlend:
 
     Of the first ``n = ceil(share * count)`` steps all are blended, the last but one not if n is 4 or more. At a blended step
     before one that is not, the soup is called too, and ``D_blend - D_soup`` is kept; every other step is ``D_soup`` and what
-    was kept, carried on by `GAP`: one call.
+    was kept, carried on by `RESIDUAL_EXTRAPOLATION`: one call.
 
     Why: a step changes the latent by ``(sigma_next - sigma) (x - D) / sigma``, so an error of the noise prediction counts by
     how far sigma falls, and the first steps of the usual schedules fall farthest. And the gap between blend and soup, at
@@ -148,7 +148,7 @@ class EarlyBlend:
         ValueError: the share is outside [0, 1], or the coefficients differ within the image.
     """
 
-    coefficients: Coefficients | Course
+    coefficients: Coefficients | CoefficientSchedule
     share: float = EARLY_SHARE
 
     def __post_init__(self) -> None:
@@ -166,9 +166,9 @@ class EarlyBlend:
         if early == step.count or (_is_blended(step.index, early) and _is_blended(following, early)):
             return blend
         if not _is_blended(step.index, early):
-            return replace(soup, recall=GAP)
+            return replace(soup, extrapolation=RESIDUAL_EXTRAPOLATION)
         mix = tuple(map(float, _numbers(blend.mix)))
-        return Plan((*blend.gates, *soup.gates), (*mix, 0.0), kept_mix=(*mix, -1.0))
+        return Plan((*blend.gates, *soup.gates), (*mix, 0.0), residual_mix=(*mix, -1.0))
 
 
 def _is_blended(index: int, early: int) -> bool:
@@ -191,7 +191,7 @@ class Stochastic:
         ValueError: a coefficient (the base's included) is negative or differs within the image, or draws is another word.
     """
 
-    coefficients: Coefficients | Course
+    coefficients: Coefficients | CoefficientSchedule
     draws: str = "stratified"
 
     def __post_init__(self) -> None:
@@ -199,12 +199,12 @@ class Stochastic:
         if self.draws not in DRAWS:
             raise ValueError(f"draws is {self.draws!r}: choose one of {', '.join(DRAWS)}.")
         for index in (0, 1):  # a run's first and last step: what is wrong there is said before the model is loaded
-            self.probabilities(Moment(index, 2))
+            self.probabilities(StepInfo(index, 2))
 
     def __call__(self, step: Step) -> Plan:
         probabilities = self.probabilities(step)
         if callable(self.coefficients) and self.draws == "stratified":
-            run = tuple(self.probabilities(Moment(index, step.count)) for index in range(step.count))
+            run = tuple(self.probabilities(StepInfo(index, step.count)) for index in range(step.count))
             chosen = [round_dependently(run, step.seed, image)[step.index] for image in step.images]
         else:
             chosen = [
@@ -249,7 +249,7 @@ def _numbers(coefficients: Sequence[Coefficient]) -> Gates:
     return tuple(float(c) for c in coefficients)
 
 
-def _require_uniform(coefficients: Coefficients | Course, because: str) -> None:
+def _require_uniform(coefficients: Coefficients | CoefficientSchedule, because: str) -> None:
     if not is_uniform(coefficients):
         raise ValueError(
             f"{because}, so it cannot have another preference in a region. Use the method 'blend' (Blended KSampler), or "
@@ -259,7 +259,7 @@ def _require_uniform(coefficients: Coefficients | Course, because: str) -> None:
 
 def make_planner(
     method: str,
-    coefficients: Coefficients | Course,
+    coefficients: Coefficients | CoefficientSchedule,
     draws: str = "stratified",
     early_share: float = EARLY_SHARE,
 ) -> Planner:

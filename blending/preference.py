@@ -10,7 +10,7 @@ from typing import Any, NoReturn, Protocol
 import torch
 from torch import Tensor
 
-from .courses import CURVES, Coefficients, Course, Masked, Moving, feathered
+from .schedules import CURVES, Coefficients, CoefficientSchedule, Interpolated, Regional, feathered
 
 LARGEST_KL_SCALE = 1000
 """Far beyond anything that gives a picture; what lies above is a mistake."""
@@ -24,7 +24,9 @@ class AnyPreference(Protocol):
         """The fixed preferences it is made of."""
         ...
 
-    def coefficients(self, names: Sequence[str], kl_weights: Sequence[float | None] = ()) -> Coefficients | Course:
+    def coefficients(
+        self, names: Sequence[str], kl_weights: Sequence[float | None] = ()
+    ) -> Coefficients | CoefficientSchedule:
         """What a planner takes; as `Preference.coefficients`."""
         ...
 
@@ -152,13 +154,13 @@ class Preference:
 class PreferenceSchedule:
     """From one preference to another over a part of the run.
 
-    The coefficients move, ``c = (1 - f) c_start + f c_end`` (see `courses.Moving`), so that each end is what its preference
-    alone would be.
+    The coefficients move, ``c = (1 - f) c_start + f c_end`` (see `schedules.Interpolated`), so that each end is what its
+    preference alone would be.
 
     Args:
         start: until ``start_at``.
         end: from ``end_at`` on.
-        curve: how f goes from 0 to 1: one of `courses.CURVES`.
+        curve: how f goes from 0 to 1: one of `schedules.CURVES`.
         start_at: progress of the run, 0 its first step and 1 its last.
         end_at: progress, not before ``start_at``.
 
@@ -186,10 +188,10 @@ class PreferenceSchedule:
         """Both ends' parts."""
         return (*self.start.parts, *self.end.parts)
 
-    def coefficients(self, names: Sequence[str], kl_weights: Sequence[float | None] = ()) -> Course:
+    def coefficients(self, names: Sequence[str], kl_weights: Sequence[float | None] = ()) -> CoefficientSchedule:
         """The moving coefficients; errors as `Preference.coefficients`."""
         start, end = (preference.coefficients(names, kl_weights) for preference in (self.start, self.end))
-        return Moving(start, end, self.curve, self.start_at, self.end_at)
+        return Interpolated(start, end, self.curve, self.start_at, self.end_at)
 
     def at_kl_scale(self, kl_scale: float) -> PreferenceSchedule:
         """The same weights at another distance from the base model."""
@@ -211,7 +213,7 @@ class PreferenceSchedule:
 
 @dataclass(frozen=True, eq=False)
 class RegionalPreference:
-    """One preference inside a mask and another outside; the mask's greys mix their coefficients (`courses.Masked`).
+    """One preference inside a mask and another outside; the mask's greys mix their coefficients (`schedules.Regional`).
 
     Args:
         outside: where the mask is 0; may itself be regional.
@@ -242,10 +244,10 @@ class RegionalPreference:
         """Both sides' parts."""
         return (*self.outside.parts, *self.inside.parts)
 
-    def coefficients(self, names: Sequence[str], kl_weights: Sequence[float | None] = ()) -> Course:
+    def coefficients(self, names: Sequence[str], kl_weights: Sequence[float | None] = ()) -> CoefficientSchedule:
         """The coefficients of each latent pixel; errors as `Preference.coefficients`."""
         outside, inside = (preference.coefficients(names, kl_weights) for preference in (self.outside, self.inside))
-        return Masked(outside, inside, feathered(self.mask.float().cpu(), self.feather))
+        return Regional(outside, inside, feathered(self.mask.float().cpu(), self.feather))
 
     def at_kl_scale(self, kl_scale: float) -> RegionalPreference:
         """The same weights at another distance from the base model."""

@@ -10,7 +10,7 @@ from .model import load_pipeline
 from .sizes import SIZE
 
 if TYPE_CHECKING:
-    from ..training.diffusers_model import Base
+    from ..training.models.diffusers_model import Base
 
 
 def shipped() -> Base:
@@ -19,7 +19,7 @@ def shipped() -> Base:
     Raises:
         ValueError: no model is shipped.
     """
-    from ..training.bases import base_from_pipeline
+    from ..training.models.bases import base_from_pipeline
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return base_from_pipeline(load_pipeline(), "miniature", SIZE, device)

@@ -1,4 +1,4 @@
-"""The rewards of the miniature world: computed, no model, no download; each fits ``training.rewards.protocol.Reward``.
+"""The rewards of the miniature world: computed, no model, no download; each fits ``rewards.protocol.Reward``.
 
 Larger is better. The units are chosen so that each spreads by about 1 (standard deviation, .8 to 1.1) over pictures of one
 prompt by the base model: then one KL weight suits all of them, and preference weights compare like with like.
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ..training.rewards import pixels
+from ..rewards import pixels
 from .grading import grade
 from .language import read
 from .parser import parse
@@ -67,7 +67,7 @@ def alignment(images: Tensor, prompts: Sequence[str]) -> Tensor:
 def colourfulness(images: Tensor, prompts: Sequence[str]) -> Tensor:
     """Colourfulness of Hasler and Suesstrunk (2003) per pixel value in 0..1, times 30: about 0 (grey) to 30 (every hue, vivid).
 
-    `training.rewards.pixels.colourfulness` times 30 / 255. Differentiable, except at exactly grey pictures.
+    `rewards.pixels.colourfulness` times 30 / 255. Differentiable, except at exactly grey pictures.
 
     Args:
         images: float[B, 3, H, W] in 0..1.
@@ -81,7 +81,7 @@ def colourfulness(images: Tensor, prompts: Sequence[str]) -> Tensor:
 
 
 def compressibility(images: Tensor, prompts: Sequence[str]) -> Tensor:
-    """Minus the size of the JPEG file in units of 50 bytes: 20 times `training.rewards.pixels.jpeg_compressibility`.
+    """Minus the size of the JPEG file in units of 50 bytes: 20 times `rewards.pixels.jpeg_compressibility`.
 
     Not differentiable.
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import metadata
 from .blend_model import BlendModel
+from .engine import metadata
 from .grid import PreferenceGrid
 from .inputs import LoadRewardLoRAs, PreferenceWeights
 from .keep_best import KeepBest

@@ -8,9 +8,9 @@ from comfy_api.latest import io
 
 from ..blending.plans import EARLY_SHARE, METHODS, make_planner
 from ..blending.preference import AnyPreference
-from .attach import EVALUATIONS, attach
-from .lora_files import RewardLoRAs
-from .metadata import RECORDED, record_blend
+from .adapters.files import RewardLoRAs
+from .engine.attach import EVALUATIONS, attach
+from .engine.metadata import RECORDED, record_blend
 from .samplers import coefficients_of
 from .schema import draws_input, make_schema, model_input, preference_input, reward_loras_input
 

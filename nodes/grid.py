@@ -10,16 +10,16 @@ from PIL import Image
 from torch import Tensor
 
 from ..blending.preference import Preference
-from .drawing import card, picture, tensor
+from .adapters.files import RewardLoRAs
+from .engine.score_table import Scores, joined
+from .engine.sweep_points import labels as made_labels
+from .engine.sweep_points import shares, used_adapters
+from .figures.drawing import card, picture, tensor
+from .figures.pareto import Point, pareto_figure
+from .figures.sheet import Cell, contact_sheet
+from .figures.sheet_layout import arrange
 from .keep_best import check_counts
-from .lora_files import RewardLoRAs
-from .pareto import Point, pareto_figure
 from .schema import PreferenceType, ScoresType, make_schema, reward_loras_input
-from .score_table import Scores, joined
-from .sheet import Cell, contact_sheet
-from .sheet_layout import arrange
-from .sweep_points import labels as made_labels
-from .sweep_points import shares, used_adapters
 
 
 class PreferenceGrid(io.ComfyNode):

@@ -10,8 +10,8 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..blending.preference import Preference
-from .lora_files import RewardLoRAs, read_lora
-from .miniature_model import shipped_adapters
+from .adapters.files import RewardLoRAs, read_lora
+from .engine.miniature import shipped_adapters
 from .schema import PreferenceType, RewardLoRAsType, make_schema, preference_input, reward_loras_input
 
 NONE = "None"

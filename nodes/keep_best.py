@@ -9,8 +9,8 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
+from .engine.score_table import Scores, joined, utilities
 from .schema import ScoresType, make_schema
-from .score_table import Scores, joined, utilities
 
 AMONG = ("all together", "each batch")
 SCALES = ("z-scores", "raw")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from .miniature_model import empty_latent, load_clip, load_model, load_vae
+from .engine.miniature import empty_latent, load_clip, load_model, load_vae
 from .schema import make_schema
 
 

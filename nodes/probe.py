@@ -9,9 +9,9 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..blending.preference import AnyPreference
-from .gap_probe import Probe, probe_run
-from .lora_files import RewardLoRAs
-from .metadata import RECORDED, record_blend
+from .adapters.files import RewardLoRAs
+from .engine.metadata import RECORDED, record_blend
+from .engine.probe import Probe, probe_run
 from .samplers import coefficients_of
 from .schema import SamplingOfWholeRuns, make_schema, model_input, preference_input, reward_loras_input, sampling_inputs
 

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
-from ..blending.courses import Coefficients, Course
 from ..blending.plans import Planner, make_planner
 from ..blending.preference import AnyPreference, Preference, common_kl_scales
-from .attach import attach
-from .lora_files import RewardLoRAs
-from .metadata import RECORDED, record_blend
-from .msdda import sample_with_msdda
-from .notices import tell
+from ..blending.schedules import Coefficients, CoefficientSchedule
+from .adapters.files import RewardLoRAs
+from .engine.attach import attach
+from .engine.metadata import RECORDED, record_blend
+from .engine.msdda import sample_with_msdda
+from .engine.notices import notify
 from .schema import (
     Sampling,
     SamplingWithoutSampler,
@@ -170,13 +170,13 @@ class MSDDASampler(io.ComfyNode):
         return io.NodeOutput(sample_with_msdda(model, reward_loras, coefficients, etas, renormalise, **sampling))
 
 
-def coefficients_of(preference: AnyPreference, loras: RewardLoRAs) -> Coefficients | Course:
+def coefficients_of(preference: AnyPreference, loras: RewardLoRAs) -> Coefficients | CoefficientSchedule:
     """The adapters' affine coefficients; says so where unequal KL weights change them."""
     for part in preference.parts:
         scales = common_kl_scales(part.normalised(loras.names), loras.kl_weights)
         if any(scale != 1 for scale in scales):
             factors = ", ".join(f"{name} x {scale:.3g}" for name, scale in zip(loras.names, scales, strict=True))
-            tell(f"The adapters were trained with unequal KL weights and are brought to the largest: {factors}.")
+            notify(f"The adapters were trained with unequal KL weights and are brought to the largest: {factors}.")
     return preference.coefficients(loras.names, loras.kl_weights)
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..blending.courses import CURVES
 from ..blending.preference import AnyPreference, PreferenceSchedule
+from ..blending.schedules import CURVES
 from .schema import PreferenceType, make_schema
 
 

@@ -15,11 +15,11 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
+from .engine.score_table import Scores
 from .schema import RewardModelType, ScoresType, make_schema
-from .score_table import Scores
 
 if TYPE_CHECKING:
-    from ..training.rewards.protocol import Reward
+    from ..rewards.protocol import Reward
 
 REWARDS = (
     "image_reward", "pick_score", "clip_score", "hps_v2", "aesthetic",
@@ -151,8 +151,8 @@ def load_reward(name: str, folder: str | None, allow_download: bool) -> RewardMo
     if name not in REWARDS:  # a linked value passes by the list of choices, and the trainer also knows module:function
         raise ValueError(f"There is no reward {name!r}: choose from {', '.join(REWARDS)}.")
     with _plain_words(name):
-        from ..training.rewards.load import load_rewards
-        from ..training.rewards.protocol import NetworkReward
+        from ..rewards.load import load_rewards
+        from ..rewards.protocol import NetworkReward
 
         folders = {} if folder is None else {name: folder}
         cpu = torch.device("cpu")
@@ -181,7 +181,7 @@ def score_images(model: RewardModel, images: Tensor, prompt: str) -> list[float]
     Raises:
         ValueError: a reward that compares with the prompt got none, or gave something that is no number.
     """
-    from ..training.rewards.protocol import score
+    from ..rewards.protocol import score
 
     if model.name in NEED_A_PROMPT and not prompt.strip():
         raise ValueError(f"{model.name} judges how well an image shows its prompt: give Score Images the prompt.")

@@ -7,8 +7,8 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..blending.preference import AnyPreference, Preference
-from . import sweep_points
-from .lora_files import RewardLoRAs
+from .adapters.files import RewardLoRAs
+from .engine import sweep_points
 from .schema import PreferenceType, make_schema, reward_loras_input
 
 KINDS = ("simplex", "line", "kl scales")

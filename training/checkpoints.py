@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from .files import flush_folder, read_tensors, write_atomically
+from ..rewards.tensor_files import read_tensors
+from .files import flush_folder, write_atomically
 
 logger = logging.getLogger("diffusion_blend")
 

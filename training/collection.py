@@ -9,13 +9,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..rewards.protocol import Reward, score
+from .base_samples import SamplePool, made_with, probe_noise
 from .config import SamplingConfig
-from .models import Conditioning, TextToImageModel, predict_guided, stack_conditioning
-from .policy import DdimSteps
-from .pool import SamplePool, made_with, probe_noise
+from .ddim import DdimSteps
+from .models.protocol import Conditioning, TextToImageModel, predict_guided, stack_conditioning
 from .processes import Processes
 from .randomness import keyed_generator, trajectory_noise
-from .rewards.protocol import Reward, score
 from .rollout import Trajectories, collect
 
 _ENCODE_BATCH = 16

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from ..rewards.pictures import image_grid
+from ..rewards.protocol import Reward, score, weighted_sum
 from .collection import Collector
 from .config import TrainConfig
 from .figures import reward_curve
 from .files import write_atomically
-from .pictures import image_grid
 from .processes import Processes
-from .rewards.protocol import Reward, score, weighted_sum
 from .state import TrainState
 
 _SHOWN = ("reward", "kl", "ratio_deviation", "clip_fraction", "effective_share", "samples_per_second")

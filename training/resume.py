@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from .algorithms.policy_gradient import PolicyUpdater, ValueUpdater
 from .checkpoints import load_state, newest_whole
 from .config import TrainConfig
-from .models import TextToImageModel
+from .models.protocol import TextToImageModel
 from .state import TrainState, from_dict
-from .updates import PolicyUpdater, ValueUpdater
 
 _FREE = (
     "output",

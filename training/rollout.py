@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .models import Conditioning, TextToImageModel, predict_guided
-from .policy import DdimSteps, gaussian_kl, gaussian_log_prob, step_mean, step_std
+from .ddim import DdimSteps, gaussian_kl, gaussian_log_prob, step_mean, step_std
+from .models.protocol import Conditioning, TextToImageModel, predict_guided
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ import torch
 from jsonargparse import ArgumentParser
 from torch import Tensor
 
+from ..rewards.load import load_rewards
+from ..rewards.pictures import read_picture
+from ..rewards.protocol import Reward, score
 from .files import write_atomically
-from .pictures import read_picture
-from .rewards.load import load_rewards
-from .rewards.protocol import Reward, score
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from .advantages import PromptStatistics
+from .algorithms.policy_gradient import PolicyUpdater, ValueUpdater
 from .buffer import Transitions
-from .models import TextToImageModel
-from .updates import PolicyUpdater, ValueUpdater
+from .models.protocol import TextToImageModel
 
 
 @dataclass

@@ -15,19 +15,19 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from jsonargparse import ArgumentParser
 
-from .bases import load_base
+from ..rewards.guarded import RewardFailed
+from ..rewards.load import check_names, load_rewards
+from ..rewards.protocol import check_differentiable
+from .algorithms.policy_gradient import TrainingCollapsed
 from .checks import check_config
 from .config import TrainConfig
-from .diffusers_model import Base, DiffusersModel
 from .export import adapter_metadata
 from .files import write_atomically
+from .models.bases import load_base
+from .models.diffusers_model import Base, DiffusersModel
 from .prompts import load_prompts
 from .resume import check_output
-from .rewards.guarded import RewardFailed
-from .rewards.load import check_names, load_rewards
-from .rewards.protocol import check_differentiable
 from .trainer import Trainer
-from .updates import TrainingCollapsed
 
 logger = logging.getLogger("diffusion_blend")
 

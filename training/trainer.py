@@ -12,24 +12,24 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from ..rewards.guarded import guard
+from ..rewards.protocol import Reward, weighted_sum
 from .advantages import PromptStatistics
+from .algorithms.draft import PathwiseUpdater
+from .algorithms.policy_gradient import PolicyUpdater, TrainingCollapsed, ValueUpdater
+from .algorithms.rwr import RegressionUpdater
 from .buffer import Transitions, join
 from .checkpoints import ADAPTER, save_checkpoint
 from .checks import check_epoch
 from .collection import Collection, Collector, PromptTable
 from .config import TrainConfig
 from .files import write_atomically
-from .models import TextToImageModel
+from .models.protocol import TextToImageModel
 from .monitoring import Monitor
 from .objectives import returns_to_go
-from .pathwise import PathwiseUpdater
 from .processes import Processes
-from .regression import RegressionUpdater
 from .resume import resume_state
-from .rewards.guarded import guard
-from .rewards.protocol import Reward, weighted_sum
 from .state import TrainState, adapter_copy, restore_adapter, to_dict
-from .updates import PolicyUpdater, TrainingCollapsed, ValueUpdater
 from .value import ValueFunction
 
 logger = logging.getLogger("diffusion_blend")

@@ -89,7 +89,7 @@ def demonstrate(options: argparse.Namespace) -> Path:
 
     from ...miniature.model import load_pipeline, weights_folder
     from ...miniature.renderer import SIZE
-    from ...training.bases import base_from_pipeline
+    from ...training.models.bases import base_from_pipeline
     from ..sweep.report import write_report
     from ..sweep.run import prepare
     from .page import write_page

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ...blending.plans import Gates
-from ..distance import interval
+from ..gaussian.distance import interval
 from .config import UNSCALED
 from .statistics import Array, Result, of_group, within_pictures
 

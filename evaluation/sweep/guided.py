@@ -9,10 +9,10 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
-from ...training.diffusers_model import Base
-from ...training.policy import DdimSteps, ddim_steps
+from ...rewards.protocol import Reward
+from ...training.ddim import DdimSteps, ddim_steps
+from ...training.models.diffusers_model import Base
 from ...training.randomness import keyed_generator
-from ...training.rewards.protocol import Reward
 from .network import Network
 from .sampling import Chunk, Gaussian, Here, Meter, Row, Samples
 

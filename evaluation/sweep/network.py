@@ -12,9 +12,9 @@ from torch import Tensor
 from ...blending.adapters import AdapterBank
 from ...blending.plans import Gates
 from ...blending.side_path import SidePath
-from ...training.diffusers_model import Base
-from ...training.models import Conditioning
-from ...training.policy import DdimSteps, ddim_steps, guide
+from ...training.ddim import DdimSteps, ddim_steps, guide
+from ...training.models.diffusers_model import Base
+from ...training.models.protocol import Conditioning
 from .adapters import Update
 
 _DECODE_AT_ONCE = 64 * 64

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ...training.files import write_atomically
-from ..report import table
+from ..gaussian.report import table
 from .config import UNSCALED
 from .figures import label, pareto_figure, picture_grid, scale_figure, write_weights
 from .records import Row

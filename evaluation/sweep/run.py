@@ -18,14 +18,14 @@ from tqdm import tqdm
 
 from ...blending.plans import Gates
 from ...blending.preference import Preference
-from ...training.bases import load_base
+from ...rewards.load import check_names, load_rewards
+from ...rewards.pictures import to_pil
+from ...rewards.protocol import Reward, check_differentiable, score
 from ...training.collection import PromptTable
-from ...training.diffusers_model import Base
-from ...training.pictures import to_pil
+from ...training.models.bases import load_base
+from ...training.models.diffusers_model import Base
 from ...training.prompts import load_prompts
 from ...training.randomness import trajectory_noise
-from ...training.rewards.load import check_names, load_rewards
-from ...training.rewards.protocol import Reward, check_differentiable, score
 from .adapters import Adapter, read_adapter
 from .config import SweepConfig
 from .network import Network, sampler_steps

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ...blending.plans import Blend, EarlyBlend, Soup, Stochastic
-from ...training.policy import DdimSteps
-from ...training.rewards.protocol import Reward, score, weighted_sum
+from ...rewards.protocol import Reward, score, weighted_sum
+from ...training.ddim import DdimSteps
 from .adapters import Adapter, Update, average_factors
 from .config import SweepConfig
 from .guided import Code, Rgg, clean_estimates

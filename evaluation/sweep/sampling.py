@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from ...blending.combine import combine, evaluate
-from ...blending.kept import Kept
 from ...blending.msdda import fuse_gaussians
 from ...blending.plans import NEGLIGIBLE, Gates, Planner, base_coefficient
-from ...training.models import Conditioning
-from ...training.policy import DdimSteps
+from ...blending.residual_cache import ResidualCache
+from ...training.ddim import DdimSteps
+from ...training.models.protocol import Conditioning
 from .network import Network
 
 Row = tuple[Gates, ...]
@@ -141,7 +141,7 @@ class Recalling:
 
     planner: Planner
     steps: DdimSteps
-    kept: Kept = field(default_factory=Kept)
+    residuals: ResidualCache = field(default_factory=ResidualCache)
 
     def __call__(self, here: Here) -> Gaussian:
         plan = self.planner(here)
@@ -150,10 +150,10 @@ class Recalling:
         alpha_bar = self.steps.alpha_bar[here.index]
         sigma = ((1 - alpha_bar) / alpha_bar).sqrt().repeat(len(output))
         to_x0 = float(self.steps.x0_output[here.index])
-        if plan.kept_mix is not None:
-            self.kept.keep([None], to_x0 * combine(outputs, plan.kept_mix), sigma, here.index)
-        if plan.recall is not None:
-            output = self.kept.recall([None], to_x0 * output, sigma, plan.recall) / to_x0
+        if plan.residual_mix is not None:
+            self.residuals.store([None], to_x0 * combine(outputs, plan.residual_mix), sigma, here.index)
+        if plan.extrapolation is not None:
+            output = self.residuals.extrapolate([None], to_x0 * output, sigma, plan.extrapolation) / to_x0
         return Gaussian(here.mean(output), here.std())
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from ...blending.plans import Gates
-from ..distance import interval
+from ..gaussian.distance import interval
 
 Array = NDArray[np.float64]
 

@@ -10,8 +10,8 @@ from diffusion_blend.blending.combine import combine, evaluate
 from diffusion_blend.blending.plans import (
     Blend,
     EarlyBlend,
+    Extrapolation,
     Plan,
-    Recall,
     Soup,
     Stochastic,
     base_coefficient,
@@ -82,12 +82,12 @@ def test_early_blends_its_first_steps_and_recalls_the_last_gap_after(c, count, h
         if blend.gates == soup.gates or not early:
             assert plan == soup
         elif step.index not in blended:
-            assert plan == Plan(soup.gates, soup.mix, recall=Recall(power=2.5, ahead=0.5))
+            assert plan == Plan(soup.gates, soup.mix, extrapolation=Extrapolation(power=2.5, ahead=0.5))
         elif step.index + 1 in blended or step.index + 1 == count:
             assert plan == blend
         else:
-            assert plan.gates == (*blend.gates, *soup.gates) and plan.recall is None
-            assert plan.mix == (*blend.mix, 0) and plan.kept_mix == (*blend.mix, -1)
+            assert plan.gates == (*blend.gates, *soup.gates) and plan.extrapolation is None
+            assert plan.mix == (*blend.mix, 0) and plan.residual_mix == (*blend.mix, -1)
 
 
 @given(coefficients, st.integers(1, 100))

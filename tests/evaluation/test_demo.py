@@ -18,9 +18,9 @@ from diffusion_blend.evaluation.demo.command import PROMPTS, find_adapters, main
 from diffusion_blend.evaluation.demo.triangle import CORNERS, place
 from diffusion_blend.miniature.model import make_pipeline
 from diffusion_blend.miniature.renderer import SIZE
-from diffusion_blend.training.bases import base_from_pipeline
 from diffusion_blend.training.config import AdapterConfig
-from diffusion_blend.training.diffusers_model import DiffusersModel
+from diffusion_blend.training.models.bases import base_from_pipeline
+from diffusion_blend.training.models.diffusers_model import DiffusersModel
 
 REWARDS = ("warmth", "softness", "brightness")
 

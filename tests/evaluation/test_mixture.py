@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from diffusion_blend.evaluation.mixture import GaussianMixture, QuadraticReward, ring, ring_rewards, weighted_reward
+from diffusion_blend.evaluation.gaussian.mixture import (
+    GaussianMixture,
+    QuadraticReward,
+    ring,
+    ring_rewards,
+    weighted_reward,
+)
 
 
 def uneven() -> GaussianMixture:

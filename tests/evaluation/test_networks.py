@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from diffusion_blend.blending.adapters import LowRank
-from diffusion_blend.evaluation import learned, networks
-from diffusion_blend.evaluation.mixture import ring
+from diffusion_blend.evaluation.gaussian import learned, networks
+from diffusion_blend.evaluation.gaussian.mixture import ring
 
 
 def adapter(seed: int) -> dict[str, list[LowRank]]:

@@ -6,9 +6,9 @@ import math
 
 import pytest
 import torch
-from diffusion_blend.evaluation import oracle
-from diffusion_blend.evaluation.analytic import World, control, mean_reward_gradient, variation
-from diffusion_blend.evaluation.mixture import GaussianMixture, ring, weighted_reward
+from diffusion_blend.evaluation.gaussian import oracle
+from diffusion_blend.evaluation.gaussian.analytic import World, control, mean_reward_gradient, variation
+from diffusion_blend.evaluation.gaussian.mixture import GaussianMixture, ring, weighted_reward
 
 
 def single() -> GaussianMixture:

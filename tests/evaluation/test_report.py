@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 
-from diffusion_blend.evaluation import command, learned, oracle
-from diffusion_blend.evaluation.report import table
+from diffusion_blend.evaluation.gaussian import command, learned, oracle
+from diffusion_blend.evaluation.gaussian.report import table
 
 
 def test_a_table_by_hand():

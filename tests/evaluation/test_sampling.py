@@ -8,9 +8,9 @@ import math
 import pytest
 import torch
 from diffusion_blend.blending.draws import draw
-from diffusion_blend.evaluation.ancestral import sample, schedule, split
-from diffusion_blend.evaluation.distance import interval, sliced_wasserstein
-from diffusion_blend.evaluation.draw_table import draw_table
+from diffusion_blend.evaluation.gaussian.ancestral import sample, schedule, split
+from diffusion_blend.evaluation.gaussian.distance import interval, sliced_wasserstein
+from diffusion_blend.evaluation.gaussian.draw_table import draw_table
 from scipy import stats
 
 PROBABILITIES = [0.2, 0.5, 0.3]

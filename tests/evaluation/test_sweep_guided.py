@@ -11,8 +11,8 @@ import torch
 from accelerate import PartialState
 from diffusers import DDIMScheduler
 from diffusion_blend.evaluation.sweep.guided import BASE, clean_estimates
-from diffusion_blend.training.bases import load_base
 from diffusion_blend.training.config import BaseConfig
+from diffusion_blend.training.models.bases import load_base
 from sweeps import latents, settings, sweep, write_adapter
 from tiny_pipelines import save_tiny_sd
 from torch import Tensor

@@ -8,7 +8,7 @@ import torch
 from diffusers import DDIMScheduler
 from diffusion_blend.blending.plans import EarlyBlend
 from diffusion_blend.evaluation.sweep.sampling import Recalling
-from diffusion_blend.training.policy import ddim_steps
+from diffusion_blend.training.ddim import ddim_steps
 
 COUNT = 5
 BLENDED = {0.4: (0, 1), 0.8: (0, 1, 3)}

@@ -9,8 +9,8 @@ import pytest
 import torch
 from comfy_adapters import host_changes, low_rank, write
 from comfy_world import blend_model, difference, load_loras, preference
-from diffusion_blend.nodes.fitting import low_rank_updates
-from diffusion_blend.nodes.lora_files import RewardLoRA
+from diffusion_blend.nodes.adapters.files import RewardLoRA
+from diffusion_blend.nodes.adapters.fitting import low_rank_updates
 
 LINEAR = "input_blocks.1.1.transformer_blocks.0.attn2.to_k"  # 320 x 768
 KERNEL = "input_blocks.1.0.in_layers.2"  # 320 x 320 x 3 x 3

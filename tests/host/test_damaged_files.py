@@ -9,7 +9,7 @@ import pytest
 import torch
 from comfy_adapters import kohya, write
 from comfy_world import blend_model, difference, load_loras, preference
-from diffusion_blend.nodes.lora_files import read_lora
+from diffusion_blend.nodes.adapters.files import read_lora
 from safetensors.torch import save
 
 DOWN, UP = "lora_unet_x.lora_down.weight", "lora_unet_x.lora_up.weight"

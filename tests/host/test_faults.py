@@ -13,7 +13,7 @@ from comfy_adapters import hooks_on, kohya, write
 from comfy_world import blend_model, load_loras, preference
 from diffusion_blend.blending.adapters import AdapterBank
 from diffusion_blend.blending.side_path import SidePath
-from diffusion_blend.nodes.run import BlendRun
+from diffusion_blend.nodes.engine.run import BlendRun
 from diffusion_blend.nodes.samplers import MSDDASampler
 
 # Our own lines, where the host's version makes no difference; test_nothing_left runs on every host.

@@ -14,8 +14,8 @@ import safetensors.torch
 import torch
 from comfy_adapters import ATTENTION, CONVOLUTIONS, JOINT, kohya, layers, low_rank, write
 from comfy_world import blend_model, difference, load_loras, preference
-from diffusion_blend.nodes.fitting import fit
-from diffusion_blend.nodes.lora_files import RewardLoRAs, read_lora
+from diffusion_blend.nodes.adapters.files import RewardLoRAs, read_lora
+from diffusion_blend.nodes.adapters.fitting import bank_patcher
 
 
 def renamed(tensors, rename):
@@ -339,7 +339,7 @@ def test_an_update_too_large_for_floats_is_refused(tmp_path, sd3):
     large = {key: tensor * 1e20 if "lora_up" in key else tensor for key, tensor in tensors.items()}
     loras = RewardLoRAs((read_lora(write(tmp_path, "huge", large), 1.0),))
     with pytest.raises(ValueError, match=r"huge\.safetensors: .* its alpha or its strength makes numbers as large as"):
-        fit(loras, sd3.model)
+        bank_patcher(loras, sd3.model)
 
 
 @pytest.mark.parametrize(
@@ -355,7 +355,7 @@ def test_a_factor_without_numbers_is_refused(tmp_path, sd3, down, up, words):
     tensors = {f"{layer}.lora_A.weight": torch.ones(down), f"{layer}.lora_B.weight": torch.ones(up)}
     loras = RewardLoRAs((read_lora(write(tmp_path, "empty", tensors), 1.0),))
     with pytest.raises(ValueError, match=rf"empty\.safetensors: .*{words}"):
-        fit(loras, sd3.model)
+        bank_patcher(loras, sd3.model)
 
 
 def test_a_strength_that_is_no_number_is_refused(tmp_path):
@@ -390,9 +390,9 @@ def test_a_model_is_fitted_once_and_let_go_with_the_model(sd3):
     import gc
 
     loras = sd3.loras(2)
-    assert fit(loras, sd3.model) is fit(loras, sd3.model.clone())
+    assert bank_patcher(loras, sd3.model) is bank_patcher(loras, sd3.model.clone())
     other = comfy_models.load.__wrapped__("sd3")
-    fit(loras, other)
+    bank_patcher(loras, other)
     assert len(loras.banks) == 2
     del other
     gc.collect()

@@ -11,8 +11,8 @@ import folder_paths
 import nodes as host_nodes
 import pytest
 import torch
+from diffusion_blend.nodes.engine.metadata import KEY, MOST_RECORDS, BlendRecords
 from diffusion_blend.nodes.inputs import LoadRewardLoRAs, PreferenceWeights
-from diffusion_blend.nodes.metadata import KEY, MOST_RECORDS, BlendRecords
 from diffusion_blend.nodes.samplers import BlendedKSampler
 from PIL import Image
 

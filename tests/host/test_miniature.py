@@ -11,9 +11,9 @@ import pytest
 import torch
 from comfy_world import blend_model, difference, load_loras, preference
 from diffusion_blend.miniature.model import load_pipeline
+from diffusion_blend.nodes.engine.miniature import shipped_adapters
 from diffusion_blend.nodes.inputs import NONE, LoadRewardLoRAs
 from diffusion_blend.nodes.miniature import LoadMiniature
-from diffusion_blend.nodes.miniature_model import shipped_adapters
 
 PROMPTS = ["a red circle", "two blue squares", "a green square above a cyan triangle"]
 STEPS, CFG = 10, 3.0  # 999 / 9 is whole: timesteps between two levels are rounded by the host and not by diffusers

@@ -4,7 +4,7 @@ import comfy_models
 import pytest
 import torch
 from comfy_world import difference, preference
-from diffusion_blend.nodes.msdda import ancestral_transition, factors, flow_transition, topped_up
+from diffusion_blend.nodes.engine.msdda import ancestral_transition, factors, flow_transition, topped_up
 from diffusion_blend.nodes.samplers import BlendedKSampler, MSDDASampler
 
 

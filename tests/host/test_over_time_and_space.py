@@ -237,7 +237,7 @@ def test_a_masked_conditioning_goes_with_a_region(sd15):
 
 
 def test_pictures_and_videos_have_pixels_and_other_latents_are_refused():
-    from diffusion_blend.nodes.steps import StepTracker
+    from diffusion_blend.nodes.engine.steps import StepTracker
 
     video = StepTracker(None, 0, None, (2, 16, 5, 6, 8))
     assert video.at({}, torch.ones(4), 2, (4, 16, 5, 6, 8)).pixels == (6, 8)

@@ -167,7 +167,7 @@ def test_what_a_node_says_appears_on_the_running_node(monkeypatch):
     from types import SimpleNamespace
 
     from comfy_execution.utils import CurrentNodeContext
-    from diffusion_blend.nodes.notices import tell
+    from diffusion_blend.nodes.engine.notices import tell
 
     said = []
     instance = SimpleNamespace(send_progress_text=lambda text, node_id: said.append((text, node_id)))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from comfy_adapters import hooks_on
 from comfy_world import blend_model, difference, load_loras, preference
-from diffusion_blend.nodes.gap_probe import METHODS, linearity_gap, probe_run
+from diffusion_blend.nodes.engine.probe import METHODS, linearity_gap, probe_run
 from diffusion_blend.nodes.probe import SAME, BlendProbe, verdict
 from diffusion_blend.nodes.regional import RegionalPreferenceNode
 from diffusion_blend.nodes.samplers import BlendedKSampler, coefficients_of

@@ -12,9 +12,9 @@ import torch
 from diffusion_blend.miniature.rewards import REWARDS as COMPUTED
 from diffusion_blend.miniature.rewards import UNITS
 from diffusion_blend.nodes import scores as nodes_scores
-from diffusion_blend.nodes.score_table import Scores
+from diffusion_blend.nodes.engine.score_table import Scores
 from diffusion_blend.nodes.scores import MINIATURE_REWARDS, REWARDS, LoadRewardModel, ScoreImages
-from diffusion_blend.training.rewards.load import KNOWN
+from diffusion_blend.rewards.load import KNOWN
 from diffusion_blend.training.score import ScoreConfig, score_files
 from PIL import Image
 
@@ -178,7 +178,7 @@ def test_a_missing_library_is_named_and_cheap_rewards_go_on(library, models, mon
     for module in [name for name in sys.modules if name.startswith(library + ".")]:
         monkeypatch.delitem(sys.modules, module)
     for module in ("clip", "image_reward"):
-        monkeypatch.delitem(sys.modules, f"diffusion_blend.training.rewards.{module}", raising=False)
+        monkeypatch.delitem(sys.modules, f"diffusion_blend.rewards.{module}", raising=False)
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(ValueError, match=rf"clip_score needs {library}.*pip install \"diffusion-blend\[training\]\""):
         load("clip_score")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from diffusion_blend.nodes.engine.score_table import Scores, joined, pareto_front, utilities
 from diffusion_blend.nodes.keep_best import KeepBest
-from diffusion_blend.nodes.score_table import Scores, joined, pareto_front, utilities
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from comfy_adapters import kohya, write
 from comfy_world import load_loras
+from diffusion_blend.nodes.adapters.files import read_lora
 from diffusion_blend.nodes.inputs import LoadRewardLoRAs
-from diffusion_blend.nodes.lora_files import read_lora
 from diffusion_blend.nodes.scores import LoadRewardModel
 
 READING = {"watched": False, "opened": [], "unpickled": 0}

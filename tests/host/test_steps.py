@@ -1,7 +1,7 @@
 """Which step a noise level belongs to."""
 
 import pytest
-from diffusion_blend.nodes.steps import image_indices, step_of
+from diffusion_blend.nodes.engine.steps import image_indices, step_of
 
 FALLING = [10.0, 5.0, 2.0, 0.0]
 

@@ -6,7 +6,7 @@ import torch
 from comfy_adapters import kohya
 from comfy_world import blend_model, difference, preference
 from diffusion_blend.blending.plans import Stochastic
-from diffusion_blend.nodes.attach import attach
+from diffusion_blend.nodes.engine.attach import attach
 from diffusion_blend.nodes.samplers import StochasticAdapterSampler
 
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 from diffusion_blend.blending.preference import Preference
-from diffusion_blend.nodes.drawing import ACCENT, PAPER
+from diffusion_blend.nodes.adapters.files import RewardLoRA, RewardLoRAs
+from diffusion_blend.nodes.engine.score_table import Scores
+from diffusion_blend.nodes.engine.sweep_points import kl_row, labels, line, simplex
+from diffusion_blend.nodes.figures.drawing import ACCENT, PAPER
+from diffusion_blend.nodes.figures.pareto import FADED, Axis
+from diffusion_blend.nodes.figures.sheet_layout import arrange, on_a_line, triangle
 from diffusion_blend.nodes.grid import PreferenceGrid
-from diffusion_blend.nodes.lora_files import RewardLoRA, RewardLoRAs
-from diffusion_blend.nodes.pareto import FADED, Axis
-from diffusion_blend.nodes.score_table import Scores
-from diffusion_blend.nodes.sheet_layout import arrange, on_a_line, triangle
-from diffusion_blend.nodes.sweep_points import kl_row, labels, line, simplex
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import ImageColor

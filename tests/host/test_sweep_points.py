@@ -7,9 +7,9 @@ import re
 import numpy as np
 import pytest
 from diffusion_blend.blending.preference import Preference, PreferenceSchedule
-from diffusion_blend.nodes.lora_files import RewardLoRA, RewardLoRAs
+from diffusion_blend.nodes.adapters.files import RewardLoRA, RewardLoRAs
+from diffusion_blend.nodes.engine.sweep_points import labels, number
 from diffusion_blend.nodes.sweep import PreferenceSweep
-from diffusion_blend.nodes.sweep_points import labels, number
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

@@ -28,7 +28,7 @@ def texts(node: dict[str, Any]) -> dict[str, Any]:
 def test_english_is_what_the_nodes_say(server: ComfyServer) -> None:
     written = json.loads(make_locale_en.TARGET.read_text(encoding="utf-8"))
     now = make_locale_en.english(server.get_json("/object_info"))
-    assert written == now, f"run python tests/support/make_locale_en.py {server.url} against a running server"
+    assert written == now, f"run python tools/make_locale_en.py {server.url} against a running server"
 
 
 def test_languages() -> None:

@@ -10,8 +10,8 @@ import comfy_adapters
 import comfy_models
 import nodes as host_nodes
 from comfy_adapters import ATTENTION, CONVOLUTIONS, Patched, kohya, write
+from diffusion_blend.nodes.adapters.files import RewardLoRAs
 from diffusion_blend.nodes.inputs import NONE, LoadRewardLoRAs, PreferenceWeights
-from diffusion_blend.nodes.lora_files import RewardLoRAs
 from torch import Tensor
 
 

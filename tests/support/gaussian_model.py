@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from diffusion_blend.training.models import Conditioning
-from diffusion_blend.training.policy import DdimSteps, ddim_steps
+from diffusion_blend.training.ddim import DdimSteps, ddim_steps
+from diffusion_blend.training.models.protocol import Conditioning
 from torch import Tensor
 
 SCHEDULE = 1000

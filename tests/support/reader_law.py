@@ -14,8 +14,8 @@ import comfy_models
 import torch
 from comfy_adapters import host_changes, kohya
 from diffusion_blend.blending.adapters import AdapterBank
-from diffusion_blend.nodes.fitting import low_rank_updates
-from diffusion_blend.nodes.lora_files import read_lora
+from diffusion_blend.nodes.adapters.files import read_lora
+from diffusion_blend.nodes.adapters.fitting import low_rank_updates
 from torch import Tensor
 
 NUMBERS = [0.0, -1.0, 1e30, 1e-30, math.nan, math.inf, -math.inf, 3.0]

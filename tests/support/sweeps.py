@@ -10,9 +10,9 @@ import torch
 from accelerate import PartialState
 from diffusion_blend.evaluation.sweep.config import SweepConfig
 from diffusion_blend.evaluation.sweep.run import Sweep, prepare
-from diffusion_blend.training.bases import load_base
 from diffusion_blend.training.config import AdapterConfig, BaseConfig, PromptConfig
-from diffusion_blend.training.diffusers_model import DiffusersModel
+from diffusion_blend.training.models.bases import load_base
+from diffusion_blend.training.models.diffusers_model import DiffusersModel
 
 PROMPTS = ("a red cat", "a dog", "cats 2")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from diffusion_blend.training.bases import load_base
+from diffusion_blend.rewards.protocol import Reward
 from diffusion_blend.training.config import (
     AdapterConfig,
     AlgorithmConfig,
@@ -19,9 +19,9 @@ from diffusion_blend.training.config import (
     TrainConfig,
     ValueConfig,
 )
-from diffusion_blend.training.diffusers_model import DiffusersModel
-from diffusion_blend.training.models import TextToImageModel
-from diffusion_blend.training.rewards.protocol import Reward
+from diffusion_blend.training.models.bases import load_base
+from diffusion_blend.training.models.diffusers_model import DiffusersModel
+from diffusion_blend.training.models.protocol import TextToImageModel
 from diffusion_blend.training.trainer import Trainer
 from torch import Tensor
 

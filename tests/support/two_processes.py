@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from diffusion_blend.training.bases import load_base
 from diffusion_blend.training.config import BaseConfig
-from diffusion_blend.training.diffusers_model import DiffusersModel
+from diffusion_blend.training.models.bases import load_base
+from diffusion_blend.training.models.diffusers_model import DiffusersModel
 from diffusion_blend.training.trainer import Trainer
 from safetensors.torch import save_file
 from training_runs import PROMPTS, redness, settings

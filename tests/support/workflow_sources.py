@@ -1,4 +1,4 @@
-"""What the templates of ``workflows/`` consist of; ``tests/browser/make_workflows.py`` builds them."""
+"""What the templates of ``workflows/`` consist of; ``tools/make_workflows.py`` builds them."""
 
 from __future__ import annotations
 

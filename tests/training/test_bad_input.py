@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from diffusion_blend.training.bases import load_base
+from diffusion_blend.rewards.protocol import score
 from diffusion_blend.training.checks import check_config, check_epoch
 from diffusion_blend.training.config import BaseConfig, TrainConfig
+from diffusion_blend.training.models.bases import load_base
 from diffusion_blend.training.resume import check_output
-from diffusion_blend.training.rewards.protocol import score
 from diffusion_blend.training.train import main, parse
 from own_rewards import not_a_number, wrong_shape
 from training_runs import settings

@@ -13,11 +13,11 @@ import pytest
 import torch
 from comfy_hosts import HOW_TO_GET_ONE, find_hosts
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
-from diffusion_blend.training.bases import load_base
 from diffusion_blend.training.config import AdapterConfig, BaseConfig
-from diffusion_blend.training.diffusers_model import Base, DiffusersModel
 from diffusion_blend.training.export import adapter_metadata
-from diffusion_blend.training.models import Conditioning
+from diffusion_blend.training.models.bases import load_base
+from diffusion_blend.training.models.diffusers_model import Base, DiffusersModel
+from diffusion_blend.training.models.protocol import Conditioning
 from safetensors import safe_open
 from safetensors.torch import load, load_file, save_file
 from torch import Tensor

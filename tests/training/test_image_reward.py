@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from blip_reference import random_checkpoint, raw_score
-from diffusion_blend.training.rewards.image_reward import MEAN, STD, ImageReward
-from diffusion_blend.training.rewards.load import load_rewards
+from diffusion_blend.rewards.image_reward import MEAN, STD, ImageReward
+from diffusion_blend.rewards.load import load_rewards
 
 CPU = torch.device("cpu")
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "cat", "dog", "##s", "two"]

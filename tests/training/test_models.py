@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
-from diffusion_blend.training.bases import load_base
 from diffusion_blend.training.config import AdapterConfig, BaseConfig
-from diffusion_blend.training.diffusers_model import DiffusersModel
-from diffusion_blend.training.models import predict_guided
+from diffusion_blend.training.ddim import gaussian_kl, gaussian_log_prob, step_mean, step_std
+from diffusion_blend.training.models.bases import load_base
+from diffusion_blend.training.models.diffusers_model import DiffusersModel
+from diffusion_blend.training.models.protocol import predict_guided
 from diffusion_blend.training.objectives import importance_ratio
-from diffusion_blend.training.policy import gaussian_kl, gaussian_log_prob, step_mean, step_std
 from diffusion_blend.training.rollout import collect
 
 CPU = torch.device("cpu")

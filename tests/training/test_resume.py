@@ -108,7 +108,7 @@ def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
 
 
 def test_collapse_keeps_the_last_good_adapter(tiny_sd: Path, tmp_path: Path) -> None:
-    from diffusion_blend.training.updates import TrainingCollapsed
+    from diffusion_blend.training.algorithms.policy_gradient import TrainingCollapsed
 
     small = {"steps": 3, "samples": 8, "batch": 8}
     config = settings(
@@ -129,7 +129,7 @@ def test_collapse_keeps_the_last_good_adapter(tiny_sd: Path, tmp_path: Path) -> 
 
 
 def test_a_loss_that_is_not_finite_stops(tiny_sd: Path, tmp_path: Path) -> None:
-    from diffusion_blend.training.updates import TrainingCollapsed
+    from diffusion_blend.training.algorithms.policy_gradient import TrainingCollapsed
 
     config = settings(
         tmp_path / "run",

@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 import tiny_clip
 import torch
-from diffusion_blend.training.pictures import to_pil
-from diffusion_blend.training.rewards.clip import Aesthetic, ClipScore, HpsV2, PickScore
-from diffusion_blend.training.rewards.heads import LinearStack
-from diffusion_blend.training.rewards.load import KNOWN, check_names, load_rewards
-from diffusion_blend.training.rewards.pixels import colourfulness, jpeg_compressibility, jpeg_incompressibility
-from diffusion_blend.training.rewards.protocol import weighted_sum
-from diffusion_blend.training.rewards.vila import PYTHON, Vila
+from diffusion_blend.rewards.clip import Aesthetic, ClipScore, HpsV2, PickScore
+from diffusion_blend.rewards.heads import LinearStack
+from diffusion_blend.rewards.load import KNOWN, check_names, load_rewards
+from diffusion_blend.rewards.pictures import to_pil
+from diffusion_blend.rewards.pixels import colourfulness, jpeg_compressibility, jpeg_incompressibility
+from diffusion_blend.rewards.protocol import weighted_sum
+from diffusion_blend.rewards.vila import PYTHON, Vila
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -172,7 +172,7 @@ def test_rewards_without_a_model_import_nothing_heavy() -> None:
     """ComfyUI's score nodes take them where the training extra is not installed."""
     code = (
         "import sys, torch\n"
-        "from diffusion_blend.training.rewards.load import load_rewards\n"
+        "from diffusion_blend.rewards.load import load_rewards\n"
         "def heavy(): return sorted({m.split('.')[0] for m in sys.modules} & {'transformers', 'huggingface_hub', 'diffusers'})\n"
         "cpu = torch.device('cpu')\n"
         "load_rewards(['jpeg_compressibility', 'colourfulness'], {}, cpu, allow_download=False); print(heavy())\n"

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 from diffusion_blend import command
-from diffusion_blend.training.pictures import image_grid, read_picture, to_pil
-from diffusion_blend.training.rewards.pixels import colourfulness
+from diffusion_blend.rewards.pictures import image_grid, read_picture, to_pil
+from diffusion_blend.rewards.pixels import colourfulness
 from PIL import Image
 
 

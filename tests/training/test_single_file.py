@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from diffusion_blend.training.bases import load_base
 from diffusion_blend.training.config import BaseConfig
-from diffusion_blend.training.diffusers_model import Base
+from diffusion_blend.training.models.bases import load_base
+from diffusion_blend.training.models.diffusers_model import Base
 from safetensors import safe_open
 from single_file import copy_without_weights, save_as_single_file
 

@@ -1,0 +1,221 @@
+"""The learned study: every method on trained networks, through the shipped side path, against known truth."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ...blending.adapters import AdapterBank, LowRank
+from ...blending.combine import evaluate
+from ...blending.msdda import fuse_gaussians
+from ...blending.plans import Blend, Gates, Soup
+from ...blending.side_path import SidePath
+from .analytic import At
+from .ancestral import SIGMA_MAX, Denoise, sample, schedule, split
+from .distance import interval, sliced_wasserstein
+from .draw_table import draw_table
+from .mixture import GaussianMixture, QuadraticReward, ring, ring_rewards, weighted_reward
+from .networks import Denoiser, average_factors, train_adapters, train_base
+
+STEPS = 50
+METHODS = (
+    "base",
+    "blend",
+    "stochastic, stratified",
+    "stochastic, independent",
+    "soup",
+    "factor-averaged soup",
+    "MSDDA",
+    "oracle",
+    "floor",
+)
+# (rewards, alpha): pairs over alpha, then two to six rewards at alpha 1.
+PAIRS = (("right", "up"), ("right", "centre"))
+ALPHAS = (2.0, 1.0, 0.5, 0.25)
+SETS = tuple(tuple(reward.name for reward in ring_rewards()[:count]) for count in (3, 4, 5, 6))
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is computed: training steps, sampled points, seeds."""
+
+    base_steps: int = 4000
+    adapter_steps: int = 1000
+    points: int = 4000
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+
+
+class Adapted:
+    """A network with adapters on the shipped side path; the last two are the oracle's and the averaged factors'."""
+
+    def __init__(self, base: Denoiser, adapters: Sequence[dict[str, list[LowRank]]]) -> None:
+        self.base = base
+        self.count = len(adapters)
+        self.path = SidePath(AdapterBank(adapters, torch.float32))
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Hook the network for the block."""
+        self.path.install(self.base)
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.path.remove()
+
+    def predict(self, row: Gates, x: Tensor, sigma: float) -> Tensor:
+        """x0 through one row of gates for all points."""
+        with self.path.gated((row,)):
+            return self.base(x, torch.full((len(x),), sigma))
+
+    def unit(self, index: int) -> Gates:
+        """The row that opens one adapter."""
+        return tuple(float(i == index) for i in range(self.count))
+
+
+def run_setting(
+    base: Denoiser, singles: list[Any], oracle: Any, weights: list[float], seed: int, points: int
+) -> dict[str, Any]:
+    """Sample with every method, from the same start and the same noise.
+
+    Returns:
+        Points float[N, 2] by method; under "linearity gap" and "MSDDA difference" numbers.
+    """
+    rewards = len(singles)
+    model = Adapted(base, [*singles, oracle, average_factors(singles, weights)])
+    coefficients = (*weights, 0.0, 0.0)
+    start = torch.randn((points, 2), generator=torch.Generator().manual_seed(seed))
+
+    def run(denoise: Denoise) -> Tensor:
+        return sample(denoise, start, STEPS, torch.Generator().manual_seed(seed + 1))
+
+    def planned(planner: Blend | Soup) -> Denoise:
+        return lambda x, sigma, index: evaluate(planner(At(index, STEPS)), lambda row: model.predict(row[0], x, sigma))
+
+    def one(index: int) -> Denoise:
+        return lambda x, sigma, _: model.predict(model.unit(index), x, sigma)
+
+    def drawn(kind: str) -> Denoise:
+        table = draw_table(kind, weights, STEPS, points, torch.Generator().manual_seed(seed + 2))
+
+        def denoise(x: Tensor, sigma: float, index: int) -> Tensor:
+            denoised = torch.empty_like(x)
+            for adapter in range(rewards):
+                chosen = table[index] == adapter
+                denoised[chosen] = model.predict(model.unit(adapter), x[chosen], sigma)
+            return denoised
+
+        return denoise
+
+    blend, gaps = _watched(planned(Blend(coefficients)), planned(Soup(coefficients)), one(-1))
+    with model.installed():
+        results: dict[str, Any] = {
+            "base": run(one(-1)),
+            "blend": run(blend),
+            "stochastic, stratified": run(drawn("stratified")),
+            "stochastic, independent": run(drawn("independent")),
+            "soup": run(planned(Soup(coefficients))),
+            "factor-averaged soup": run(one(rewards + 1)),
+            "oracle": run(one(rewards)),
+            "MSDDA": _msdda(model, weights, start, torch.Generator().manual_seed(seed + 1)),
+        }
+    results["linearity gap"] = sum(gaps) / len(gaps)
+    results["MSDDA difference"] = float((results["MSDDA"] - results["blend"]).abs().max())
+    return results
+
+
+def _msdda(model: Adapted, weights: list[float], start: Tensor, generator: torch.Generator) -> Tensor:
+    """MSDDA's closed-form step with the same variance for every adapter."""
+    sigmas = schedule(STEPS)
+    x = start * SIGMA_MAX
+    for sigma, following in itertools.pairwise(sigmas):
+        down, up = split(sigma, following)
+        denoised = [model.predict(model.unit(i), x, sigma) for i in range(len(weights))]
+        means = [d + (down / sigma) * (x - d) for d in denoised]
+        # The last step has no noise; the product of equal Gaussians has the same mean for any variance.
+        mean, deviation = fuse_gaussians(means, [up or 1.0] * len(weights), weights)
+        x = mean + (deviation if up else 0.0) * torch.randn(x.shape, generator=generator)
+    return x
+
+
+def _watched(blend: Denoise, soup: Denoise, base: Denoise) -> tuple[Denoise, list[float]]:
+    """The blend, noting the linearity gap at every step.
+
+    ``|D_blend - D_soup| / |D_blend - D_0|``, root mean squares over the blend's own points.
+    """
+    gaps: list[float] = []
+
+    def watched(x: Tensor, sigma: float, index: int) -> Tensor:
+        denoised = blend(x, sigma, index)
+        change = (denoised - base(x, sigma, index)).square().sum()
+        gaps.append(float(((denoised - soup(x, sigma, index)).square().sum() / change).sqrt()))
+        return denoised
+
+    return watched, gaps
+
+
+def study(effort: Effort) -> list[dict[str, Any]]:
+    """Run every setting on every seed.
+
+    Returns:
+        A row for each setting: rewards, alpha; for each method the mean sliced 2-Wasserstein distance to the true tilted
+        distribution and the half width of its 95 % interval over seeds; the linearity gap; the soup's and the
+        stochastic draws' paired excess over blend.
+    """
+    settings = [(pair, alpha) for pair in PAIRS for alpha in ALPHAS] + [(names, 1.0) for names in SETS]
+    measured: dict[tuple[tuple[str, ...], float], list[dict[str, float]]] = {setting: [] for setting in settings}
+    bar = tqdm(total=len(effort.seeds) * len(settings), desc="learned", mininterval=5)
+    for seed in effort.seeds:
+        base = train_base(ring(), 10 * seed, effort.base_steps)
+        for alpha in ALPHAS:
+            here = [names for names, value in settings if value == alpha]
+            for names, row in _measure(base, here, alpha, seed, effort):
+                measured[names, alpha].append(row)
+                bar.update()
+    bar.close()
+    return [_summary(names, alpha, measured[names, alpha]) for names, alpha in settings]
+
+
+def _measure(
+    base: Denoiser, settings: list[tuple[str, ...]], alpha: float, seed: int, effort: Effort
+) -> Iterator[tuple[tuple[str, ...], dict[str, float]]]:
+    known: dict[str, QuadraticReward] = {reward.name: reward for reward in ring_rewards()}
+    used = list(dict.fromkeys(name for names in settings for name in names))
+    truths = [_truth([known[name] for name in names], alpha) for names in settings]
+    tilts = [ring().tilted(known[name], alpha) for name in used]
+    adapters = train_adapters(base, [*tilts, *truths], 10 * seed + 1, effort.adapter_steps)
+    singles = dict(zip(used, adapters, strict=False))
+    for names, truth, oracle in zip(settings, truths, adapters[len(used) :], strict=True):
+        weights = [1 / len(names)] * len(names)
+        results = run_setting(base, [singles[name] for name in names], oracle, weights, 10 * seed + 2, effort.points)
+        generator = torch.Generator().manual_seed(10 * seed + 7)
+        target = truth.sample(effort.points, generator).float()
+        results["floor"] = truth.sample(effort.points, generator).float()
+        row = {method: sliced_wasserstein(results[method], target) for method in METHODS}
+        yield names, row | {key: results[key] for key in ("linearity gap", "MSDDA difference")}
+
+
+def _truth(rewards: list[QuadraticReward], alpha: float) -> GaussianMixture:
+    return ring().tilted(weighted_reward(rewards, [1 / len(rewards)] * len(rewards)), alpha)
+
+
+def _summary(names: tuple[str, ...], alpha: float, rows: list[dict[str, float]]) -> dict[str, Any]:
+    summary: dict[str, Any] = {
+        "rewards": "/".join(names) if len(names) == 2 else f"{len(names)} rewards",
+        "alpha": alpha,
+    }
+    for method in METHODS:
+        summary[method] = interval([row[method] for row in rows])
+    # Paired over seeds: the seeds' common luck cancels.
+    for method in ("soup", "stochastic, stratified", "oracle"):
+        summary[f"{method} - blend"] = interval([row[method] - row["blend"] for row in rows])
+    summary["linearity gap"] = interval([row["linearity gap"] for row in rows])
+    summary["MSDDA difference"] = max(row["MSDDA difference"] for row in rows)
+    return summary

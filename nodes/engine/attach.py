@@ -1,0 +1,75 @@
+"""Attach a blend to a MODEL without patching a weight."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from comfy.patcher_extension import WrappersMP
+
+from ...blending.adapters import AdapterBank
+from ...blending.plans import Planner
+from ..adapters.files import RewardLoRAs
+from ..adapters.fitting import bank_patcher
+from .run import KEY, BlendRun
+
+EVALUATIONS = ("auto", "batched", "sequential")
+
+
+@dataclass(frozen=True, eq=False)
+class AttachedBlend:
+    """What a MODEL carries: the wrapper of a whole sampling run, with nothing in it that a run changes.
+
+    Args:
+        bank: the adapters' factors.
+        planner: makes the plan of a step.
+        evaluation: one of `EVALUATIONS`.
+        images: the batch's image indices where the latent gives them, else None for 0, 1, 2, ...
+    """
+
+    bank: AdapterBank
+    planner: Planner
+    evaluation: str
+    images: tuple[int, ...] | None
+
+    def __call__(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
+        with BlendRun(self.bank, self.planner, self.evaluation, self.images) as run:
+            return run.sample(executor, *args, **kwargs)
+
+
+def attach(
+    model: Any,
+    loras: RewardLoRAs,
+    planner: Planner,
+    evaluation: str = "auto",
+    images: Sequence[int] | None = None,
+) -> Any:
+    """A clone of the MODEL that blends in every sampling run.
+
+    The clone shares the original's weights and their identity (no ``add_patches``), so switching between blends, and back
+    to the plain model, loads and patches nothing.
+
+    Args:
+        model: the host's ModelPatcher.
+        loras: the adapters.
+        planner: makes the plan of a step.
+        evaluation: "sequential" (one call per row), "batched" (all rows in one call while memory allows), "auto".
+        images: image indices of the latent batch, None for 0, 1, 2, ...
+
+    Raises:
+        ValueError: the model already carries a blend, an unknown evaluation, or an adapter that does not fit.
+    """
+    if evaluation not in EVALUATIONS:
+        raise ValueError(f"evaluation is {evaluation!r}: choose one of {', '.join(EVALUATIONS)}.")
+    if model.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY):
+        raise ValueError(
+            "This MODEL already carries a blend. Connect the model from before the first Blend Model, and chain all adapters "
+            "through Load Reward LoRAs instead."
+        )
+    bank = bank_patcher(loras, model)
+    blended = model.clone()
+    blended.set_additional_models(KEY, [bank])
+    wrapper = AttachedBlend(bank.model, planner, evaluation, None if images is None else tuple(images))
+    blended.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, wrapper)
+    return blended

@@ -1,0 +1,93 @@
+"""The host's model call, repeatable: the same inputs for one row of a plan, or for several in one batch."""
+
+from __future__ import annotations
+
+import uuid
+from collections import defaultdict
+from collections.abc import Hashable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...blending.plans import Gates
+
+_NAMES = ("c_concat", "c_crossattn", "control", "transformer_options")
+
+
+class ModelCall:
+    """One call of APPLY_MODEL.
+
+    Args:
+        executor: the host's next wrapper.
+        x: noisy latents, float[N, ...], N = chunks of conditionings * images.
+        t: noise levels, float[N].
+        args: c_concat, c_crossattn, control, transformer_options, as the host passes them.
+        kwargs: further conditionings.
+    """
+
+    def __init__(self, executor: Any, x: Tensor, t: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.executor, self.x, self.t = executor, x, t
+        self.named: dict[str, Any] = dict.fromkeys(_NAMES) | dict(zip(_NAMES, args, strict=False)) | kwargs
+        self.transformer_options: dict[str, Any] = self.named["transformer_options"] or {}
+        self.chunks = len(self.transformer_options.get("cond_or_uncond", (0,)))
+        self.images = x.shape[0] // self.chunks
+
+    def __call__(self, rows: list[tuple[Gates, ...]]) -> Tensor:
+        """The prediction for each row of gates, row-major: float[K * N, ...]. The gates themselves are in the side path.
+
+        Everything that the network may consume or mark is a copy.
+        """
+        count = len(rows)
+        inputs = {
+            name: self._repeat(value, count)
+            for name, value in self.named.items()
+            if name not in ("control", "transformer_options")
+        }
+        control = self.named["control"]
+        if control is not None:  # lists that the network empties as it goes
+            control = {name: [self._repeat(part, count) for part in parts] for name, parts in control.items()}
+        options = self.transformer_options.copy()
+        for name in ("cond_or_uncond", "uuids"):
+            if name in options:
+                options[name] = list(options[name]) * count
+        if "uuids" in options:
+            # Caches inside the network are keyed on these: another row of gates is another input.
+            each = len(options["uuids"]) // count
+            options["uuids"] = [
+                uuid.uuid5(original, repr(rows[number // each])) for number, original in enumerate(options["uuids"])
+            ]
+        first = (inputs.pop("c_concat"), inputs.pop("c_crossattn"), control, options)
+        return self.executor(self._repeat(self.x, count), self._repeat(self.t, count), *first, **inputs)
+
+    @property
+    def conditionings(self) -> tuple[Hashable, ...]:
+        """What tells the call's chunks from the others of a step, the same at every step of a run."""
+        branches = self.transformer_options.get("cond_or_uncond", (0,))
+        return tuple(zip(branches, self.transformer_options.get("uuids", branches), strict=True))
+
+    def gates_of_batch(self, row: tuple[Gates, ...]) -> tuple[Gates, ...]:
+        """A row's gates over this call: one for all where it is so, else of every image, again for every chunk."""
+        return row if len(row) == 1 else row * self.chunks
+
+    def gates_of_each(self, row: tuple[Gates, ...]) -> tuple[Gates, ...]:
+        """A row's gates for each of the N inputs."""
+        return row * (self.x.shape[0] // len(row))
+
+    def memory_shapes(self, rows: int) -> tuple[list[int], dict[str, list[torch.Size]]]:
+        """What the host's memory estimate needs for that many rows in one call."""
+        shapes: dict[str, list[torch.Size]] = defaultdict(list)
+        for name, value in self.named.items():
+            if isinstance(value, Tensor):
+                shapes[name] += [value.shape] * rows
+        return [self.x.shape[0] * rows, *self.x.shape[1:]], shapes
+
+    def _repeat(self, value: Any, count: int) -> Any:
+        """Repeat what has one entry per input; the host's conditionings are batch-first tensors or lists of them."""
+        if count == 1:
+            return value
+        if isinstance(value, list):
+            return [self._repeat(part, count) for part in value]
+        if isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == self.x.shape[0]:
+            return value.repeat(count, *[1] * (value.ndim - 1))
+        return value

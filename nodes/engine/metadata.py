@@ -1,0 +1,145 @@
+"""What was blended, readable in every saved image.
+
+The host writes each entry of a prompt's ``extra_pnginfo`` into the files that are saved by it: its own Save Image as a text
+chunk of the PNG, savers of other packs in their own ways. A node can add an entry while it runs; but a node whose result is
+cached does not run again, and an image saved from the cached latent would carry nothing. So each node's entry is a list that
+is put into a prompt before it runs, and that prompts share in which the node is the same with everything before it: the
+conditions under which the host itself takes the cached result.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+from comfy_api.latest import io
+from comfy_execution.utils import get_executing_context
+
+from ...blending.preference import AnyPreference, Preference
+from ..adapters.files import RewardLoRAs
+
+KEY = "diffusion_blend"
+"""The entry's name: in a PNG, the text chunk's keyword."""
+
+RECORDED = (io.Hidden.extra_pnginfo,)
+"""Hidden inputs of a node that records."""
+
+# Nodes that record, by id.
+RECORDING = frozenset(
+    {"BlendModel", "BlendedKSampler", "KLScaleSampler", "StochasticAdapterSampler", "MSDDASampler", "BlendProbe"}
+)
+
+# Far more than a session's cached results.
+MOST_RECORDS = 4096
+
+
+def record_of(method: str, preference: AnyPreference, loras: RewardLoRAs, **details: Any) -> dict[str, Any]:
+    """What was blended, as plain data.
+
+    Args:
+        method: the method's name.
+        preference: what was asked for.
+        loras: the adapters.
+        details: what else the method takes.
+
+    Returns:
+        ``{"method": ..., "adapters": [{"name": ..., "file": ..., "strength": ..., "weight": ...}], "kl_scale": ...}``; a
+        preference over time or space is under "preference" instead of "weight" and "kl_scale".
+    """
+    adapters: list[dict[str, Any]] = [
+        {"name": adapter.name, "file": adapter.file, "strength": adapter.strength} for adapter in loras
+    ]
+    record: dict[str, Any] = {"method": method, "adapters": adapters}
+    wanted = preference.described(loras.names)
+    if isinstance(preference, Preference):
+        for adapter, weight in zip(adapters, wanted["weights"], strict=True):
+            adapter["weight"] = weight
+        record["kl_scale"] = wanted["kl_scale"]
+    else:
+        record["preference"] = wanted
+    return record | details
+
+
+def record_blend(
+    node: type[io.ComfyNode], method: str, preference: AnyPreference, loras: RewardLoRAs, **details: Any
+) -> None:
+    """Note for the running prompt what a node blends; outside a prompt there is nothing to note.
+
+    Args:
+        node: the running node's class, with its hidden inputs.
+        method: as the other arguments, see `record_of`.
+    """
+    context = get_executing_context()
+    extra = None if node.hidden is None else node.hidden.extra_pnginfo
+    if context is None or extra is None:
+        return
+    records = extra.setdefault(KEY, {}).setdefault(context.node_id, [])
+    if not context.list_index:  # a run replaces an earlier one's; a node that runs for each item of a list starts at 0
+        records.clear()
+    records.append(record_of(method, preference, loras, **details))
+
+
+class BlendRecords:
+    """The server's prompt handler: gives every blend in a prompt the list in which it is recorded."""
+
+    def __init__(self) -> None:
+        self._records: OrderedDict[str, list[dict[str, Any]]] = OrderedDict()
+
+    def __call__(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Add the lists to a request for a prompt, before it is checked and queued.
+
+        Args:
+            request: the body of the request, ``{"prompt": {id: {"class_type": ..., "inputs": {...}}}, "extra_data": ...}``.
+        """
+        prompt = request.get("prompt")
+        if not isinstance(prompt, dict):
+            return request  # the server answers what is wrong with it
+        found = {node_id: node for node_id, node in prompt.items() if _class_of(node) in RECORDING}
+        if found:
+            digests: dict[str, str] = {}
+            extra_data = request["extra_data"] = request.get("extra_data") or {}
+            extra = extra_data["extra_pnginfo"] = extra_data.get("extra_pnginfo") or {}
+            extra[KEY] = {node_id: self._list_of(_digest(prompt, node_id, digests)) for node_id in found}
+        return request
+
+    def _list_of(self, digest: str) -> list[dict[str, Any]]:
+        records = self._records.setdefault(digest, [])
+        self._records.move_to_end(digest)
+        while len(self._records) > MOST_RECORDS:
+            self._records.popitem(last=False)
+        return records
+
+
+def install() -> None:
+    """Register the prompt handler with the running server, where there is one."""
+    server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+    if server is not None:
+        server.add_on_prompt_handler(BlendRecords())
+
+
+def _class_of(node: Any) -> Any:
+    return node.get("class_type") if isinstance(node, dict) else None
+
+
+def _digest(prompt: Mapping[str, Any], node_id: str, digests: dict[str, str]) -> str:
+    """What a node and everything before it are, whatever their ids: equal digests may share a cached result."""
+    if node_id not in digests:
+        digests[node_id] = ""  # ends a circle, which the server refuses
+        node = prompt.get(node_id)
+        inputs = node.get("inputs") if isinstance(node, dict) else None
+        inputs = inputs if isinstance(inputs, dict) else {}
+        followed = {
+            name: [_digest(prompt, value[0], digests), value[1]] if _is_link(value, prompt) else value
+            for name, value in inputs.items()
+        }
+        text = json.dumps([_class_of(node), followed], sort_keys=True, default=str)
+        digests[node_id] = hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return digests[node_id]
+
+
+def _is_link(value: Any, prompt: Mapping[str, Any]) -> bool:
+    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and value[0] in prompt

@@ -1,0 +1,201 @@
+"""MSDDA as a sampler of the host: it needs every adapter's prediction for itself, so it is no model patch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import comfy.model_sampling
+import comfy.samplers
+from comfy.k_diffusion.sampling import default_noise_sampler
+from torch import Tensor
+from tqdm.auto import trange
+
+from ...blending.combine import combine
+from ...blending.msdda import fuse_gaussians
+from ...blending.plans import Blend, Gates, Plan
+from ...blending.schedules import Coefficient, Coefficients, CoefficientSchedule, Step, StepInfo, at, is_uniform
+from ..adapters.files import RewardLoRAs
+from ..schema import SamplingWithoutSampler
+from .attach import attach
+from .custom_sampling import sample_with
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+class ChosenRow:
+    """A planner that runs the one row its owner has chosen: the sampler goes through the adapters with it."""
+
+    def __init__(self) -> None:
+        self.row: tuple[Gates, ...] = ()
+
+    def __call__(self, step: Step) -> Plan:  # noqa: ARG002  the sampler knows the step
+        return Plan((self.row,), (1.0,))
+
+
+@dataclass(frozen=True)
+class Transition:
+    """A Gaussian reverse step ``N(a x + b D, s^2)`` given an x0 prediction D.
+
+    Args:
+        a: factor on x.
+        b: factor on D.
+        s: standard deviation, or a number proportional to it where all steps' deviations go to 0 together.
+    """
+
+    a: float
+    b: float
+    s: float
+
+
+def ancestral_transition(sigma: float, sigma_next: float, eta: float) -> Transition:
+    """The Euler ancestral step of variance-exploding form: ``mean = D + (sigma_down / sigma) (x - D)``, ``s = sigma_up``.
+
+    ``sigma_up = min(sigma_next, eta sqrt(sigma_next^2 (sigma^2 - sigma_next^2) / sigma^2))`` and
+    ``sigma_down^2 = sigma_next^2 - sigma_up^2`` (Karras et al. 2022, arXiv 2206.00364; k-diffusion's ancestral step). At
+    sigma_next = 0 the mean is D and s is the limit of ``sigma_up / sigma_next``.
+    """
+    share = min(1.0, eta * math.sqrt(max(0.0, 1 - (sigma_next / sigma) ** 2)))
+    if sigma_next == 0:
+        return Transition(0.0, 1.0, share)
+    ratio = sigma_next * math.sqrt(1 - share**2) / sigma
+    return Transition(ratio, 1 - ratio, sigma_next * share)
+
+
+def flow_transition(sigma: float, sigma_next: float, eta: float) -> Transition:
+    """The Euler ancestral step of rectified flow, ``x = (1 - sigma) x0 + sigma noise``.
+
+    ``sigma_down = sigma_next (1 + (sigma_next / sigma - 1) eta)``; the step goes down to it and is then scaled and
+    re-noised to sigma_next. At sigma_next = 0 the mean is D and s is the limit of ``s / sigma_next``.
+    """
+    share = max(0.0, 1 + (sigma_next / sigma - 1) * eta)
+    if sigma_next == 0:
+        return Transition(0.0, 1.0, math.sqrt(1 - share**2))
+    down = sigma_next * share
+    scale = (1 - sigma_next) / (1 - down)
+    ratio = down / sigma
+    return Transition(scale * ratio, scale * (1 - ratio), math.sqrt(max(0.0, sigma_next**2 - (down * scale) ** 2)))
+
+
+def sample_msdda(
+    model: Any,
+    x: Tensor,
+    sigmas: Tensor,
+    extra_args: dict[str, Any] | None = None,
+    callback: Callable[[dict[str, Any]], None] | None = None,
+    disable: bool | None = None,
+    *,
+    chosen: ChosenRow,
+    coefficients: Coefficients | CoefficientSchedule,
+    etas: Sequence[float],
+    renormalise: bool = False,
+) -> Tensor:
+    """Ancestral sampling whose step is the weighted product of several models' steps (MSDDA, arXiv 2604.14379).
+
+    Args:
+        model: the host's denoiser, ``(x, sigma) -> x0`` after guidance.
+        x: noisy latents, float[B, ...].
+        sigmas: noise levels, float[steps + 1], falling.
+        extra_args: the host's, with the seed.
+        callback: the host's, once a step.
+        disable: no progress bar.
+        chosen: the planner on the model, pointed at one row after the other.
+        coefficients: the adapters' c, float[m], or a course of them.
+        etas: noise scale of the first adapters, above 0; see `factors`.
+        renormalise: top the noise up to the schedule's level where unequal etas leave less.
+
+    Returns:
+        Denoised latents, float[B, ...].
+    """
+    extra_args = extra_args or {}
+    noise = default_noise_sampler(x, seed=extra_args.get("seed"))
+    sampling = model.inner_model.inner_model.model_sampling
+    transition = flow_transition if isinstance(sampling, comfy.model_sampling.CONST) else ancestral_transition
+    levels = [float(sigma) for sigma in sigmas]
+    ones = x.new_ones([x.shape[0]])
+    for i in trange(len(levels) - 1, disable=disable):
+        rows, mix, noise_scales = factors(at(coefficients, StepInfo(i, len(levels) - 1)), etas)
+        denoised = []
+        for row in rows:
+            chosen.row = row
+            denoised.append(model(x, sigmas[i] * ones, **extra_args))
+        if callback is not None:
+            preview = combine((prediction.clone() for prediction in denoised), mix)
+            callback({"x": x, "i": i, "sigma": sigmas[i], "sigma_hat": sigmas[i], "denoised": preview})
+        steps = [transition(levels[i], levels[i + 1], eta) for eta in noise_scales]
+        means = [x * step.a + prediction * step.b for prediction, step in zip(denoised, steps, strict=True)]
+        x, deviation = fuse_gaussians(means, [step.s for step in steps], mix)
+        if levels[i + 1] > 0:
+            if renormalise:
+                deviation = topped_up(steps, mix, levels[i], levels[i + 1])
+            x = x + noise(sigmas[i], sigmas[i + 1]) * deviation
+    return x
+
+
+def topped_up(steps: Sequence[Transition], coefficients: Sequence[float], sigma: float, sigma_next: float) -> float:
+    """The noise that brings the fused step to level sigma_next: ``sqrt(sigma_next^2 - (sum_i p_i a_i sigma)^2)``.
+
+    ``p_i`` are the factors' shares of the mean, ``p_i ~ c_i / s_i^2``; the mean keeps ``p_i a_i`` of x's noise sigma.
+    """
+    shares = [c / step.s**2 for c, step in zip(coefficients, steps, strict=True)]
+    kept = sigma * math.fsum(p * step.a for p, step in zip(shares, steps, strict=True)) / math.fsum(shares)
+    return math.sqrt(max(0.0, sigma_next**2 - kept**2))
+
+
+def sample_with_msdda(
+    model: Any,
+    loras: RewardLoRAs,
+    coefficients: Coefficients | CoefficientSchedule,
+    etas: Sequence[float],
+    renormalise: bool,
+    **sampling: Unpack[SamplingWithoutSampler],
+) -> dict[str, Any]:
+    """A run of `sample_msdda` as the host's KSampler would run it: empty latents, masks, previews, progress bar.
+
+    The base model's share of the product, where there is one, has the adapters' mean eta by weight, so that equal etas
+    give the plain blend whatever the KL scale.
+
+    Raises:
+        ValueError: the coefficients differ within the image, or as `factors`.
+    """
+    if not is_uniform(coefficients):
+        raise ValueError(
+            "MSDDA weighs whole steps, so it cannot have another preference in a region. Use Blended KSampler, or one preference "
+            "for the whole image."
+        )
+    factors(at(coefficients, StepInfo()), etas)  # what is wrong with the etas is said before the model is loaded
+    chosen = ChosenRow()
+    blended = attach(model, loras, chosen, images=sampling["latent_image"].get("batch_index"))
+    options = {"chosen": chosen, "coefficients": coefficients, "etas": etas, "renormalise": renormalise}
+    sampler = comfy.samplers.KSAMPLER(sample_msdda, extra_options=options)
+    return sample_with(sampler, "euler_ancestral", blended, **sampling)
+
+
+def factors(
+    coefficients: Sequence[Coefficient], etas: Sequence[float]
+) -> tuple[tuple[tuple[Gates, ...], ...], tuple[float, ...], tuple[float, ...]]:
+    """The product's factors: the blend's rows of gates, their coefficients, and an eta each.
+
+    Args:
+        coefficients: c, float[m].
+        etas: of the first adapters; those past the end use 1.
+
+    Returns:
+        Rows of gates [n], coefficients float[n], etas float[n].
+
+    Raises:
+        ValueError: an eta is not a finite number above 0.
+    """
+    for number, eta in enumerate(etas, start=1):
+        if not (math.isfinite(eta) and eta > 0):
+            raise ValueError(f"eta_{number} is {eta}: it must be a finite number above 0.")
+    numbers = tuple(float(c) for c in coefficients)
+    plan = Blend(numbers)(StepInfo())
+    padded = [*etas, *[1.0] * len(numbers)][: len(numbers)]
+    total = math.fsum(abs(c) for c in numbers)
+    mean = math.fsum(abs(c) * eta for c, eta in zip(numbers, padded, strict=True)) / total if total else 1.0
+    used = [eta for (gates,) in plan.gates for eta in ([e for e, g in zip(padded, gates, strict=True) if g] or [mean])]
+    return plan.gates, tuple(float(c) for c in plan.mix), tuple(used)

@@ -1,0 +1,177 @@
+"""Measure on one run how far plain stacking is from the blend, and what each costs."""
+
+from __future__ import annotations
+
+import functools
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import comfy.samplers
+from torch import Tensor
+
+from ...blending.plans import Blend, Plan, Soup
+from ...blending.schedules import Coefficients, CoefficientSchedule, Step, at, is_uniform
+from ..adapters.files import RewardLoRAs
+from ..schema import SamplingOfWholeRuns
+from .attach import attach
+from .custom_sampling import sample_with
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+METHODS = ("base", "soup", "blend")
+
+# Samplers compute noise levels through log and exp, so equal levels may differ by rounding.
+TOLERANCE = 1e-3
+
+
+@dataclass
+class Probe:
+    """A planner that answers with the method its owner has chosen, and what was measured with it.
+
+    Args:
+        coefficients: the blend's, the same all over the image.
+        adapters: m.
+        method: one of `METHODS`, or "" outside a measurement, where the blend runs.
+        steps: the steps that were measured, from 0.
+        gaps: the linearity gap at each.
+        effects: how far the blend is from the base at each, as a norm in latent units.
+        seconds: what each method took at each, guidance included.
+        calls: the most model calls of a blended step.
+    """
+
+    coefficients: Coefficients | CoefficientSchedule
+    adapters: int
+    method: str = ""
+    steps: list[int] = field(default_factory=list)
+    gaps: list[float] = field(default_factory=list)
+    effects: list[float] = field(default_factory=list)
+    seconds: dict[str, list[float]] = field(default_factory=lambda: {method: [] for method in METHODS})
+    calls: int = 0
+    _now: Coefficients = ()
+
+    def __call__(self, step: Step) -> Plan:
+        if self.method == "base":
+            return Blend((0.0,) * self.adapters)(step)
+        if self.method != "blend":
+            # The soup asks for the step and the blend after it does not: some samplers' steps are known by the order in
+            # which predictions are asked for.
+            self._now = at(self.coefficients, step)
+        if self.method == "soup":
+            return Soup(self._now)(step)
+        plan = Blend(self._now)(step)
+        self.calls = max(self.calls, len(plan.mix))
+        return plan
+
+    @property
+    def mean_gap(self) -> float:
+        """The mean of the gaps."""
+        return statistics.fmean(self.gaps)
+
+    def seconds_per_step(self, method: str) -> float:
+        """The median over the steps after the first, which also loads and prepares."""
+        return statistics.median(self.seconds[method][1:] or self.seconds[method])
+
+    def measure(self, step: int, predict: Callable[[], Tensor]) -> Tensor:
+        """Run the three methods on the same input and note gap and seconds; the blend's prediction.
+
+        The blend comes last: samplers that look at what guidance saw find the blend's branches.
+        """
+        denoised: dict[str, Tensor] = {}
+        for self.method in METHODS:
+            start = time.perf_counter()
+            denoised[self.method] = predict()
+            float(denoised[self.method].flatten()[0])  # reading a number waits for the device
+            self.seconds[self.method].append(time.perf_counter() - start)
+        self.method = ""
+        self.steps.append(step)
+        gap, effect = linearity_gap(denoised["blend"], denoised["soup"], denoised["base"])
+        self.gaps.append(gap)
+        self.effects.append(effect)
+        return denoised["blend"]
+
+
+def linearity_gap(blend: Tensor, soup: Tensor, base: Tensor) -> tuple[float, float]:
+    """How much of the adapters' joint effect plain stacking misses.
+
+    ``|| sum_i c_i (D_i - D_0) - (D_soup - D_0) || / || sum_i c_i (D_i - D_0) || = ||D_blend - D_soup|| / ||D_blend - D_0||``
+
+    Args:
+        blend: x0 prediction, float[B, ...], latent units.
+        soup: the same with the weights' updates averaged.
+        base: the same without adapters.
+
+    Returns:
+        The gap, at least 0, and 0 where nothing is missed; and the effect ``||D_blend - D_0||``.
+    """
+    missed, effect = (float((blend - other).double().norm()) for other in (soup, base))
+    if missed == 0:
+        return 0.0, effect
+    return missed / effect if effect > 0 else math.inf, effect
+
+
+class ProbedModel:
+    """The host's denoiser, which a probe measures at the first evaluation of each step.
+
+    Args:
+        model: the denoiser as the sampler gets it.
+        probe: where the measurements go.
+        levels: the run's noise levels, float[steps + 1].
+    """
+
+    def __init__(self, model: Any, probe: Probe, levels: Sequence[float]) -> None:
+        self._model, self._probe, self._levels = model, probe, levels
+        self._next = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def __call__(self, x: Tensor, sigma: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        level = float(sigma.flatten()[0])
+        for step in range(self._next, len(self._levels) - 1):
+            if abs(level - self._levels[step]) <= TOLERANCE * self._levels[step]:
+                self._next = step + 1
+                return self._probe.measure(step, lambda: self._model(x, sigma, *args, **kwargs))
+        return self._model(x, sigma, *args, **kwargs)
+
+
+def probe_run(
+    model: Any,
+    loras: RewardLoRAs,
+    coefficients: Coefficients | CoefficientSchedule,
+    **sampling: Unpack[SamplingOfWholeRuns],
+) -> tuple[Probe, dict[str, Any]]:
+    """A run of the blend, with soup and base evaluated beside it at every step; the measurements, and the latent.
+
+    Raises:
+        ValueError: the coefficients differ within the image, the blend has no effect at all, or the sampler evaluates at no
+            level of its schedule.
+    """
+    if not is_uniform(coefficients):
+        raise ValueError(
+            "Blend Probe compares with plain stacking, which has one preference for the whole image: connect a preference "
+            "without regions."
+        )
+    probe = Probe(coefficients, len(loras.adapters))
+    blended = attach(model, loras, probe, images=sampling["latent_image"].get("batch_index"))
+    options: dict[str, Any] = dict(sampling)
+    name = options.pop("sampler_name")
+    sampler: Any = comfy.samplers.sampler_object(name)
+    inner = sampler.sampler_function
+
+    @functools.wraps(inner)  # the name says which samplers look ahead
+    def probed(denoiser: Any, noise: Tensor, sigmas: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        levels = [float(sigma) for sigma in sigmas]
+        return inner(ProbedModel(denoiser, probe, levels), noise, sigmas, *args, **kwargs)
+
+    sampler.sampler_function = probed
+    latent = sample_with(sampler, name, blended, denoise=1.0, **options)
+    if not probe.gaps:
+        raise ValueError(f"The sampler {name} evaluates at noise levels of its own: choose another, such as euler.")
+    if not any(probe.effects):
+        raise ValueError("The blend is the base model at every step (is kl_scale 0?): there is nothing to compare.")
+    return probe, latent

@@ -1,0 +1,210 @@
+"""One sampling run: hooks on at the first model call, off whatever happens; each call's prediction by the plan."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any
+
+import comfy.model_management
+import comfy.patcher_extension
+import torch
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+
+from ...blending.adapters import AdapterBank
+from ...blending.combine import combine
+from ...blending.plans import Gates, Plan, Planner
+from ...blending.residual_cache import ResidualCache
+from ...blending.schedules import StepInfo
+from ...blending.side_path import RowsDoNotFit, SidePath
+from .calls import ModelCall
+from .steps import StepTracker
+
+logger = logging.getLogger("diffusion_blend")
+
+KEY = "diffusion_blend"
+"""Under this name the extension's wrappers and adapters hang on a MODEL."""
+
+# The host itself batches while its estimate times this fits into free memory.
+MEMORY_MARGIN = 1.5
+
+
+class BlendRun:
+    """The state of one sampling run.
+
+    Args:
+        bank: the adapters' factors.
+        planner: makes the plan of a step.
+        evaluation: "auto", "batched" or "sequential".
+        images: image indices of the batch, None for 0, 1, 2, ...
+    """
+
+    def __init__(self, bank: AdapterBank, planner: Planner, evaluation: str, images: tuple[int, ...] | None) -> None:
+        self.bank, self.planner, self.evaluation, self.images = bank, planner, evaluation, images
+        self.paths: dict[int, SidePath] = {}
+        self.residuals = ResidualCache()
+        self.steps: StepTracker
+        self.most_rows = 1 if evaluation == "sequential" else 2**31  # falls when a batched call does not fit
+        self.checked = False
+
+    def __enter__(self) -> BlendRun:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.remove()
+
+    def remove(self) -> None:
+        """Take every hook off; again does no harm."""
+        for path in self.paths.values():
+            path.remove()
+        self.paths.clear()
+
+    def sample(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
+        """The host's OUTER_SAMPLE, with this run's wrapper around every model call.
+
+        Args:
+            executor: the host's next wrapper; its ``class_obj`` is the guider, whose options are this run's own copy.
+            args: noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed; more in later hosts.
+        """
+        named = dict(zip(_OUTER_SAMPLE_NAMES, args, strict=False)) | kwargs
+        self.steps = StepTracker(named["sampler"], named.get("seed"), self.images, named["noise"].shape)
+        rest = args[len(_OUTER_SAMPLE_NAMES) :]
+        named["callback"] = self.steps.observe(named.get("callback"))
+        options = executor.class_obj.model_options["transformer_options"]
+        options["wrappers"] = comfy.patcher_extension.copy_nested_dicts(options.get("wrappers", {}))
+        if options["wrappers"].get(WrappersMP.APPLY_MODEL, {}).pop("torch.compile", None):
+            logger.warning(
+                "The MODEL runs without torch.compile while it is blended: compiled code would not call the adapters."
+            )
+        add_wrapper = comfy.patcher_extension.add_wrapper_with_key
+        add_wrapper(WrappersMP.PREDICT_NOISE, KEY, self.predict_noise, options)
+        add_wrapper(WrappersMP.APPLY_MODEL, KEY, self.apply_model, options)
+        if self.evaluation == "batched":
+            add_wrapper(WrappersMP.PREPARE_SAMPLING, KEY, self.prepare, options)
+        first = [named.pop(name) for name in _OUTER_SAMPLE_NAMES if name in named]
+        try:
+            return executor(*first, *rest, **named)
+        finally:
+            # An interrupt is no Exception. Here and in __exit__, so that a thread that dies in one of them is survived.
+            self.remove()
+
+    def prepare(self, executor: Any, model: Any, noise_shape: Any, *args: Any, **kwargs: Any) -> Any:
+        """The host's PREPARE_SAMPLING: ask it to free memory for all rows of the plan in one call."""
+        # A schedule may need more in the middle than at its ends; a region's pixels change no row.
+        rows = max(len(self.planner(StepInfo(index, 3, self.steps.seed)).gates) for index in range(3))
+        return executor(model, [noise_shape[0] * rows, *noise_shape[1:]], *args, **kwargs)
+
+    def predict_noise(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
+        """The host's PREDICT_NOISE, once per evaluation of the sampler however many model calls it takes."""
+        self.steps.begin_evaluation()
+        return executor(*args, **kwargs)
+
+    def apply_model(self, executor: Any, x: Tensor, t: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """The host's APPLY_MODEL, once per chunk of conditionings: the plan's x0 prediction, float32[N, ...].
+
+        Rows of N are conditioning-major: all images of the first chunk, then all of the second.
+        """
+        network = executor.class_obj
+        call = ModelCall(executor, x, t, args, kwargs)
+        step = self.steps.at(call.transformer_options, t, call.images, x.shape)
+        plan = self.planner(step)
+        path = self._path(network)
+        if plan.residual_mix is None:
+            denoised = combine(self._evaluate(network, path, call, plan), plan.mix)
+        else:
+            rows = list(self._evaluate(network, path, call, plan))
+            denoised = combine(rows, plan.mix)
+            self.residuals.store(call.conditionings, combine(rows, plan.residual_mix), t, step.index)
+        if plan.extrapolation is not None:
+            denoised = self.residuals.extrapolate(call.conditionings, denoised, t, plan.extrapolation)
+        if not self.checked:
+            self._check_called(path)
+        return denoised
+
+    def _evaluate(self, network: Any, path: SidePath, call: ModelCall, plan: Plan) -> Iterator[Tensor]:
+        rows = list(plan.gates)
+        done = 0
+        while done < len(rows):
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            count = self._rows_that_fit(network, call, len(rows) - done)
+            try:
+                predictions = _predict(path, call, rows[done : done + count])
+            except (RowsDoNotFit, torch.cuda.OutOfMemoryError):
+                if count == 1:
+                    raise
+                self.most_rows = count // 2
+                comfy.model_management.soft_empty_cache()
+                continue
+            yield from predictions
+            done += count
+
+    def _rows_that_fit(self, network: Any, call: ModelCall, rows: int) -> int:
+        """How many rows of the plan go into one call."""
+        rows = min(rows, self.most_rows)
+        if self.evaluation == "auto" and comfy.model_management.is_device_cpu(call.x.device):
+            return 1  # a CPU gains nothing from a larger batch
+        while rows > 1 and network.memory_required(*call.memory_shapes(rows)) * MEMORY_MARGIN >= free_memory(
+            network, call.x.device
+        ):
+            rows //= 2
+        return rows
+
+    def _path(self, network: Any) -> SidePath:
+        """The side path on the model that runs: the host may run another copy than the one the MODEL names."""
+        path = self.paths.get(id(network))
+        if path is None:
+            _refuse_compiled(network)
+            # Known before it is installed: whatever ends the installation, the hooks made so far are taken off.
+            path = self.paths[id(network)] = SidePath(self.bank)
+            path.install(network)
+        return path
+
+    def _check_called(self, path: SidePath) -> None:
+        self.checked = True
+        missed = path.never_called()
+        if missed and not path.any_called():
+            raise RuntimeError(
+                f"None of the adapters' {len(missed)} layers was called, so the image would be the base model's. Another node "
+                "replaces or compiles the network's code: take it away, or use the host's Load LoRA."
+            )
+        if missed:
+            logger.warning(
+                "%d of the adapters' layers were not called and have no effect (a fused or replaced kernel?): %s",
+                len(missed),
+                ", ".join(missed),
+            )
+
+
+def _refuse_compiled(network: Any) -> None:
+    """Refuse a network with compiled parts in it: what was compiled before the hooks came does not call them."""
+    for name, module in network.named_modules():
+        # An attribute of torch's own compiled modules, of which each that is not compiled in place wraps the original.
+        if getattr(module, "_compiled_call_impl", None) is not None or "_orig_mod" in module._modules:
+            raise ValueError(
+                f"{name or 'The network'} is compiled by torch.compile, and compiled code does not call the blended adapters: "
+                "the image would be the base model's. Take the node that compiles this MODEL away."
+            )
+
+
+_OUTER_SAMPLE_NAMES = ("noise", "latent_image", "sampler", "sigmas", "denoise_mask", "callback", "disable_pbar", "seed")
+
+
+def free_memory(network: Any, device: torch.device) -> int:
+    """Bytes the host would let a call use: its patcher knows best, where this version has it (0.14 does, 0.8 does not)."""
+    patcher = network.current_patcher
+    if hasattr(patcher, "get_free_memory"):
+        return patcher.get_free_memory(device)
+    return comfy.model_management.get_free_memory(device)
+
+
+def _predict(path: SidePath, call: ModelCall, rows: list[tuple[Gates, ...]]) -> tuple[Tensor, ...]:
+    if len(rows) == 1:
+        with path.gated(call.gates_of_batch(rows[0])):
+            return (call(rows),)
+    gates = tuple(gates for row in rows for gates in call.gates_of_each(row))
+    with path.gated(gates):
+        return call(rows).chunk(len(rows))

@@ -1,0 +1,148 @@
+"""What the shipped source may not contain, read from it: code made from data, unsafe readers, the network in a node."""
+
+import ast
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("blending", "nodes", "rewards", "training", "evaluation", "miniature")
+NETWORK = {
+    "socket",
+    "ssl",
+    "http",
+    "urllib",
+    "urllib3",
+    "requests",
+    "httpx",
+    "aiohttp",
+    "websockets",
+    "ftplib",
+    "smtplib",
+}
+PROCESSES = {"subprocess", "multiprocessing", "pty", "ctypes"}
+UNPICKLERS = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "jsonpickle"}
+# Of pickle, only the exception that torch.load raises.
+HARMLESS = {"pickle": {"UnpicklingError"}}
+# Modules named in a string: one's own reward or base from the command line, the host's `nodes`, the subcommands.
+LATE_IMPORTS = {"rewards/load.py", "training/models/bases.py", "nodes/samplers.py", "command.py"}
+# The trainer's VILA process, and the pool of one thread that limits a reward's time.
+LATE_PROCESSES = {"rewards/vila.py", "rewards/guarded.py"}
+# Configurations and vocabularies: JSON and text, no weights.
+NO_WEIGHTS = ("Processor", "Tokenizer")
+
+
+def called(node):
+    """The dotted name of what a call calls."""
+    return ast.unparse(node.func)
+
+
+def constant(node, name):
+    """The value of a keyword, if it is written out."""
+    return next((k.value.value for k in node.keywords if k.arg == name and isinstance(k.value, ast.Constant)), None)
+
+
+def offences_of_call(node, file):
+    name = called(node)
+    last = name.rpartition(".")[2]
+    if name in ("eval", "exec", "compile", "__import__", "os.system", "os.popen") or name.startswith(
+        ("os.spawn", "os.exec")
+    ):
+        yield f"calls {name}"
+    if name == "torch.load" and constant(node, "weights_only") is not True:
+        yield "torch.load without weights_only=True"
+    if (
+        last == "from_pretrained"
+        and not name.split(".")[-2].endswith(NO_WEIGHTS)
+        and constant(node, "use_safetensors") is not True
+    ):
+        yield f"{name} without use_safetensors=True"
+    if name in ("np.load", "numpy.load") and constant(node, "allow_pickle"):
+        yield f"{name} with allow_pickle"
+    if name in ("yaml.load", "yaml.unsafe_load", "yaml.full_load"):
+        yield f"calls {name}"
+    if constant(node, "shell"):
+        yield f"{name} with a shell"
+    if last == "import_module" and file not in LATE_IMPORTS:
+        yield f"calls {name}"
+    if any(
+        isinstance(word, ast.Constant) and word.value in ("pip", "uv", "conda")
+        for a in node.args
+        for word in ast.walk(a)
+    ):
+        yield f"{name} with an installer's name"
+
+
+def offences(source, file):
+    """What a file may not do, in words."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call):
+            yield from offences_of_call(node, file)
+        names = []
+        if isinstance(node, ast.Import):
+            names = [(alias.name.split(".")[0], alias.name) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names = [((node.module or "").split(".")[0], alias.name) for alias in node.names]
+        for module, name in names:
+            if module in UNPICKLERS and name not in HARMLESS.get(module, ()):
+                yield f"imports {module}.{name}"
+            if module in PROCESSES and file not in LATE_PROCESSES:
+                yield f"imports {module}"
+            if module in NETWORK:
+                yield f"imports {module}"
+            if module in ("pip", "ensurepip", "setuptools"):
+                yield f"imports {module}"
+
+
+def shipped():
+    return [
+        ROOT / "__init__.py",
+        ROOT / "command.py",
+        *(p for name in PACKAGES for p in sorted((ROOT / name).rglob("*.py"))),
+    ]
+
+
+def test_the_shipped_source_does_none_of_it():
+    found = {
+        f"{path.relative_to(ROOT)}: {offence}"
+        for path in shipped()
+        for offence in offences(path.read_text(), str(path.relative_to(ROOT)))
+    }
+    assert found == set()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "eval('1')",
+        "exec(text)",
+        "os.system('ls')",
+        "torch.load(path)",
+        "torch.load(path, weights_only=False)",
+        "torch.load(path, weights_only=choice)",
+        "CLIPModel.from_pretrained(folder)",
+        "np.load(file, allow_pickle=True)",
+        "yaml.load(text)",
+        "subprocess.run('ls', shell=True)",
+        "run([sys.executable, '-m', 'pip', 'install', 'x'])",
+        "importlib.import_module(name)",
+        "import pickle",
+        "from pickle import loads",
+        "import socket",
+        "from urllib.request import urlopen",
+        "import subprocess",
+    ],
+)
+def test_each_of_it_would_be_found(line):
+    assert list(offences(line, "nodes/any.py"))
+
+
+def test_no_shipped_file_is_a_pickle_or_a_program():
+    """The archive of the registry is what git holds."""
+    names = subprocess.run(
+        ["git", "-C", str(ROOT), "ls-files"], check=True, capture_output=True, text=True
+    ).stdout.split()
+    endings = {".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin", ".npy", ".npz", ".so", ".pyd", ".dll", ".exe", ".whl"}
+    assert [name for name in names if Path(name).suffix in endings] == []
+    assert len(names) > 100

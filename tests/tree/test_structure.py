@@ -1,0 +1,115 @@
+"""The tree's laws: which package may import which, read from the source."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MAY_IMPORT = {
+    "blending": set(),
+    "rewards": set(),
+    "nodes": {"blending", "miniature", "rewards"},
+    "training": {"blending", "rewards"},
+    "miniature": {"blending", "rewards", "training"},
+    "evaluation": {"blending", "rewards", "training", "miniature"},
+}
+# The rewards that need no model import only these: an artist's ComfyUI has no more than what they need.
+LIGHT = ("load", "pixels", "protocol", "sources", "vila")
+
+
+def imports(path):
+    """(level, module) of every import statement in a file, also inside functions."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((0, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.level, node.module or ""
+
+
+def package_of(path, level, module):
+    """The project's package an import reaches, None for the outside."""
+    if level == 0:
+        return "diffusion_blend" if module.split(".")[0] == "diffusion_blend" else None
+    return reached_parts(path, level, module)[0]
+
+
+def reached_parts(path, level, module):
+    """Where a relative import leads, from the root."""
+    parts = path.relative_to(ROOT).parts[:-1]
+    return (*parts[: len(parts) - level + 1], *module.split("."))
+
+
+def at_start(path):
+    """(level, module) of what importing a file imports: nothing in functions or under TYPE_CHECKING."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Import):
+            yield from ((0, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.level, node.module or ""
+
+
+def offences(package, may):
+    for path in sorted((ROOT / package).rglob("*.py")):
+        for level, module in imports(path):
+            reached = package_of(path, level, module)
+            if reached is not None and reached != package and reached not in may:
+                yield f"{path.relative_to(ROOT)} imports {'.' * level}{module}"
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_imports_point_one_way(package):
+    assert list(offences(package, MAY_IMPORT[package])) == []
+
+
+def test_the_law_can_be_broken():
+    assert list(offences("nodes", set())), "nodes imports blending, so forbidding that must show"
+
+
+def test_the_start_of_comfyui_imports_no_reward():
+    early = {
+        f"{path.relative_to(ROOT)}: {module}"
+        for path in (ROOT / "nodes").rglob("*.py")
+        for level, module in at_start(path)
+        if level and package_of(path, level, module) == "rewards"
+    }
+    assert early == set()
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_rewards_without_a_model_need_only_what_the_host_ships(name):
+    outside = {module.split(".")[0] for level, module in at_start(ROOT / "rewards" / f"{name}.py") if level == 0}
+    assert outside <= {"torch", "numpy", "PIL", *sys.stdlib_module_names}
+
+
+def test_blending_needs_torch_and_the_standard_library_only():
+    outside = {
+        module.split(".")[0]
+        for path in (ROOT / "blending").rglob("*.py")
+        for level, module in imports(path)
+        if level == 0
+    }
+    assert outside <= {"torch", *sys.stdlib_module_names}
+
+
+def test_the_nodes_take_only_what_is_plain_torch_from_the_miniature():
+    reached = {
+        ".".join(reached_parts(path, level, module))
+        for path in (ROOT / "nodes").rglob("*.py")
+        for level, module in at_start(path)
+        if level and package_of(path, level, module) == "miniature"
+    }
+    assert reached == {"miniature.comfy_keys", "miniature.sizes"}
+
+
+@pytest.mark.parametrize("package", ["rewards", "training", "evaluation", "miniature", "blending"])
+def test_only_the_nodes_know_the_host(package):
+    host = {"comfy", "comfy_api", "comfy_extras", "nodes", "folder_paths", "execution", "server", "latent_preview"}
+    found = {
+        f"{path.relative_to(ROOT)}: {module}"
+        for path in (ROOT / package).rglob("*.py")
+        for level, module in imports(path)
+        if level == 0 and module.split(".")[0] in host
+    }
+    assert found == set()

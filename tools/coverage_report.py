@@ -1,0 +1,48 @@
+"""Run the tests under coverage.py and print which branches of ``blending/``, ``nodes/`` and ``training/`` none of them takes.
+
+``make coverage`` runs the three tiers that test them in this process; ``coverage_report.py TIER...`` runs some. Trainings in
+processes of their own (kills, several processes) and the server are not counted: what only they reach shows as uncovered.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from comfy_hosts import find_hosts
+
+ROOT = Path(__file__).resolve().parents[1]
+MEASURED = ("blending", "nodes", "training")
+TIERS = ("blending", "training", "host")
+
+
+def run(*words: str, **environment: str) -> int:
+    """coverage.py with these words; its exit status."""
+    command = [sys.executable, "-P", "-m", "coverage", *words]
+    return subprocess.run(command, cwd=ROOT, env=os.environ | environment, check=False).returncode
+
+
+def main() -> int:
+    tiers = sys.argv[1:] or [tier for tier in TIERS if tier != "host" or find_hosts()]
+    sources = ",".join(str(ROOT / name) for name in MEASURED)
+    run("erase")
+    failed = []
+    for tier in tiers:
+        # One thread, because the networks are too small for more.
+        options = ["--branch", "--parallel-mode", f"--source={sources}", "-m", "pytest", "-q", "-m", "not full"]
+        if run("run", *options, f"tests/{tier}", OMP_NUM_THREADS="1"):
+            failed.append(tier)
+    run("combine", "--quiet")
+    run("report", "--show-missing", "--skip-covered", "--skip-empty")
+    skipped = [tier for tier in TIERS if tier not in tiers]
+    if skipped:
+        print(f"Without {', '.join(skipped)}: what only these reach shows as uncovered.")
+    if failed:
+        print(f"FAILED tests in: {', '.join(failed)}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

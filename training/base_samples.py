@@ -1,0 +1,90 @@
+"""The base's samples on disk, so that adapters for many rewards can be trained from one sampling."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from .config import SamplingConfig
+from .files import write_atomically
+from .models.protocol import Conditioning
+
+_FINGERPRINT = "diffusion_blend.pool"
+_BESIDES = ("pool", "batch")
+"""Settings of the sampling that leave its samples as they are."""
+
+
+class SamplePool:
+    """Clean latents of the base, a file for each iteration and process.
+
+    Args:
+        folder: where they are kept; made when the first is.
+        made_with: everything that decides the samples, as JSON.
+    """
+
+    def __init__(self, folder: Path, made_with: str) -> None:
+        self.folder, self.made_with = folder, made_with
+
+    def latents(self, iteration: int, rank: int, make: Callable[[], Tensor]) -> Tensor:
+        """One process's samples of one iteration, float32[N, C, H, W]: read, or made and written.
+
+        Raises:
+            ValueError: the file was made with other settings, or is no file of a pool.
+        """
+        path = self.folder / f"iteration-{iteration:06d}-process-{rank:03d}.safetensors"
+        if not path.exists():
+            latents = make()
+            self.folder.mkdir(parents=True, exist_ok=True)
+            content = save({"latents": latents.contiguous()}, metadata={_FINGERPRINT: self.made_with})
+            write_atomically(path, content)
+            return latents
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                found = (file.metadata() or {}).get(_FINGERPRINT)
+                if found != self.made_with:
+                    raise ValueError(
+                        f"sampling.pool: {path} was made with other settings ({found}, now {self.made_with}): "
+                        "give the old settings, or another folder"
+                    )
+                return file.get_tensor("latents")
+        except SafetensorError as error:
+            raise ValueError(
+                f"sampling.pool: {path} cannot be read ({error}): delete it, it will be made again"
+            ) from error
+
+
+def made_with(
+    sampling: SamplingConfig, seed: int, processes: int, prompts: Sequence[str], first: Conditioning, probe: Tensor
+) -> str:
+    """What a pool's samples depend on, as JSON.
+
+    Args:
+        sampling: how they are made.
+        seed: the run's.
+        processes: how many share an iteration.
+        prompts: in their order.
+        first: the first prompt's conditioning; it stands for the text encoder.
+        probe: the base's output at a known input; it stands for its weights.
+    """
+    settings = {key: value for key, value in asdict(sampling).items() if key not in _BESIDES}
+    told = {"prompts": hashlib.sha256("\n".join(prompts).encode()).hexdigest()[:16]}
+    for name, tensor in (("text", first.features), ("base", probe)):
+        # Rounded: the same network on another machine may differ in the last digits.
+        rounded = [
+            f"{value:.2e}" for value in (tensor.double().mean().item(), tensor.double().std(correction=0).item())
+        ]
+        told[name] = " ".join(rounded)
+    return json.dumps({**settings, "seed": seed, "processes": processes, **told}, sort_keys=True)
+
+
+def probe_noise(shape: tuple[int, int, int]) -> Tensor:
+    """A fixed input to tell networks apart by, float32[1, C, H, W]."""
+    return torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))

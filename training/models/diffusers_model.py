@@ -1,0 +1,176 @@
+"""A diffusers UNet with a LoRA adapter as the trainer's model; the base is the same network with the adapter off."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from diffusers.training_utils import cast_training_params
+from peft import LoraConfig
+from torch import Tensor
+
+from ..config import AUTHORS_TARGETS, AdapterConfig
+from ..ddim import DdimSteps, ddim_steps
+from ..export import adapter_bytes
+from .protocol import Conditioning
+
+_DECODE_AT_ONCE = 64 * 64
+
+
+@dataclass(frozen=True)
+class Base:
+    """A frozen text-to-image base, taken apart into what training needs.
+
+    Another model family (a miniature one, say) fits by giving its own ``encode`` and ``decode``.
+
+    Attributes:
+        name: what the user called it: hub id, folder or file.
+        architecture: ``sd_v1``, ``sd_v2``, ``sdxl`` or a name of one's own; goes into the adapter's metadata.
+        unet: the denoiser, on its device and in its dtype.
+        scheduler: diffusers scheduler configuration (betas, prediction type, spacing).
+        latent_shape: channels, height, width of a latent.
+        resolution: width and height of an image, pixels.
+        encode: prompts -> one conditioning row each, on the CPU.
+        decode: clean latents float32[B, C, h, w] on the UNet's device -> images float32[B, 3, H, W] in 0..1.
+    """
+
+    name: str
+    architecture: str
+    unet: UNet2DConditionModel
+    scheduler: Mapping[str, Any]
+    latent_shape: tuple[int, int, int]
+    resolution: tuple[int, int]
+    encode: Callable[[Sequence[str]], Conditioning]
+    decode: Callable[[Tensor], Tensor]
+
+
+class DiffusersModel:
+    """A base with one trainable LoRA adapter; implements ``TextToImageModel``."""
+
+    def __init__(self, base: Base, lora: AdapterConfig, seed: int, *, gradient_checkpointing: bool = False) -> None:
+        """Freeze the base and attach a fresh adapter, which changes nothing until it is trained.
+
+        Args:
+            base: what to fine-tune.
+            lora: the adapter's shape.
+            seed: of the adapter's random down-projections (the up-projections start at 0).
+            gradient_checkpointing: recompute activations in the backward pass: less memory, about a third more time.
+
+        Raises:
+            ValueError: a rank below 1, or a target that names no layer of this base.
+        """
+        _check_lora(base.unet, lora)
+        self.base = base
+        self.lora = lora
+        self._unet = base.unet.requires_grad_(False).eval()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self._unet.add_adapter(
+                LoraConfig(
+                    r=lora.rank,
+                    lora_alpha=lora.alpha,  # pyright: ignore[reportArgumentType]  (peft only divides by it)
+                    target_modules=_target_modules(base.unet, lora.targets),
+                )
+            )
+        cast_training_params(self._unet, dtype=torch.float32)
+        if gradient_checkpointing:
+            self._unet.enable_gradient_checkpointing()
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        return self.base.latent_shape
+
+    @property
+    def device(self) -> torch.device:
+        return self._unet.device
+
+    def ddim_steps(self, steps: int, eta: float) -> DdimSteps:
+        """The sampler's coefficients, from the base's own schedule, as diffusers' DDIM scheduler spaces them.
+
+        Each step leads to the next timestep of the list. diffusers leads it to ``t - N // steps``, which is the same
+        when ``steps`` divides N = 1000 and one timestep beside it otherwise.
+        """
+        scheduler = DDIMScheduler.from_config(dict(self.base.scheduler))
+        assert isinstance(scheduler, DDIMScheduler)
+        scheduler.set_timesteps(steps)
+        return ddim_steps(
+            scheduler.alphas_cumprod,
+            torch.as_tensor(scheduler.timesteps),
+            float(scheduler.final_alpha_cumprod),
+            eta,
+            scheduler.config["prediction_type"],
+        )
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
+        return self.base.encode(prompts)
+
+    def predict(self, latents: Tensor, timesteps: Tensor, conditioning: Mapping[str, Tensor], *, base: bool) -> Tensor:
+        """Network output float32[B, C, H, W]; ``base`` switches the adapter off for this call."""
+        if base:
+            with self._without_adapter():
+                return self._forward(latents, timesteps, conditioning)
+        return self._forward(latents, timesteps, conditioning)
+
+    def _forward(self, latents: Tensor, timesteps: Tensor, conditioning: Mapping[str, Tensor]) -> Tensor:
+        inputs = {name: tensor.to(self._unet.dtype) for name, tensor in conditioning.items()}
+        hidden = inputs.pop("encoder_hidden_states")
+        return self._unet(
+            latents.to(self._unet.dtype),
+            timesteps,
+            encoder_hidden_states=hidden,
+            added_cond_kwargs=inputs or None,  # SDXL's pooled embedding and picture size
+        ).sample.float()
+
+    @contextmanager
+    def _without_adapter(self) -> Iterator[None]:
+        self._unet.disable_adapters()
+        try:
+            yield
+        finally:
+            self._unet.enable_adapters()
+
+    def decode(self, latents: Tensor) -> Tensor:
+        # A VAE's activations outweigh the UNet's: no more at once than one SD 1.5 image of 512 x 512.
+        rows = max(1, _DECODE_AT_ONCE // (latents.shape[2] * latents.shape[3]))
+        with torch.no_grad():
+            parts = [self.base.decode(part.to(self.device)).float().cpu() for part in latents.split(rows)]
+        return torch.cat(parts)
+
+    def decode_differentiable(self, latents: Tensor) -> Tensor:
+        return self.base.decode(latents).float()
+
+    def trainable(self) -> dict[str, torch.nn.Parameter]:
+        return {name: value for name, value in self._unet.named_parameters() if "lora_" in name}
+
+    def export(self, metadata: Mapping[str, str]) -> bytes:
+        return adapter_bytes(self._unet, self.lora.alpha, metadata)
+
+
+def _check_lora(unet: UNet2DConditionModel, lora: AdapterConfig) -> None:
+    if lora.rank < 1:
+        raise ValueError(f"LoRA rank {lora.rank}: it must be at least 1 (4 is the authors' value)")
+    for target in lora.targets:
+        if not _target_modules(unet, [target]):
+            linear = {
+                name.split(".")[-1] for name, module in unet.named_modules() if isinstance(module, torch.nn.Linear)
+            }
+            raise ValueError(
+                f"LoRA target {target!r} names no linear or convolution layer of this base; "
+                f"endings of its linear layers: {', '.join(sorted(linear))}"
+            )
+    if not lora.targets:
+        raise ValueError(f"no LoRA targets: name some, e.g. {', '.join(AUTHORS_TARGETS)}")
+
+
+def _target_modules(unet: UNet2DConditionModel, targets: Sequence[str]) -> list[str]:
+    """Full names of the layers whose name ends in one of the targets."""
+    return [
+        name
+        for name, module in unet.named_modules()
+        if isinstance(module, torch.nn.Linear | torch.nn.Conv2d)
+        and any(name == target or name.endswith("." + target) for target in targets)
+    ]

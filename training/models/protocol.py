@@ -1,0 +1,110 @@
+"""What the trainer needs from a text-to-image model: one small protocol, and the conditioning it passes around."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..ddim import DdimSteps, guide
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """Encoded prompts, one row per image.
+
+    Attributes:
+        prompt: the network's keyword tensors for the prompts, float[B, ...] each.
+        empty: the same for the negative (empty) prompt.
+        features: one vector per prompt for the value function, float32[B, F].
+    """
+
+    prompt: Mapping[str, Tensor]
+    empty: Mapping[str, Tensor]
+    features: Tensor
+
+    def to(self, device: torch.device) -> Conditioning:
+        """The same rows on another device."""
+        return Conditioning(
+            {name: tensor.to(device) for name, tensor in self.prompt.items()},
+            {name: tensor.to(device) for name, tensor in self.empty.items()},
+            self.features.to(device),
+        )
+
+
+def stack_conditioning(rows: Sequence[Conditioning]) -> Conditioning:
+    """Join rows of conditioning into one batch, in order."""
+    return Conditioning(
+        {name: torch.cat([row.prompt[name] for row in rows]) for name in rows[0].prompt},
+        {name: torch.cat([row.empty[name] for row in rows]) for name in rows[0].empty},
+        torch.cat([row.features for row in rows]),
+    )
+
+
+class TextToImageModel(Protocol):
+    """A latent diffusion model with a trainable part that can be switched off: the base is the model without it."""
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """Channels, height, width of one latent."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network computes."""
+        ...
+
+    def ddim_steps(self, steps: int, eta: float) -> DdimSteps:
+        """The sampler's coefficients for this model's noise schedule."""
+        ...
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
+        """Encode prompts (and the empty prompt beside each), on the CPU."""
+        ...
+
+    def predict(self, latents: Tensor, timesteps: Tensor, conditioning: Mapping[str, Tensor], *, base: bool) -> Tensor:
+        """Network output float32[B, C, H, W] for timesteps int64[B]; ``base`` leaves the trained part out."""
+        ...
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images float32[B, 3, H, W] in 0..1 from clean latents, on the CPU."""
+        ...
+
+    def decode_differentiable(self, latents: Tensor) -> Tensor:
+        """As `decode`, on the network's device and with a gradient."""
+        ...
+
+    def trainable(self) -> dict[str, torch.nn.Parameter]:
+        """The parameters that training changes, by name."""
+        ...
+
+    def export(self, metadata: Mapping[str, str]) -> bytes:
+        """The trained part as the bytes of a ``.safetensors`` file."""
+        ...
+
+
+def predict_guided(
+    model: TextToImageModel, latents: Tensor, timesteps: Tensor, conditioning: Conditioning, scale: float, *, base: bool
+) -> Tensor:
+    """Network output with classifier-free guidance, both branches in one call.
+
+    Args:
+        model: the network.
+        latents: noisy latents, float[B, C, H, W].
+        timesteps: int64[B].
+        conditioning: one row per latent.
+        scale: guidance scale; at exactly 1 the empty prompt is not evaluated.
+        base: leave the trained part out.
+
+    Returns:
+        Guided output, float32[B, C, H, W].
+    """
+    if scale == 1:
+        return model.predict(latents, timesteps, conditioning.prompt, base=base)
+    both = {name: torch.cat([conditioning.empty[name], tensor]) for name, tensor in conditioning.prompt.items()}
+    output = model.predict(torch.cat([latents, latents]), torch.cat([timesteps, timesteps]), both, base=base)
+    unconditional, conditional = output.chunk(2)
+    return guide(conditional, unconditional, scale)
