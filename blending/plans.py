@@ -99,7 +99,9 @@ class Blend:
         coefficients = at(self.coefficients, step)
         adapters = len(coefficients)
         rows = [
-            (_unit(i, adapters), c) for i, c in enumerate((*coefficients, base_coefficient(coefficients))) if counts(c)
+            (unit_row(i, adapters), c)
+            for i, c in enumerate((*coefficients, base_coefficient(coefficients)))
+            if counts(c)
         ]
         return Plan(tuple((row,) for row, _ in rows), tuple(c for _, c in rows))
 
@@ -212,7 +214,7 @@ class Stochastic:
             ]
         if len(set(chosen)) == 1:
             chosen = chosen[:1]  # one row for the whole batch lets the layers touch one adapter only
-        return Plan((tuple(_unit(i, len(probabilities) - 1) for i in chosen),), (1.0,))
+        return Plan((tuple(unit_row(i, len(probabilities) - 1) for i in chosen),), (1.0,))
 
     def probabilities(self, step: Step) -> Gates:
         """Each adapter's probability at a step, and the base model's last, float[m + 1]."""
@@ -288,6 +290,6 @@ def make_planner(
 METHODS = ("blend", "stochastic", "soup", "early")
 
 
-def _unit(index: int, adapters: int) -> Gates:
+def unit_row(index: int, adapters: int) -> Gates:
     """The row with a 1 at the index; an index past the last adapter is the base model's row of zeros."""
     return tuple(1.0 if i == index else 0.0 for i in range(adapters))

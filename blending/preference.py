@@ -10,6 +10,7 @@ from typing import Any, NoReturn, Protocol
 import torch
 from torch import Tensor
 
+from .kl_weights import kl_weight_factors
 from .schedules import CURVES, Coefficients, CoefficientSchedule, Interpolated, Regional, feathered
 
 LARGEST_KL_SCALE = 1000
@@ -131,13 +132,13 @@ class Preference:
     def coefficients(self, names: Sequence[str], kl_weights: Sequence[float | None] = ()) -> tuple[float, ...]:
         """The adapters' coefficients in the affine sum; the base model takes ``1 - sum``.
 
-        ``c_i = kl_scale * w_i * alpha_i / alpha_max``: adapters trained with unequal KL weights alpha are brought to the
-        largest of them, since the drift of adapter i is the gradient of ``r_i / alpha_i``.
+        ``c_i = kl_scale * w_i * alpha_i / sum_j w_j alpha_j`` with the KL weights alpha that the adapters were trained with
+        (`kl_weights.kl_weight_factors`). Where all are equal or unknown this is ``kl_scale * w_i``. The sum is the KL scale.
 
         Args:
             names: the adapters' names, in order.
-            kl_weights: the KL weight alpha (reward units per nat) each adapter was trained with, None where unknown.
-                Used only if every adapter with a weight above 0 has one.
+            kl_weights: the KL weight alpha (reward units per nat) of every adapter, None where it is unknown; an empty
+                sequence means that all are unknown.
 
         Returns:
             float[m].
@@ -146,8 +147,8 @@ class Preference:
             ValueError: as `normalised`; or a KL weight is not a finite number above 0.
         """
         weights = self.normalised(names)
-        scales = common_kl_scales(weights, kl_weights or (None,) * len(weights))
-        return tuple(self.kl_scale * weight * scale for weight, scale in zip(weights, scales, strict=True))
+        factors = kl_weight_factors(weights, kl_weights or (None,) * len(weights))
+        return tuple(self.kl_scale * weight * factor for weight, factor in zip(weights, factors, strict=True))
 
 
 @dataclass(frozen=True)
@@ -274,30 +275,3 @@ _CHAIN = (
     "cannot be continued by more weights: chain the Preference Weights first, and connect the chains to the schedule or the "
     "region."
 )
-
-
-def common_kl_scales(weights: Sequence[float], kl_weights: Sequence[float | None]) -> tuple[float, ...]:
-    """Factors ``alpha_i / alpha_max`` over the adapters in use; all 1 unless every one of them has a KL weight.
-
-    Args:
-        weights: preference weights, float[m]; an adapter of weight 0 does not count.
-        kl_weights: KL weights alpha, None where unknown, [m].
-
-    Returns:
-        float[m], each in (0, 1] for the adapters in use and 1 for the others.
-
-    Raises:
-        ValueError: a known KL weight is not a finite number above 0.
-    """
-    used = [kl_weight for weight, kl_weight in zip(weights, kl_weights, strict=True) if weight > 0]
-    for kl_weight in used:
-        if kl_weight is not None and not (math.isfinite(kl_weight) and kl_weight > 0):
-            raise ValueError(f"An adapter's KL weight is {kl_weight}: it must be a finite number above 0.")
-    known = [kl_weight for kl_weight in used if kl_weight is not None]
-    if not known or len(known) < len(used):
-        return (1.0,) * len(weights)
-    largest = max(known)
-    return tuple(
-        kl_weight / largest if weight > 0 and kl_weight is not None else 1.0
-        for weight, kl_weight in zip(weights, kl_weights, strict=True)
-    )

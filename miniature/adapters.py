@@ -83,7 +83,7 @@ def _copy_named(trained: Path, file: Path, mixture: Mixture) -> None:
     from safetensors import safe_open
     from safetensors.torch import load_file, save
 
-    from ..training.files import write_atomically
+    from ..artifacts.files import write_atomically
 
     with safe_open(str(trained), framework="pt") as content:
         header = content.metadata()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from comfy_api.latest import io
 
 from ..blending.plans import Planner, make_planner
-from ..blending.preference import AnyPreference, Preference, common_kl_scales
+from ..blending.preference import AnyPreference, Preference
 from ..blending.schedules import Coefficients, CoefficientSchedule
 from .adapters.files import RewardLoRAs
 from .engine.attach import attach
@@ -165,19 +165,28 @@ class MSDDASampler(io.ComfyNode):
         **sampling: Unpack[SamplingWithoutSampler],
     ) -> io.NodeOutput:
         coefficients = coefficients_of(preference, reward_loras)
+        shares = preference.at_kl_scale(1.0).coefficients(reward_loras.names, reward_loras.kl_weights)
         etas = (eta_1, eta_2, eta_3, eta_4)
         record_blend(cls, "msdda", preference, reward_loras, etas=list(etas), renormalise=renormalise)
-        return io.NodeOutput(sample_with_msdda(model, reward_loras, coefficients, etas, renormalise, **sampling))
+        latent = sample_with_msdda(model, reward_loras, coefficients, shares, etas, renormalise, **sampling)
+        return io.NodeOutput(latent)
 
 
 def coefficients_of(preference: AnyPreference, loras: RewardLoRAs) -> Coefficients | CoefficientSchedule:
     """The adapters' affine coefficients; says so where unequal KL weights change them."""
-    for part in preference.parts:
-        scales = common_kl_scales(part.normalised(loras.names), loras.kl_weights)
-        if any(scale != 1 for scale in scales):
-            factors = ", ".join(f"{name} x {scale:.3g}" for name, scale in zip(loras.names, scales, strict=True))
-            notify(f"The adapters were trained with unequal KL weights and are brought to the largest: {factors}.")
-    return preference.coefficients(loras.names, loras.kl_weights)
+    coefficients = preference.coefficients(loras.names, loras.kl_weights)
+    known = {alpha for alpha in loras.kl_weights if alpha is not None}
+    if len(known) > 1:
+        listed = ", ".join(
+            f"{name} {'unknown' if alpha is None else format(alpha, 'g')}"
+            for name, alpha in zip(loras.names, loras.kl_weights, strict=True)
+        )
+        unknown = "" if None not in loras.kl_weights else " An unknown one counts with the mean of the others."
+        notify(
+            f"The adapters were trained with unequal KL weights ({listed}), so their weights are multiplied by them and then "
+            f"divided by the sum.{unknown}"
+        )
+    return coefficients
 
 
 def sample_blended(model: Any, loras: RewardLoRAs, planner: Planner, **sampling: Unpack[Sampling]) -> dict[str, Any]:

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from transformers import CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPVisionModelWithProjection
 
+from ..artifacts.pictures import to_pil
+from ..artifacts.tensors import read_tensors
 from .heads import LinearStack
-from .pictures import to_pil
 from .protocol import NetworkReward
-from .tensor_files import read_tensors
 
 PICK_SCORE_SHIFT = 19.0
 """The paper subtracts it from PickScore, so that its size is that of the other rewards (arXiv 2505.18547, section 4)."""

@@ -11,10 +11,10 @@ from torch import Tensor
 from transformers import BertTokenizer, BlipTextConfig, BlipVisionConfig, BlipVisionModel, CLIPImageProcessor
 from transformers.models.blip.modeling_blip_text import BlipTextModel
 
+from ..artifacts.pictures import to_pil
+from ..artifacts.tensors import read_tensors
 from .heads import LinearStack
-from .pictures import to_pil
 from .protocol import NetworkReward
-from .tensor_files import read_tensors
 
 MEAN, STD = 0.16717362830052426, 1.0333394966054072
 """The published normalisation of the raw score."""

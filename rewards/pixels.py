@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .pictures import to_pil
+from ..artifacts.pictures import to_pil
 
 _JPEG_QUALITY = 95
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .pictures import to_pil
+from ..artifacts.pictures import to_pil
 from .sources import NotOnThisMachine
 
 HUB = "https://tfhub.dev/google/vila/image/1"

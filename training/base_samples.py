@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from ..artifacts.files import write_atomically
 from .config import SamplingConfig
-from .files import write_atomically
 from .models.protocol import Conditioning
 
 _FINGERPRINT = "diffusion_blend.pool"

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from ..rewards.tensor_files import read_tensors
-from .files import flush_folder, write_atomically
+from ..artifacts.files import flush_folder, write_atomically
+from ..artifacts.tensors import read_tensors
 
 logger = logging.getLogger("diffusion_blend")
 

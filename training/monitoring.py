@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..rewards.pictures import image_grid
+from ..artifacts.files import write_atomically
+from ..artifacts.pictures import image_grid
 from ..rewards.protocol import Reward, score, weighted_sum
 from .collection import Collector
 from .config import TrainConfig
 from .figures import reward_curve
-from .files import write_atomically
 from .processes import Processes
 from .state import TrainState
 

@@ -14,10 +14,10 @@ import torch
 from jsonargparse import ArgumentParser
 from torch import Tensor
 
+from ..artifacts.files import write_atomically
+from ..artifacts.pictures import read_picture
 from ..rewards.load import load_rewards
-from ..rewards.pictures import read_picture
 from ..rewards.protocol import Reward, score
-from .files import write_atomically
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 

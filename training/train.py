@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from jsonargparse import ArgumentParser
 
+from ..artifacts.files import write_atomically
 from ..rewards.guarded import RewardFailed
 from ..rewards.load import check_names, load_rewards
 from ..rewards.protocol import check_differentiable
@@ -22,7 +23,6 @@ from .algorithms.policy_gradient import TrainingCollapsed
 from .checks import check_config
 from .config import TrainConfig
 from .export import adapter_metadata
-from .files import write_atomically
 from .models.bases import load_base
 from .models.diffusers_model import Base, DiffusersModel
 from .prompts import load_prompts

@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from ..artifacts.files import write_atomically
 from ..rewards.guarded import guard
 from ..rewards.protocol import Reward, weighted_sum
 from .advantages import PromptStatistics
@@ -23,7 +24,6 @@ from .checkpoints import ADAPTER, save_checkpoint
 from .checks import check_epoch
 from .collection import Collection, Collector, PromptTable
 from .config import TrainConfig
-from .files import write_atomically
 from .models.protocol import TextToImageModel
 from .monitoring import Monitor
 from .objectives import returns_to_go

@@ -10,7 +10,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from ...training.files import write_atomically
+from ...artifacts.files import write_atomically
 from ..sweep.figures import label, pareto_figure, write_weights
 from ..sweep.records import Row
 from ..sweep.run import Sweep

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .report import table
+from ...artifacts.tables import markdown_table
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -77,7 +77,7 @@ def _learned(options: argparse.Namespace) -> None:
 
 
 def _publish(options: argparse.Namespace, name: str, setting: str, tables: dict[str, list[dict[str, Any]]]) -> None:
-    text = f"{name}: {setting}\n" + "".join(f"\n{title}\n\n{table(rows)}" for title, rows in tables.items())
+    text = f"{name}: {setting}\n" + "".join(f"\n{title}\n\n{markdown_table(rows)}" for title, rows in tables.items())
     sys.stdout.write(text)
     (options.out / f"{name}.md").write_text(text, encoding="utf-8")
     (options.out / f"{name}.json").write_text(

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ...blending.adapters import LowRank
+from ...blending.kl_weights import parse_kl_weight
 from ...blending.side_path import layer_shape
 
 logger = logging.getLogger("diffusion_blend")
@@ -82,13 +83,10 @@ def _check_kind(name: str, tensors: dict[str, Tensor]) -> None:
 
 
 def _kl_weight(name: str, metadata: dict[str, str]) -> float | None:
-    text = metadata.get("diffusion_blend.kl_weight")
-    if text is None:
-        return None
     try:
-        return float(text) or None  # 0: trained without a leash, so no KL weight is known
+        return parse_kl_weight(metadata.get("diffusion_blend.kl_weight"))
     except ValueError as error:
-        raise ValueError(f"adapter {name!r}: its metadata says KL weight {text!r}, which is no number") from error
+        raise ValueError(f"adapter {name!r}: {error}") from error
 
 
 def _updates(name: str, tensors: dict[str, Tensor], unet: UNet2DConditionModel) -> Update:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...blending.plans import NEGLIGIBLE, Gates, Stochastic, base_coefficient
-from ...blending.preference import Preference, common_kl_scales
+from ...blending.preference import Preference
+from ...blending.simplex import lattice
 from .adapters import Adapter
 from .config import METHODS, UNSCALED, SweepConfig
 
@@ -51,8 +51,7 @@ def preferences(config: SweepConfig) -> list[Gates]:
     """
     names, given = list(config.adapters), list(config.weights)
     if config.grid:
-        sums = itertools.product(range(config.grid + 1), repeat=len(names))
-        given += [[k / config.grid for k in counts] for counts in sums if sum(counts) == config.grid]
+        given += [list(point) for point in reversed(lattice(len(names), config.grid))]
     for weights in given:
         if len(weights) != len(names):
             raise ValueError(
@@ -96,7 +95,7 @@ def make_points(config: SweepConfig, adapters: Sequence[Adapter], morl: Mapping[
 
 
 def coefficients_of(config: SweepConfig, adapters: Sequence[Adapter], weights: Gates, kl_scale: float) -> Gates:
-    """``c_i = kl_scale w_i alpha_i / alpha_max`` for rewards as given, ``kl_scale w_i`` for rewards in units of alpha."""
+    """``c_i = kl_scale w_i alpha_i / sum_j w_j alpha_j`` for rewards as given, ``kl_scale w_i`` for rewards in units of alpha."""
     known = [adapter.kl_weight for adapter in adapters] if config.reward_units == "as_given" else ()
     return Preference(weights, kl_scale).coefficients([adapter.name for adapter in adapters], known)
 
@@ -116,7 +115,6 @@ def reward_scales(config: SweepConfig, adapters: Sequence[Adapter]) -> list[floa
                 f"reward_units is kl_weight, but the file of adapter {adapter.name!r} has no KL weight in its metadata: "
                 "use reward_units as_given"
             )
-        common_kl_scales([1.0], [adapter.kl_weight])  # finite and above 0
         scales.append(adapter.kl_weight)
     return scales
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...training.files import write_atomically
+from ...artifacts.files import write_atomically
 
 Row = dict[str, Any]
 """One picture: its labels, every reward, ``kl`` (None: not measured or not defined), ``seconds``, ``calls``."""

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...training.files import write_atomically
-from ..gaussian.report import table
+from ...artifacts.files import write_atomically
+from ...artifacts.tables import markdown_table
 from .config import UNSCALED
 from .figures import label, pareto_figure, picture_grid, scale_figure, write_weights
 from .records import Row
@@ -80,7 +80,7 @@ def _markdown(sweep: Sweep, results: Sequence[Result], tables: Mapping[str, list
         )
     )
     return head + "".join(
-        f"\n{title}\n\n{table([_readable(row, several) for row in rows])}" for title, rows in sections if rows
+        f"\n{title}\n\n{markdown_table([_readable(row, several) for row in rows])}" for title, rows in sections if rows
     )
 
 

@@ -16,10 +16,10 @@ from accelerate import PartialState
 from torch import Tensor
 from tqdm import tqdm
 
+from ...artifacts.pictures import to_pil
 from ...blending.plans import Gates
 from ...blending.preference import Preference
 from ...rewards.load import check_names, load_rewards
-from ...rewards.pictures import to_pil
 from ...rewards.protocol import Reward, check_differentiable, score
 from ...training.collection import PromptTable
 from ...training.models.bases import load_base

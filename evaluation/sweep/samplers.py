@@ -96,6 +96,6 @@ class Studio:
         if name in DRAWS:
             return updates, Planned(Stochastic(coefficients, DRAWS[name]))
         if name == "msdda":
-            own = [sampler_steps(self.network.base, self.config.steps, eta) for eta in recipe["etas"]]
-            return updates, Msdda(coefficients, own)
+            steps = {eta: sampler_steps(self.network.base, self.config.steps, eta) for eta in recipe["etas"]}
+            return updates, Msdda(coefficients, recipe["etas"], steps)
         return updates, Planned(Blend(coefficients))  # blend, adapter

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ...blending.combine import combine, evaluate
-from ...blending.msdda import fuse_gaussians
-from ...blending.plans import NEGLIGIBLE, Gates, Planner, base_coefficient
+from ...blending.msdda import fuse_gaussians, step_factors
+from ...blending.plans import Gates, Planner
 from ...blending.residual_cache import ResidualCache
 from ...training.ddim import DdimSteps
 from ...training.models.protocol import Conditioning
@@ -159,31 +159,25 @@ class Recalling:
 
 @dataclass(frozen=True)
 class Msdda:
-    """Every adapter's own Gaussian step, fused (arXiv 2604.14379; ``blending.msdda``).
+    """Every adapter's own Gaussian step, fused (arXiv 2604.14379; `blending.msdda.step_factors`).
 
     Args:
-        coefficients: c, float[m]; the base's share ``1 - sum c`` is one more factor.
-        steps: the sampler with each adapter's own eta, m times.
+        coefficients: c, float[m]; the base model takes ``1 - sum c``.
+        etas: every adapter's own noise scale, float[m].
+        steps: the sampler with each noise scale.
     """
 
     coefficients: Gates
-    steps: Sequence[DdimSteps]
+    etas: Sequence[float]
+    steps: Mapping[float, DdimSteps]
 
     def __call__(self, here: Here) -> Gaussian:
-        adapters = len(self.coefficients)
-        unit = [tuple(float(i == j) for j in range(adapters)) for i in range(adapters)]
-        factors = [
-            (unit[i], steps, c)
-            for i, (steps, c) in enumerate(zip(self.steps, self.coefficients, strict=True))
-            if abs(c) > NEGLIGIBLE
-        ]
-        base = base_coefficient(self.coefficients)
-        if base != 0:
-            factors.append(((0.0,) * adapters, here.steps, base))
-        means = [here.mean(here.predict((gates,)), steps) for gates, steps, _ in factors]
-        deviations = [here.std(steps) for _, steps, _ in factors]
+        factors = step_factors(self.coefficients, self.etas)
+        means = [here.mean(here.predict((factor.gates,)), self.steps[factor.eta]) for factor in factors]
+        deviations = [here.std(self.steps[factor.eta]) for factor in factors]
         silent = not any(deviations)  # a last step without noise: the mean for any equal deviations
-        mean, std = fuse_gaussians(means, [1.0] * len(means) if silent else deviations, [c for *_, c in factors])
+        mix = [factor.coefficient for factor in factors]
+        mean, std = fuse_gaussians(means, [1.0] * len(means) if silent else deviations, mix)
         return Gaussian(mean, 0.0 if silent else std)
 
 

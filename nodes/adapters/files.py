@@ -14,6 +14,8 @@ import safetensors
 import torch
 from torch import Tensor
 
+from ...blending.kl_weights import parse_kl_weight
+
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -145,15 +147,7 @@ def _check_tensors(file: str, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _kl_weight(file: str, metadata: Mapping[str, str]) -> float | None:
-    text = metadata.get("diffusion_blend.kl_weight")
-    if text is None:
-        return None
     try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(
-            f"{file}: its metadata give diffusion_blend.kl_weight as {text!r}; it must be a number above 0."
-        )
-    return value
+        return parse_kl_weight(metadata.get("diffusion_blend.kl_weight"))
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error

@@ -14,8 +14,8 @@ from torch import Tensor
 from tqdm.auto import trange
 
 from ...blending.combine import combine
-from ...blending.msdda import fuse_gaussians
-from ...blending.plans import Blend, Gates, Plan
+from ...blending.msdda import StepFactor, fuse_gaussians, step_factors
+from ...blending.plans import Gates, Plan
 from ...blending.schedules import Coefficient, Coefficients, CoefficientSchedule, Step, StepInfo, at, is_uniform
 from ..adapters.files import RewardLoRAs
 from ..schema import SamplingWithoutSampler
@@ -90,6 +90,7 @@ def sample_msdda(
     *,
     chosen: ChosenRow,
     coefficients: Coefficients | CoefficientSchedule,
+    shares: Coefficients | CoefficientSchedule,
     etas: Sequence[float],
     renormalise: bool = False,
 ) -> Tensor:
@@ -104,7 +105,8 @@ def sample_msdda(
         disable: no progress bar.
         chosen: the planner on the model, pointed at one row after the other.
         coefficients: the adapters' c, float[m], or a course of them.
-        etas: noise scale of the first adapters, above 0; see `factors`.
+        shares: the coefficients at KL scale 1; see `blending.msdda.step_factors`.
+        etas: noise scale of the first adapters, above 0; see `adapter_etas`.
         renormalise: top the noise up to the schedule's level where unequal etas leave less.
 
     Returns:
@@ -117,15 +119,18 @@ def sample_msdda(
     levels = [float(sigma) for sigma in sigmas]
     ones = x.new_ones([x.shape[0]])
     for i in trange(len(levels) - 1, disable=disable):
-        rows, mix, noise_scales = factors(at(coefficients, StepInfo(i, len(levels) - 1)), etas)
-        denoised = []
-        for row in rows:
-            chosen.row = row
-            denoised.append(model(x, sigmas[i] * ones, **extra_args))
+        step = StepInfo(i, len(levels) - 1)
+        factors = factors_of(at(coefficients, step), etas, at(shares, step))
+        mix = [factor.coefficient for factor in factors]
+        predictions: dict[Gates, Tensor] = {}
+        for gates in dict.fromkeys(factor.gates for factor in factors):
+            chosen.row = (gates,)
+            predictions[gates] = model(x, sigmas[i] * ones, **extra_args)
+        denoised = [predictions[factor.gates] for factor in factors]
         if callback is not None:
             preview = combine((prediction.clone() for prediction in denoised), mix)
             callback({"x": x, "i": i, "sigma": sigmas[i], "sigma_hat": sigmas[i], "denoised": preview})
-        steps = [transition(levels[i], levels[i + 1], eta) for eta in noise_scales]
+        steps = [transition(levels[i], levels[i + 1], factor.eta) for factor in factors]
         means = [x * step.a + prediction * step.b for prediction, step in zip(denoised, steps, strict=True)]
         x, deviation = fuse_gaussians(means, [step.s for step in steps], mix)
         if levels[i + 1] > 0:
@@ -145,57 +150,58 @@ def topped_up(steps: Sequence[Transition], coefficients: Sequence[float], sigma:
     return math.sqrt(max(0.0, sigma_next**2 - kept**2))
 
 
+def factors_of(
+    coefficients: Sequence[Coefficient], etas: Sequence[float], shares: Sequence[Coefficient]
+) -> tuple[StepFactor, ...]:
+    """`step_factors` of coefficients that are the same in the whole image; adapters past the end of ``etas`` use 1."""
+    numbers = [float(c) for c in coefficients]
+    return step_factors(numbers, adapter_etas(etas, len(numbers)), [float(share) for share in shares])
+
+
 def sample_with_msdda(
     model: Any,
     loras: RewardLoRAs,
     coefficients: Coefficients | CoefficientSchedule,
+    shares: Coefficients | CoefficientSchedule,
     etas: Sequence[float],
     renormalise: bool,
     **sampling: Unpack[SamplingWithoutSampler],
 ) -> dict[str, Any]:
     """A run of `sample_msdda` as the host's KSampler would run it: empty latents, masks, previews, progress bar.
 
-    The base model's share of the product, where there is one, has the adapters' mean eta by weight, so that equal etas
-    give the plain blend whatever the KL scale.
+    Args:
+        model: the host's ModelPatcher.
+        loras: the adapters.
+        coefficients: the adapters' c.
+        shares: the coefficients at KL scale 1.
+        etas: noise scale of the first adapters; the others use 1.
+        renormalise: see `sample_msdda`.
+        sampling: what KSampler takes, without a sampler.
 
     Raises:
-        ValueError: the coefficients differ within the image, or as `factors`.
+        ValueError: the coefficients differ within the image, or an eta is not a finite number above 0.
     """
     if not is_uniform(coefficients):
         raise ValueError(
             "MSDDA weighs whole steps, so it cannot have another preference in a region. Use Blended KSampler, or one preference "
             "for the whole image."
         )
-    factors(at(coefficients, StepInfo()), etas)  # what is wrong with the etas is said before the model is loaded
+    factors_of(
+        at(coefficients, StepInfo()), etas, at(shares, StepInfo())
+    )  # refuses wrong etas before the model is loaded
     chosen = ChosenRow()
     blended = attach(model, loras, chosen, images=sampling["latent_image"].get("batch_index"))
-    options = {"chosen": chosen, "coefficients": coefficients, "etas": etas, "renormalise": renormalise}
+    options = {
+        "chosen": chosen,
+        "coefficients": coefficients,
+        "shares": shares,
+        "etas": etas,
+        "renormalise": renormalise,
+    }
     sampler = comfy.samplers.KSAMPLER(sample_msdda, extra_options=options)
     return sample_with(sampler, "euler_ancestral", blended, **sampling)
 
 
-def factors(
-    coefficients: Sequence[Coefficient], etas: Sequence[float]
-) -> tuple[tuple[tuple[Gates, ...], ...], tuple[float, ...], tuple[float, ...]]:
-    """The product's factors: the blend's rows of gates, their coefficients, and an eta each.
-
-    Args:
-        coefficients: c, float[m].
-        etas: of the first adapters; those past the end use 1.
-
-    Returns:
-        Rows of gates [n], coefficients float[n], etas float[n].
-
-    Raises:
-        ValueError: an eta is not a finite number above 0.
-    """
-    for number, eta in enumerate(etas, start=1):
-        if not (math.isfinite(eta) and eta > 0):
-            raise ValueError(f"eta_{number} is {eta}: it must be a finite number above 0.")
-    numbers = tuple(float(c) for c in coefficients)
-    plan = Blend(numbers)(StepInfo())
-    padded = [*etas, *[1.0] * len(numbers)][: len(numbers)]
-    total = math.fsum(abs(c) for c in numbers)
-    mean = math.fsum(abs(c) * eta for c, eta in zip(numbers, padded, strict=True)) / total if total else 1.0
-    used = [eta for (gates,) in plan.gates for eta in ([e for e, g in zip(padded, gates, strict=True) if g] or [mean])]
-    return plan.gates, tuple(float(c) for c in plan.mix), tuple(used)
+def adapter_etas(etas: Sequence[float], adapters: int) -> tuple[float, ...]:
+    """The noise scale of every adapter: adapters past the end of ``etas`` use 1."""
+    return tuple([*etas, *[1.0] * adapters][:adapters])

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 
 from ...blending.preference import AnyPreference, Preference
+from ...blending.simplex import lattice, lattice_size
 
 MOST_POINTS = 1000
 """Every point is a whole run of whatever follows; more is a slip of the hand."""
@@ -84,15 +84,13 @@ def simplex(count: int, divisions: int, kl_scale: float) -> list[Preference]:
         raise ValueError(f"A simplex sweep needs at least 2 adapters and got {count}: load another LoRA.")
     if divisions < 1:
         raise ValueError(f"divisions is {divisions}: it must be at least 1.")
-    points = math.comb(divisions + count - 1, count - 1)
+    points = lattice_size(count, divisions)
     if points > MOST_POINTS:
         raise ValueError(
             f"{divisions} divisions over {count} adapters are {points} points, each a whole run; at most {MOST_POINTS} "
             "are allowed: choose fewer divisions."
         )
-    bars = itertools.combinations(range(divisions + count - 1), count - 1)  # stars and bars
-    parts = ([b - a - 1 for a, b in itertools.pairwise((-1, *bar, divisions + count - 1))] for bar in bars)
-    return [Preference(tuple(part / divisions for part in point), kl_scale) for point in sorted(parts, reverse=True)]
+    return [Preference(point, kl_scale) for point in lattice(count, divisions)]
 
 
 def kl_row(preference: AnyPreference, first: float, last: float, points: int) -> list[AnyPreference]:

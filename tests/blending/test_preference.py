@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from diffusion_blend.blending.preference import Preference, common_kl_scales
+from diffusion_blend.blending.preference import Preference
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -28,20 +28,6 @@ def test_permuting_adapters_permutes_coefficients(values, order):
     coefficients = Preference(tuple(values), 1.5).coefficients(NAMES)
     permuted = Preference(tuple(values[i] for i in order), 1.5).coefficients([NAMES[i] for i in order])
     assert permuted == pytest.approx([coefficients[i] for i in order])
-
-
-def test_unequal_kl_weights_are_brought_to_the_largest():
-    preference = Preference((0.5, 0.5), 2.0)
-    assert preference.coefficients(NAMES[:2], [0.1, 0.4]) == pytest.approx((2 * 0.5 * 0.25, 2 * 0.5))
-
-
-def test_kl_weights_count_only_if_every_adapter_in_use_has_one():
-    assert common_kl_scales([0.5, 0.5], [0.1, None]) == (1.0, 1.0)
-    assert common_kl_scales([0.0, 0.4, 0.6], [None, 0.1, 0.2]) == (1.0, 0.5, 1.0)
-
-
-def test_an_unused_adapter_does_not_set_the_common_kl_weight():
-    assert common_kl_scales([1.0, 0.0], [0.1, 9.0]) == (1.0, 1.0)
 
 
 def test_chained_weights_come_first_and_the_last_kl_scale_counts():
@@ -86,9 +72,3 @@ def test_bad_numbers_are_refused_where_they_enter(values, kl_scale, message):
 def test_weights_that_do_not_match_the_adapters_are_refused(values, names, message):
     with pytest.raises(ValueError, match=message):
         Preference(values).normalised(names)
-
-
-@pytest.mark.parametrize("kl_weight", [0.0, -1.0, math.nan, math.inf])
-def test_impossible_kl_weights_are_refused(kl_weight):
-    with pytest.raises(ValueError, match="KL weight"):
-        Preference((1.0, 1.0)).coefficients(NAMES[:2], [0.1, kl_weight])

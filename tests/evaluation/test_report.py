@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 
+from diffusion_blend.artifacts.tables import markdown_table
 from diffusion_blend.evaluation.gaussian import command, learned, oracle
-from diffusion_blend.evaluation.gaussian.report import table
 
 
 def test_a_table_by_hand():
@@ -14,11 +14,11 @@ def test_a_table_by_hand():
         {"name": "a", "steps": 8, "error": 0.12345, "mean": (1.0, 0.25)},
         {"name": "b", "steps": 16, "error": math.nan, "mean": (12.0, 2e-5)},
     ]
-    assert table(rows) == (
+    assert markdown_table(rows) == (
         "| name | steps | error | mean |\n|---|---|---|---|\n"
         "| a | 8 | 0.123 | 1.000 \N{PLUS-MINUS SIGN} 0.250 |\n| b | 16 | - | 12.0 \N{PLUS-MINUS SIGN} 2.0e-05 |\n"
     )
-    assert table(rows, ["steps"]) == "| steps |\n|---|\n| 8 |\n| 16 |\n"
+    assert markdown_table(rows, ["steps"]) == "| steps |\n|---|\n| 8 |\n| 16 |\n"
 
 
 def test_the_oracle_command_prints_what_it_writes(tmp_path, monkeypatch, capsys):

@@ -162,7 +162,7 @@ def test_coefficients_follow_the_reward_units(world: World, tmp_path: Path) -> N
     own = sweep(settings(tmp_path / "own", base, adapters, **over))
     given = sweep(settings(tmp_path / "given", base, adapters, reward_units="as_given", **over))
     assert own.points[0].recipe["coefficients"] == pytest.approx([0.5, 1.5])
-    assert given.points[0].recipe["coefficients"] == pytest.approx([0.25, 1.5])
+    assert given.points[0].recipe["coefficients"] == pytest.approx([2 * 0.025 / 0.175, 2 * 0.15 / 0.175])
     assert list(own.scales) == pytest.approx([0.1, 0.2]) and list(given.scales) == [1.0, 1.0]
 
 

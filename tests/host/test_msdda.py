@@ -4,7 +4,8 @@ import comfy_models
 import pytest
 import torch
 from comfy_world import difference, preference
-from diffusion_blend.nodes.engine.msdda import ancestral_transition, factors, flow_transition, topped_up
+from diffusion_blend.blending.msdda import step_factors
+from diffusion_blend.nodes.engine.msdda import ancestral_transition, factors_of, flow_transition, topped_up
 from diffusion_blend.nodes.samplers import BlendedKSampler, MSDDASampler
 
 
@@ -111,23 +112,26 @@ def test_renormalise_changes_nothing_for_equal_etas(sd3):
     assert difference(msdda(sd3, weights, unequal, renormalise=True), msdda(sd3, weights, unequal)) > 1e-3
 
 
-def test_the_base_takes_the_mean_eta_and_later_adapters_one():
-    rows, mix, etas = factors((0.3, 0.1), (0.4, 0.8))
-    assert rows[-1] == ((0.0, 0.0),)
-    assert mix == pytest.approx((0.3, 0.1, 0.6))
-    assert etas == pytest.approx((0.4, 0.8, 0.5))
-    assert factors((0.2,) * 5, (0.5,) * 4)[2] == pytest.approx((0.5, 0.5, 0.5, 0.5, 1.0))
+def test_the_node_and_the_sweep_share_one_law_of_the_factors():
+    node = factors_of((0.25, 0.25), (0.4, 0.8, 1.0, 1.0), (0.5, 0.5))
+    assert node == step_factors((0.25, 0.25), (0.4, 0.8))
+    assert [(factor.coefficient, factor.eta) for factor in node] == [(0.25, 0.4), (0.25, 0.8), (0.25, 0.4), (0.25, 0.8)]
+
+
+def test_adapters_past_the_last_eta_use_one():
+    assert [factor.eta for factor in factors_of((0.2,) * 5, (0.5,) * 4, (0.2,) * 5)] == [0.5] * 4 + [1.0]
 
 
 @pytest.mark.parametrize("eta", [0.0, -1.0, float("nan")])
 def test_impossible_etas_are_refused(eta):
     with pytest.raises(ValueError, match="eta_2 is .*above 0"):
-        factors((0.5, 0.5), (1.0, eta))
+        factors_of((0.5, 0.5), (1.0, eta), (0.5, 0.5))
 
 
-def test_products_that_are_no_distribution_are_refused(sd3):
-    with pytest.raises(ValueError, match="it is no distribution"):
-        msdda(sd3, preference(0.5, 0.5, kl_scale=-5.0), (0.05, 2.0, 1, 1))
+def test_any_kl_scale_and_noises_make_a_distribution(sd3):
+    """The base takes part at each adapter's noise, so the precision is the mean of the adapters', whatever the KL scale."""
+    for kl_scale in (-5.0, 5.0):
+        assert bool(msdda(sd3, preference(0.5, 0.5, kl_scale=kl_scale), (0.05, 2.0, 1, 1)).isfinite().all())
 
 
 def test_masks_and_partial_denoising_work_as_in_the_blend(sd15):

@@ -147,7 +147,7 @@ def test_kl_scale_sampler_uses_equal_weights_or_the_preferences(sd3):
     assert torch.equal(weighted, sd3.sample(blend_model(sd3.model, sd3.loras(2), preference(0.2, 0.8, kl_scale=1.5))))
 
 
-def test_unequal_kl_weights_in_the_files_are_brought_to_the_largest(sd3, loras_folder, caplog):
+def test_unequal_kl_weights_in_the_files_weigh_the_preference(sd3, loras_folder, caplog):
     from comfy_adapters import write
     from comfy_world import load_loras
 
@@ -157,8 +157,8 @@ def test_unequal_kl_weights_in_the_files_are_brought_to_the_largest(sd3, loras_f
     assert loras.names == ["weak", "strong"]
     with caplog.at_level("INFO", logger="diffusion_blend"):
         blended = blend_model(sd3.model, loras, preference(0.5, 0.5, kl_scale=2.0))
-    assert "unequal KL weights and are brought to the largest: weak x 0.25, strong x 1." in caplog.text
-    expected = sd3.sample(sd3.patched.blended(sd3.adapters[:2], [2 * 0.5 * 0.25, 2 * 0.5]))
+    assert "unequal KL weights (weak 0.1, strong 0.4)" in caplog.text
+    expected = sd3.sample(sd3.patched.blended(sd3.adapters[:2], [2 * 0.05 / 0.25, 2 * 0.2 / 0.25]))
     assert difference(sd3.sample(blended), expected) < 1e-4
 
 
@@ -167,12 +167,12 @@ def test_what_a_node_says_appears_on_the_running_node(monkeypatch):
     from types import SimpleNamespace
 
     from comfy_execution.utils import CurrentNodeContext
-    from diffusion_blend.nodes.engine.notices import tell
+    from diffusion_blend.nodes.engine.notices import notify
 
     said = []
     instance = SimpleNamespace(send_progress_text=lambda text, node_id: said.append((text, node_id)))
     monkeypatch.setitem(sys.modules, "server", SimpleNamespace(PromptServer=SimpleNamespace(instance=instance)))
-    tell("outside a run")
+    notify("outside a run")
     with CurrentNodeContext("prompt", "7"):
-        tell("on node 7")
+        notify("on node 7")
     assert said == [("on node 7", "7")]

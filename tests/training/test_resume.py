@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from diffusion_blend.training import checkpoints, files
+from diffusion_blend.artifacts import files
+from diffusion_blend.training import checkpoints
 from diffusion_blend.training.checkpoints import list_checkpoints, load_state, save_checkpoint
 from safetensors.torch import load_file
 from training_child import Fate, run

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import tiny_clip
 import torch
+from diffusion_blend.artifacts.pictures import to_pil
 from diffusion_blend.rewards.clip import Aesthetic, ClipScore, HpsV2, PickScore
 from diffusion_blend.rewards.heads import LinearStack
 from diffusion_blend.rewards.load import KNOWN, check_names, load_rewards
-from diffusion_blend.rewards.pictures import to_pil
 from diffusion_blend.rewards.pixels import colourfulness, jpeg_compressibility, jpeg_incompressibility
 from diffusion_blend.rewards.protocol import weighted_sum
 from diffusion_blend.rewards.vila import PYTHON, Vila

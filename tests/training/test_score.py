@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusion_blend import command
-from diffusion_blend.rewards.pictures import image_grid, read_picture, to_pil
+from diffusion_blend.artifacts.pictures import image_grid, read_picture, to_pil
 from diffusion_blend.rewards.pixels import colourfulness
 from PIL import Image
 

@@ -1,13 +1,30 @@
-"""Tables as text."""
+"""Tables as CSV files and as Markdown text."""
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 
-def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> str:
+def csv_bytes(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """The content of a CSV file, UTF-8 with line feeds.
+
+    Args:
+        rows: one mapping per line. The columns are all their keys, in the order in which they first appear; a row
+            without a key leaves that cell empty.
+    """
+    text = io.StringIO()
+    columns = dict.fromkeys(name for row in rows for name in row)
+    writer = csv.DictWriter(text, fieldnames=list(columns), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def markdown_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> str:
     """A Markdown table of rows; a pair (mean, half width) becomes ``mean ± half``.
 
     Args:
