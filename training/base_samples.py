@@ -1,4 +1,4 @@
-"""The base's samples on disk, so that adapters for many rewards can be trained from one sampling."""
+"""A cache of the base's samples on disk, so that adapters for several rewards share one sampling."""
 
 from __future__ import annotations
 
@@ -18,26 +18,34 @@ from .config import SamplingConfig
 from .models.protocol import Conditioning
 
 _FINGERPRINT = "diffusion_blend.pool"
-_BESIDES = ("pool", "batch")
-"""Settings of the sampling that leave its samples as they are."""
+_WITHOUT_EFFECT = ("pool", "batch")
+"""Settings of the sampling that do not change the samples."""
 
 
-class SamplePool:
-    """Clean latents of the base, a file for each iteration and process.
+class BaseSamples:
+    """Clean latents of the base, one file per iteration and process.
 
     Args:
-        folder: where they are kept; made when the first is.
-        made_with: everything that decides the samples, as JSON.
+        folder: holds the files; it is made with the first one.
+        made_with: the fingerprint of everything that decides the samples.
     """
 
     def __init__(self, folder: Path, made_with: str) -> None:
         self.folder, self.made_with = folder, made_with
 
     def latents(self, iteration: int, rank: int, make: Callable[[], Tensor]) -> Tensor:
-        """One process's samples of one iteration, float32[N, C, H, W]: read, or made and written.
+        """Read one process's samples of one iteration, or make and write them.
+
+        Args:
+            iteration: which.
+            rank: of the process.
+            make: samples them.
+
+        Returns:
+            float32[N, C, H, W].
 
         Raises:
-            ValueError: the file was made with other settings, or is no file of a pool.
+            ValueError: the file was made with other settings, or cannot be read.
         """
         path = self.folder / f"iteration-{iteration:06d}-process-{rank:03d}.safetensors"
         if not path.exists():
@@ -61,30 +69,30 @@ class SamplePool:
             ) from error
 
 
-def made_with(
+def fingerprint(
     sampling: SamplingConfig, seed: int, processes: int, prompts: Sequence[str], first: Conditioning, probe: Tensor
 ) -> str:
-    """What a pool's samples depend on, as JSON.
+    """Describe everything that the base's samples depend on, as JSON.
 
     Args:
-        sampling: how they are made.
-        seed: the run's.
-        processes: how many share an iteration.
+        sampling: the sampler's settings.
+        seed: of the run.
+        processes: the number of processes that share an iteration.
         prompts: in their order.
-        first: the first prompt's conditioning; it stands for the text encoder.
-        probe: the base's output at a known input; it stands for its weights.
+        first: the first prompt's conditioning, which identifies the text encoder.
+        probe: the base's output at a known input, which identifies its weights.
     """
-    settings = {key: value for key, value in asdict(sampling).items() if key not in _BESIDES}
-    told = {"prompts": hashlib.sha256("\n".join(prompts).encode()).hexdigest()[:16]}
+    settings = {key: value for key, value in asdict(sampling).items() if key not in _WITHOUT_EFFECT}
+    digests = {"prompts": hashlib.sha256("\n".join(prompts).encode()).hexdigest()[:16]}
     for name, tensor in (("text", first.features), ("base", probe)):
         # Rounded: the same network on another machine may differ in the last digits.
         rounded = [
             f"{value:.2e}" for value in (tensor.double().mean().item(), tensor.double().std(correction=0).item())
         ]
-        told[name] = " ".join(rounded)
-    return json.dumps({**settings, "seed": seed, "processes": processes, **told}, sort_keys=True)
+        digests[name] = " ".join(rounded)
+    return json.dumps({**settings, "seed": seed, "processes": processes, **digests}, sort_keys=True)
 
 
 def probe_noise(shape: tuple[int, int, int]) -> Tensor:
-    """A fixed input to tell networks apart by, float32[1, C, H, W]."""
+    """A fixed input that identifies a network by its output, float32[1, C, H, W]."""
     return torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))

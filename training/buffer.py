@@ -7,6 +7,9 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from .collection import Collection
+from .ddim import DdimSteps
+
 
 @dataclass(frozen=True)
 class Transitions:
@@ -18,7 +21,7 @@ class Transitions:
         step: which of the sampler's steps, int64[N].
         prompt: row in the run's list of prompts, int64[N].
         log_prob: under the policy that took it, float64[N], nats.
-        returns: what the step earned (DPOK) or its advantage (DDPO), float64[N].
+        returns: the step's return (dpok), its advantage (ddpo) or the image's reward (rwr), float64[N].
     """
 
     latents: Tensor
@@ -40,15 +43,15 @@ class Transitions:
 
 
 def join(older: Transitions | None, newer: Transitions, capacity: int) -> Transitions:
-    """Append the newer steps and keep the newest ``capacity`` of all.
+    """Append fresh rows to the buffer and drop the oldest beyond ``capacity``.
 
     Args:
-        older: what the buffer held, or nothing.
-        newer: fresh steps.
-        capacity: rows to keep.
+        older: the buffer, or None.
+        newer: fresh rows.
+        capacity: the most rows that stay.
 
     Returns:
-        The buffer's new content, oldest first.
+        The new buffer, oldest rows first.
 
     Raises:
         ValueError: a capacity below 1.
@@ -59,3 +62,43 @@ def join(older: Transitions | None, newer: Transitions, capacity: int) -> Transi
         return newer[slice(-capacity, None)]
     columns = {name: torch.cat([old, newer.tensors()[name]])[-capacity:] for name, old in older.tensors().items()}
     return Transitions(**columns)
+
+
+def denoising_steps(data: Collection, returns: Tensor, steps: DdimSteps) -> Transitions:
+    """Cut trajectories into single denoising steps. Steps without noise are no actions and are left out.
+
+    Args:
+        data: trajectories, N of them.
+        returns: of each step, float64[N, T].
+        steps: the sampler's coefficients.
+
+    Returns:
+        N times the number of noisy steps, trajectory by trajectory.
+    """
+    noisy = steps.noisy
+    return Transitions(
+        latents=data.latents[:, noisy].flatten(0, 1),  # [N, T, C, H, W] -> [N T, C, H, W]
+        next_latents=data.latents[:, noisy + 1].flatten(0, 1),
+        step=noisy.repeat(len(data.prompt)),
+        prompt=data.prompt.repeat_interleave(len(noisy)),
+        log_prob=data.log_prob[:, noisy].flatten(),
+        returns=returns[:, noisy].flatten(),
+    )
+
+
+def clean_latents(data: Collection, reward: Tensor) -> Transitions:
+    """The finished latents of trajectories and their rewards, for algorithms that do not use the steps between.
+
+    Args:
+        data: trajectories, N of them.
+        reward: float64[N].
+    """
+    count = len(data.prompt)
+    return Transitions(
+        latents=data.latents[:, -1],
+        next_latents=data.latents[:, -1, :0],
+        step=torch.zeros(count, dtype=torch.int64),
+        prompt=data.prompt,
+        log_prob=torch.zeros(count, dtype=torch.float64),
+        returns=reward,
+    )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ..artifacts.settings import bounded
+
 AUTHORS_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 """The attention projections that the paper's authors adapt, in self- and cross-attention."""
 
@@ -26,7 +28,7 @@ class BaseConfig:
 
     path: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
     config: str = ""
-    resolution: int = 0
+    resolution: int = bounded(0, minimum=0)
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     gradient_checkpointing: bool = False
 
@@ -41,7 +43,7 @@ class AdapterConfig:
         targets: endings of the layer names to adapt. The default is every attention projection (the authors').
     """
 
-    rank: int = 4
+    rank: int = bounded(4, minimum=1)
     alpha: float = 4.0
     targets: list[str] = field(default_factory=lambda: list(AUTHORS_TARGETS))
 
@@ -62,11 +64,11 @@ class SamplingConfig:
             the same base, prompts, sampling and seed, then need no sampling of their own. Empty keeps nothing.
     """
 
-    steps: int = 50
-    eta: float = 1.0
+    steps: int = bounded(50, minimum=1)
+    eta: float = bounded(1.0, above=0, maximum=1)
     guidance_scale: float = 7.5
-    samples: int = 6
-    batch: int = 2
+    samples: int = bounded(6, minimum=1)
+    batch: int = bounded(2, minimum=1)
     pool: str = ""
 
 
@@ -102,19 +104,19 @@ class AlgorithmConfig:
         advantage_clip: largest advantage in standard deviations (ddpo). Small values mute outliers.
     """
 
-    name: Literal["dpok", "ddpo", "rwr", "draft"] = "dpok"
-    kl_weight: float = 0.001
+    name: str = "dpok"
+    kl_weight: float = bounded(0.001, minimum=0)
     kl_in_return: bool = True
     clip: Literal["hard", "ppo"] = "hard"
-    clip_range: float = 0.2
-    buffer: int = 1000
-    updates: int = 5
+    clip_range: float = bounded(0.2, above=0)
+    buffer: int = bounded(1000, minimum=1)
+    updates: int = bounded(5, minimum=1)
     take_off_base_error: bool = True
     recompute: bool = True
-    epochs: int = 1
-    statistics_window: int = 16
+    epochs: int = bounded(1, minimum=1)
+    statistics_window: int = bounded(16, minimum=1)
     statistics_minimum: int = 16
-    advantage_clip: float = 5.0
+    advantage_clip: float = bounded(5.0, above=0)
 
 
 @dataclass(frozen=True)
@@ -128,10 +130,10 @@ class OptimizerConfig:
         accumulate: network batches per optimiser step and process. More smooth the gradient at no memory cost.
     """
 
-    learning_rate: float = 1e-5
-    weight_decay: float = 0.0
-    clip_norm: float = 0.1
-    accumulate: int = 12
+    learning_rate: float = bounded(1e-5, above=0)
+    weight_decay: float = bounded(0.0, minimum=0)
+    clip_norm: float = bounded(0.1, above=0)
+    accumulate: int = bounded(12, minimum=1)
 
 
 @dataclass(frozen=True)
@@ -145,10 +147,10 @@ class ValueConfig:
         hidden: width of its two hidden layers.
     """
 
-    updates: int = 5
-    batch: int = 256
-    learning_rate: float = 1e-4
-    hidden: int = 256
+    updates: int = bounded(5, minimum=0)
+    batch: int = bounded(256, minimum=1)
+    learning_rate: float = bounded(1e-4, above=0)
+    hidden: int = bounded(256, minimum=1)
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,7 @@ class PromptConfig:
     """
 
     source: str = "short_drawbench"
-    count: int = 0
+    count: int = bounded(0, minimum=0)
     seed: int = 0
 
 
@@ -182,14 +184,14 @@ class RunConfig:
             (collapse to one picture); 0 never stops.
     """
 
-    iterations: int = 1000
+    iterations: int = bounded(1000, minimum=1)
     seed: int = 0
-    save_every: int = 25
-    keep: int = 2
-    watch_every: int = 25
-    watch_samples: int = 8
-    stop_kl: float = 0.0
-    stop_diversity: float = 0.05
+    save_every: int = bounded(25, minimum=1)
+    keep: int = bounded(2, minimum=1)
+    watch_every: int = bounded(25, minimum=0)
+    watch_samples: int = bounded(8, minimum=1)
+    stop_kl: float = bounded(0.0, minimum=0)
+    stop_diversity: float = bounded(0.05, minimum=0)
 
 
 @dataclass(frozen=True)
@@ -221,7 +223,7 @@ class TrainConfig:
     rewards: dict[str, float]
     heldout: list[str] = field(default_factory=list)
     reward_folders: dict[str, str] = field(default_factory=dict)
-    reward_timeout: float = 3600.0
+    reward_timeout: float = bounded(3600.0, minimum=0)
     allow_download: bool = False
     resume: bool = False
     base: BaseConfig = field(default_factory=BaseConfig)

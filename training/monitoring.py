@@ -1,10 +1,8 @@
-"""Watching a run: progress bar, TensorBoard, metrics table, reward curve, sample grid, held-out rewards."""
+"""Monitoring of a run: progress bar, TensorBoard, metrics table, reward curve, sample grid, held-out rewards."""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,11 +12,11 @@ from tqdm import tqdm
 
 from ..artifacts.files import write_atomically
 from ..artifacts.pictures import image_grid
+from ..artifacts.tables import csv_bytes
 from ..rewards.protocol import Reward, score, weighted_sum
 from .collection import Collector
-from .config import TrainConfig
+from .context import RunContext
 from .figures import reward_curve
-from .processes import Processes
 from .state import TrainState
 
 _SHOWN = ("reward", "kl", "ratio_deviation", "clip_fraction", "effective_share", "samples_per_second")
@@ -27,17 +25,22 @@ _SHOWN = ("reward", "kl", "ratio_deviation", "clip_fraction", "effective_share",
 class Monitor:
     """Shows and records a run; everything is written by the main process."""
 
-    def __init__(
-        self, config: TrainConfig, collector: Collector, rewards: Mapping[str, Reward], processes: Processes
-    ) -> None:
-        """Watch with ``rewards``: the trained terms and the held-out ones, by name."""
-        self.config, self.collector, self.rewards, self.processes = config, collector, rewards, processes
-        self.output = Path(config.output)
+    def __init__(self, context: RunContext, rewards: Mapping[str, Reward]) -> None:
+        """Watch a run.
+
+        Args:
+            context: the run.
+            rewards: the trained terms and the held-out rewards, by name.
+        """
+        self.context, self.rewards = context, rewards
+        self.collector = Collector(context)
+        self.config, self.processes = context.config, context.processes
+        self.output = Path(self.config.output)
         self._bar: tqdm | None = None
 
     @contextmanager
     def open(self, state: TrainState) -> Iterator[Monitor]:
-        """Start the progress bar and the trackers; whatever happens, the tables are written."""
+        """Start the progress bar and the trackers. The tables are written however the run ends."""
         if self.processes.main:
             (self.output / "pictures").mkdir(parents=True, exist_ok=True)
         self.processes.accelerator.init_trackers("tensorboard")
@@ -51,7 +54,7 @@ class Monitor:
                 self._write_tables(state)
 
     def record(self, state: TrainState, figures: Mapping[str, float]) -> None:
-        """Take in one iteration's figures."""
+        """Record one iteration's figures."""
         state.history.append({"iteration": state.iteration, **figures})
         self.processes.accelerator.log(dict(figures), step=state.iteration)
         if self._bar is not None:
@@ -77,26 +80,18 @@ class Monitor:
         self.processes.wait()
 
     def _samples(self) -> tuple[Tensor, list[str]]:
-        """The same prompts with the same noise each time, so that only the adapter makes a difference."""
+        """Sample fixed prompts with fixed noise, so that only the adapter makes a difference."""
         count = self.config.run.watch_samples
-        prompt = torch.arange(count) % len(self.collector.table)
+        prompt = torch.arange(count) % len(self.context.prompts)
         runs = self.collector.sample(prompt, [("watch", i) for i in range(count)], measure_kl=False)
-        return runs.images, self.collector.table.texts(prompt)
+        return runs.images, self.context.prompts.texts(prompt)
 
     def _write_tables(self, state: TrainState) -> None:
         if not self.processes.main:
             return
         for name, rows in (("metrics.csv", state.history), ("watched.csv", state.watched)):
             if rows:
-                write_atomically(self.output / name, _csv(rows))
+                write_atomically(self.output / name, csv_bytes(rows))
         if state.history:
             curve = reward_curve(state.history, state.watched, list(self.config.rewards), self.config.heldout)
             write_atomically(self.output / "rewards.png", curve)
-
-
-def _csv(rows: Sequence[Mapping[str, float]]) -> bytes:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(dict.fromkeys(name for row in rows for name in row)))
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().encode()

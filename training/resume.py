@@ -1,4 +1,4 @@
-"""Going on from a checkpoint, if it fits."""
+"""Which folder a run may use, and which checkpoint it resumes."""
 
 from __future__ import annotations
 
@@ -7,13 +7,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .algorithms.policy_gradient import PolicyUpdater, ValueUpdater
 from .checkpoints import load_state, newest_whole
 from .config import TrainConfig
-from .models.protocol import TextToImageModel
-from .state import TrainState, from_dict
 
-_FREE = (
+CHANGEABLE = (
     "output",
     "resume",
     "allow_download",
@@ -29,15 +26,15 @@ _FREE = (
     "run.stop_kl",
     "run.stop_diversity",
 )
-"""Settings that may change in the middle of a run: they decide how long and how closely watched, not what is learnt."""
+"""Settings that may change when a run is resumed, because they do not change what is learnt."""
 
 
 def check_output(config: TrainConfig, processes: int) -> None:
-    """See that the run's folder is new, or holds a run that can be resumed, before any work is done.
+    """Check that the run's folder is new, or holds a run that can be resumed.
 
     Args:
         config: the settings.
-        processes: how many take part.
+        processes: the number of processes.
 
     Raises:
         ValueError: the folder holds something and resuming was not asked for; there is nothing to resume; the
@@ -55,7 +52,7 @@ def check_output(config: TrainConfig, processes: int) -> None:
             "resume with the same number"
         )
     before, now = dict(_flat(saved["config"])), dict(_flat(dataclasses.asdict(config)))
-    changed = [name for name in sorted(before | now) if name not in _FREE and before.get(name) != now.get(name)]
+    changed = [name for name in sorted(before | now) if name not in CHANGEABLE and before.get(name) != now.get(name)]
     if changed:
         differences = "; ".join(f"{name} was {before.get(name)!r}, is {now.get(name)!r}" for name in changed)
         raise ValueError(
@@ -65,7 +62,7 @@ def check_output(config: TrainConfig, processes: int) -> None:
 
 
 def newest_checkpoint(folder: Path) -> Path:
-    """The newest checkpoint of a run that is what was written; damaged ones are passed over with a warning.
+    """The newest undamaged checkpoint of a run. Damaged ones are skipped with a warning.
 
     Raises:
         ValueError: there is none.
@@ -74,13 +71,6 @@ def newest_checkpoint(folder: Path) -> Path:
     if checkpoint is None:
         raise ValueError(f"nothing to resume: {folder} holds no complete checkpoint; start without --resume")
     return checkpoint
-
-
-def resume_state(
-    config: TrainConfig, state: TrainState, model: TextToImageModel, policy: PolicyUpdater, value: ValueUpdater
-) -> None:
-    """Bring a fresh run to where its newest checkpoint was."""
-    from_dict(load_state(newest_checkpoint(Path(config.output))), state, model, policy, value)
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -19,7 +19,8 @@ from ..artifacts.files import write_atomically
 from ..rewards.guarded import RewardFailed
 from ..rewards.load import check_names, load_rewards
 from ..rewards.protocol import check_differentiable
-from .algorithms.policy_gradient import TrainingCollapsed
+from .adapter_optimizer import TrainingCollapsed
+from .algorithms import algorithm_class
 from .checks import check_config
 from .config import TrainConfig
 from .export import adapter_metadata
@@ -43,7 +44,7 @@ def parse(arguments: Sequence[str]) -> TrainConfig:
     """
     parser = ArgumentParser(
         prog="diffusion-blend train",
-        description="Fine-tune a LoRA adapter of a text-to-image base against a reward, with a KL leash to the base.",
+        description="Fine-tune a LoRA adapter of a text-to-image base against a reward, under a KL penalty to the base.",
     )
     parser.add_argument("--config", action="config", help="YAML file with any of the settings below; may be repeated.")
     parser.add_class_arguments(TrainConfig)
@@ -77,6 +78,7 @@ def train(config: TrainConfig) -> Path:
         RewardFailed: a reward raised, or took longer than ``reward_timeout``.
     """
     check_config(config)
+    algorithm = algorithm_class(config.algorithm.name)
     check_names([*config.rewards, *config.heldout])
     accelerator = Accelerator(
         mixed_precision="fp16" if config.base.precision == "fp16" else "no",
@@ -95,13 +97,16 @@ def train(config: TrainConfig) -> Path:
     model = DiffusersModel(
         base, config.adapter, config.run.seed, gradient_checkpointing=config.base.gradient_checkpointing
     )
-    if config.algorithm.name == "draft":
-        check_differentiable("draft", {name: rewards[name] for name in config.rewards}, base.resolution, prompts[0])
+    if algorithm.needs_reward_gradient:
+        trained = {name: rewards[name] for name in config.rewards}
+        check_differentiable(config.algorithm.name, trained, base.resolution, prompts[0])
     # The trainer keys its own randomness; this is for a reward of one's own that draws from the global generators.
     set_seed(config.run.seed + accelerator.process_index)
     trained = {name: rewards[name] for name in config.rewards}
     heldout = {name: rewards[name] for name in config.heldout}
-    trainer = Trainer(config, model, trained, heldout, prompts, accelerator, _metadata(config, base))
+    trainer = Trainer(
+        config, model, trained, heldout, prompts, accelerator, _metadata(config, base, algorithm.has_kl_penalty)
+    )
     if accelerator.is_main_process:
         Path(config.output).mkdir(parents=True, exist_ok=True)
         write_atomically(Path(config.output) / "config.yaml", yaml.safe_dump(dataclasses.asdict(config)).encode())
@@ -112,7 +117,7 @@ def train(config: TrainConfig) -> Path:
         accelerator.end_training()  # closes the trackers and, with several processes, the process group
 
 
-def _metadata(config: TrainConfig, base: Base) -> dict[str, str]:
+def _metadata(config: TrainConfig, base: Base, has_kl_penalty: bool) -> dict[str, str]:
     # A reward of one's own is known by its function; the whole name is in the configuration.
     weights = {name.rpartition(":")[2]: weight for name, weight in config.rewards.items()}
     reward = next(iter(weights)) if len(weights) == 1 else json.dumps(weights)
@@ -131,8 +136,7 @@ def _metadata(config: TrainConfig, base: Base) -> dict[str, str]:
             "seed": config.run.seed,
             "config": dataclasses.asdict(config),
         }
-        # ddpo has no leash: a file without a KL weight is blended as it is.
-        | ({} if config.algorithm.name == "ddpo" else {"kl_weight": config.algorithm.kl_weight}),
+        | ({"kl_weight": config.algorithm.kl_weight} if has_kl_penalty else {}),
     )
 
 

@@ -1,10 +1,16 @@
-"""The value function V(x_t, t, prompt): what return to expect from here."""
+"""The value function V(x_t, t, prompt), the expected return of a state, and its regression."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor, nn
+
+from .buffer import Transitions
+from .context import RunContext
+from .randomness import keyed_generator
 
 _TIME_FEATURES = 32
 _LARGEST_SIDE = 16
@@ -53,3 +59,58 @@ class ValueFunction(nn.Module):
         time = get_timestep_embedding(timesteps, _TIME_FEATURES)
         inputs = torch.cat([self.pool(latents.float()).flatten(1), features.float(), time], dim=1)
         return self.return_mean + self.return_std * self.layers(inputs).squeeze(1)
+
+
+class ValueRegression:
+    """Fits a value function to the returns in the buffer."""
+
+    def __init__(self, context: RunContext) -> None:
+        self.context, self.config = context, context.config.value
+        features = context.prompts.conditioning(torch.tensor([0])).features.shape[1]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(context.seed)
+            self.value = ValueFunction(context.model.latent_shape, features, self.config.hidden).to(context.device)
+        self.optimizer = torch.optim.AdamW(self.value.parameters(), lr=self.config.learning_rate)
+
+    def fit(self, buffer: Transitions, iteration: int) -> float:
+        """Make one iteration's updates.
+
+        Returns:
+            The mean squared error of the last update, reward units squared.
+        """
+        self.value.scale_to(buffer.returns)
+        error = 0.0
+        for update in range(self.config.updates):
+            loss = self._loss(buffer[self._rows(len(buffer), iteration, update)])
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.context.processes.average_gradients(self.value.parameters())
+            self.optimizer.step()
+            error = float(loss.detach()) * float(self.value.return_std) ** 2
+        return self.context.processes.mean({"value_loss": error})["value_loss"]
+
+    def _rows(self, buffered: int, iteration: int, update: int) -> Tensor:
+        """This process's rows of the buffer for one update."""
+        processes = self.context.processes
+        order = torch.randperm(buffered, generator=keyed_generator(self.context.seed, "value", iteration, update))
+        return order[: self.config.batch * processes.count].chunk(processes.count)[processes.rank]
+
+    def _loss(self, batch: Transitions) -> Tensor:
+        """Mean squared error in units of the returns' spread, so that the learning rate fits any reward."""
+        device = self.context.device
+        predicted = self.value(
+            batch.latents.to(device),
+            self.context.steps.timesteps[batch.step].to(device),
+            self.context.prompts.conditioning(batch.prompt).features.to(device),
+        )
+        residual = (predicted - batch.returns.to(device, torch.float32)) / self.value.return_std
+        return residual.square().mean()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of the value function and of its optimizer."""
+        return {"value": self.value.state_dict(), "value_optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Restore `state_dict`."""
+        self.value.load_state_dict(saved["value"])
+        self.optimizer.load_state_dict(saved["value_optimizer"])

@@ -21,9 +21,9 @@ from ...blending.plans import Gates
 from ...blending.preference import Preference
 from ...rewards.load import check_names, load_rewards
 from ...rewards.protocol import Reward, check_differentiable, score
-from ...training.collection import PromptTable
 from ...training.models.bases import load_base
 from ...training.models.diffusers_model import Base
+from ...training.prompt_table import PromptTable
 from ...training.prompts import load_prompts
 from ...training.randomness import trajectory_noise
 from .adapters import Adapter, read_adapter
@@ -200,7 +200,7 @@ def prepare(config: SweepConfig, state: PartialState, base: Base | None = None) 
 
 
 def _table(base: Base, prompts: Sequence[str]) -> PromptTable:
-    return PromptTable(_Encoder(base), prompts)  # pyright: ignore[reportArgumentType]  (only encode_prompts is used)
+    return PromptTable(_Encoder(base), prompts)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ import pytest
 import torch
 import yaml
 from diffusion_blend.rewards.protocol import score
-from diffusion_blend.training.checks import check_config, check_epoch
+from diffusion_blend.training.adapter_optimizer import check_passes
+from diffusion_blend.training.checks import check_config
 from diffusion_blend.training.config import BaseConfig, TrainConfig
 from diffusion_blend.training.models.bases import load_base
 from diffusion_blend.training.resume import check_output
@@ -133,7 +134,8 @@ def test_incompatible_resume(tmp_path: Path) -> None:
         ({"sampling": {"eta": 0.0}}, "sampling.eta is 0.0"),
         ({"sampling": {"eta": 1.1}}, "at most 1"),
         ({"sampling": {"steps": 0}}, "sampling.steps is 0"),
-        ({"algorithm": {"kl_weight": -1.0}}, "algorithm.kl_weight is -1.0"),
+        ({"algorithm": {"name": "dppo"}}, "algorithm.name is 'dppo': choose one of dpok, ddpo, rwr, draft"),
+        ({"algorithm": {"kl_weight": -1.0}}, "algorithm.kl_weight is -1.0: it must be a finite number of at least 0"),
         ({"algorithm": {"kl_weight": float("nan")}}, "algorithm.kl_weight is nan"),
         ({"algorithm": {"clip_range": 0.0}}, "algorithm.clip_range is 0.0"),
         ({"optimizer": {"learning_rate": 0.0}}, "optimizer.learning_rate is 0.0"),
@@ -153,9 +155,9 @@ def test_settings_that_cannot_work(over: dict[str, Any], message: str, tmp_path:
 
 
 def test_ddpo_epochs_must_come_out_even() -> None:
-    check_epoch(300, 60)
-    with pytest.raises(ValueError, match=r"all 300 denoising steps \(ddpo\) .* in optimiser steps of 24"):
-        check_epoch(300, 24)
+    check_passes("ddpo", "denoising steps", 300, 60)
+    with pytest.raises(ValueError, match=r"ddpo goes through all 300 denoising steps .* in optimizer steps of 24"):
+        check_passes("ddpo", "denoising steps", 300, 24)
 
 
 def test_rewards_that_misbehave() -> None:

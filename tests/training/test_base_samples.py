@@ -26,7 +26,7 @@ def trainer(tmp_path: Path, name: str, gradient: float, mean: float = 0.5, **ove
 
 
 def weights(found: Any) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in found.model.trainable().items()}
+    return {name: tensor.detach().clone() for name, tensor in found.context.model.trainable().items()}
 
 
 def test_a_second_reward_needs_no_sampling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,7 +38,7 @@ def test_a_second_reward_needs_no_sampling(tmp_path: Path, monkeypatch: pytest.M
     def no_sampling(*_: Any, **__: Any) -> None:
         raise AssertionError("it sampled")
 
-    monkeypatch.setattr(second.collector, "sample", no_sampling)
+    monkeypatch.setattr(second.algorithm.collector, "sample", no_sampling)
     second.run()
     for name, tensor in weights(alone).items():  # and learns what it would have learnt from its own
         assert torch.equal(weights(second)[name], tensor)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusion_blend.training.algorithms.draft import PathwiseUpdater
+from diffusion_blend.training.algorithms.draft import Draft
 from diffusion_blend.training.checks import check_config
 from diffusion_blend.training.train import main
 from diffusion_blend.training.trainer import Trainer
@@ -38,15 +38,15 @@ def trainer(tmp_path: Path, **over: Any) -> Trainer:
 
 
 def objective(of: Trainer) -> tuple[Tensor, dict[str, float]]:
-    assert isinstance(of.policy, PathwiseUpdater)
-    return of.policy._loss(of.policy.planned(0, torch.zeros(512, dtype=torch.int64)), None)
+    assert isinstance(of.algorithm, Draft)
+    return of.algorithm.loss(0, torch.zeros(512, dtype=torch.int64), torch.arange(512))
 
 
 def test_it_reaches_the_best_policy(tmp_path: Path) -> None:
     """With 20 steps the best policy has a variance a little off the tilted distribution's: a control problem's solution."""
     trained = trainer(tmp_path)
     trained.run()
-    model, steps = trained.model, trained.steps
+    model, steps = trained.context.model, trained.context.steps
     assert isinstance(model, GaussianModel)
     base = chain(model, steps, base=True)
     best = final_moments(best_policy(base, steps.std, CURVATURE, GRADIENT, 1.0), steps.std)
@@ -60,7 +60,7 @@ def test_it_reaches_the_best_policy(tmp_path: Path) -> None:
 def test_its_gradient_is_that_of_finite_differences(tmp_path: Path) -> None:
     """Also through the base of the KL, whose inputs move with the parameters."""
     of = trainer(tmp_path)
-    model = of.model
+    model = of.context.model
     assert isinstance(model, GaussianModel)
     with torch.no_grad():
         model.slope += 0.05
@@ -69,7 +69,7 @@ def test_its_gradient_is_that_of_finite_differences(tmp_path: Path) -> None:
     loss.backward()
     for parameter in (model.slope, model.shift):
         assert parameter.grad is not None
-        for t in of.steps.timesteps[[2, 10, 18]].tolist():
+        for t in of.context.steps.timesteps[[2, 10, 18]].tolist():
             values = []
             for change in (0.02, -0.02):
                 with torch.no_grad():
@@ -93,7 +93,7 @@ def test_recomputing_changes_nothing(tiny_sd: Path, tmp_path: Path) -> None:
         )
         run = tiny_trainer(tiny_sd, config)
         run.run()
-        found.append({name: value.detach() for name, value in run.model.trainable().items()})
+        found.append({name: value.detach() for name, value in run.context.model.trainable().items()})
         assert run.state.history[-1]["kl"] > 0
     assert same(*found)
 

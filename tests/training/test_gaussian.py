@@ -36,7 +36,7 @@ def train(tmp_path: Path, curvature: float, gradient: float, kl_weight: float, *
 
 def moments(trainer: Trainer) -> tuple[tuple[float, float], tuple[float, float]]:
     """Mean and variance of x_0 under the base and under the trained policy, without sampling noise."""
-    model, steps = trainer.model, trainer.steps
+    model, steps = trainer.context.model, trainer.context.steps
     assert isinstance(model, GaussianModel)
     return (
         final_moments(chain(model, steps, base=True), steps.std),
@@ -54,8 +54,10 @@ def test_training_converges_to_the_tilted_gaussian(
     precision = 1 / base_variance + curvature / kl_weight
     tilted_mean = (base_mean / base_variance + gradient / kl_weight) / precision
     # The policy's variance per step is the sampler's: with 20 steps the best reachable variance is this, not 1/precision
-    base_chain = chain(trainer.model, trainer.steps, base=True)  # pyright: ignore[reportArgumentType]
-    best = final_moments(best_policy(base_chain, trainer.steps.std, curvature, gradient, kl_weight), trainer.steps.std)
+    base_chain = chain(trainer.context.model, trainer.context.steps, base=True)  # pyright: ignore[reportArgumentType]
+    best = final_moments(
+        best_policy(base_chain, trainer.context.steps.std, curvature, gradient, kl_weight), trainer.context.steps.std
+    )
     print(
         f"curvature {curvature} gradient {gradient}: base {base_mean:.4f} {base_variance:.4f}, trained {mean:.4f} "
         f"{variance:.4f}, best policy {best[0]:.4f} {best[1]:.4f}, tilted {tilted_mean:.4f} {1 / precision:.4f}"
@@ -86,8 +88,10 @@ def test_without_later_kl_in_the_return_the_optimum_is_missed(tmp_path: Path) ->
     curvature, kl_weight = 4.0, 0.5
     exact = train(tmp_path, curvature, 0.0, kl_weight)
     short = train(tmp_path, curvature, 0.0, kl_weight, kl_in_return=False)
-    base_chain = chain(exact.model, exact.steps, base=True)  # pyright: ignore[reportArgumentType]
-    _, best = final_moments(best_policy(base_chain, exact.steps.std, curvature, 0.0, kl_weight), exact.steps.std)
+    base_chain = chain(exact.context.model, exact.context.steps, base=True)  # pyright: ignore[reportArgumentType]
+    _, best = final_moments(
+        best_policy(base_chain, exact.context.steps.std, curvature, 0.0, kl_weight), exact.context.steps.std
+    )
     with_return, without = moments(exact)[1][1], moments(short)[1][1]
     print(f"variance: best {best:.4f}, with later KL {with_return:.4f}, without {without:.4f}")
     assert with_return == pytest.approx(best, rel=0.1)

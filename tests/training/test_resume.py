@@ -109,7 +109,7 @@ def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
 
 
 def test_collapse_keeps_the_last_good_adapter(tiny_sd: Path, tmp_path: Path) -> None:
-    from diffusion_blend.training.algorithms.policy_gradient import TrainingCollapsed
+    from diffusion_blend.training.adapter_optimizer import TrainingCollapsed
 
     small = {"steps": 3, "samples": 8, "batch": 8}
     config = settings(
@@ -130,7 +130,7 @@ def test_collapse_keeps_the_last_good_adapter(tiny_sd: Path, tmp_path: Path) -> 
 
 
 def test_a_loss_that_is_not_finite_stops(tiny_sd: Path, tmp_path: Path) -> None:
-    from diffusion_blend.training.algorithms.policy_gradient import TrainingCollapsed
+    from diffusion_blend.training.adapter_optimizer import TrainingCollapsed
 
     config = settings(
         tmp_path / "run",
@@ -141,8 +141,8 @@ def test_a_loss_that_is_not_finite_stops(tiny_sd: Path, tmp_path: Path) -> None:
     )
     trainer = tiny_trainer(tiny_sd, config)
     with torch.no_grad():
-        trainer.value.value.return_std.fill_(float("nan"))
-        trainer.value.value.return_mean.fill_(1.0)
+        trainer.algorithm.value.value.return_std.fill_(float("nan"))
+        trainer.algorithm.value.value.return_mean.fill_(1.0)
     with pytest.raises(TrainingCollapsed, match="policy loss is nan"):
         trainer.run()
     adapter = load_file(tmp_path / "run/adapter.safetensors")

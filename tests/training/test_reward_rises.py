@@ -18,9 +18,13 @@ ROWS = 256
 def rewards_of(trainer: Trainer, *, base: bool) -> torch.Tensor:
     """Rewards of the trained policy (or the base) with the same noise, which no training has seen."""
     prompt = torch.arange(ROWS) % 2
-    steps = trainer.steps
-    draws = torch.randn(ROWS, len(steps) + 1, *trainer.model.latent_shape, generator=torch.Generator().manual_seed(99))
-    runs = collect(trainer.model, steps, trainer.table.conditioning(prompt), draws, 1.0, measure_kl=False, base=base)
+    steps = trainer.context.steps
+    draws = torch.randn(
+        ROWS, len(steps) + 1, *trainer.context.model.latent_shape, generator=torch.Generator().manual_seed(99)
+    )
+    runs = collect(
+        trainer.context.model, steps, trainer.table.conditioning(prompt), draws, 1.0, measure_kl=False, base=base
+    )
     return redness(runs.images, []).double()
 
 
@@ -58,13 +62,13 @@ def test_the_first_optimiser_step_of_a_run_sees_ratio_exactly_one(tiny_sd: Path,
     )
     trainer = tiny_trainer(tiny_sd, config)
     deviations: list[float] = []
-    original = trainer.policy.step
+    original = trainer.algorithm.optimizer.step
 
     def step(*arguments: Any) -> dict[str, float]:
         deviations.append(original(*arguments)["ratio_deviation"])
         return {"ratio_deviation": deviations[-1]}
 
-    trainer.policy.step = step  # pyright: ignore[reportAttributeAccessIssue]
+    trainer.algorithm.optimizer.step = step  # pyright: ignore[reportAttributeAccessIssue]
     trainer.run()
     assert deviations[0] == 0.0
     assert deviations[1] > 1e-4

@@ -9,7 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusion_blend.training.algorithms.rwr import any_of_the_same, effective_share, min_snr_weight, tilt_weights
+from diffusion_blend.training.algorithms.rwr import (
+    effective_share,
+    min_snr_weight,
+    partners_of_the_same_prompt,
+    tilt_weights,
+)
 from diffusion_blend.training.checks import check_config
 from diffusion_blend.training.ddim import ddim_steps, noise_to_level, training_target
 from diffusion_blend.training.trainer import Trainer
@@ -37,7 +42,7 @@ def test_weights_survive_rewards_that_overflow_and_shift():
 def test_partners_are_drawn_evenly_from_the_same_prompt():
     prompt = torch.tensor([3, 1, 3, 3, 1, 7])
     rows = torch.tensor([0, 1, 5]).repeat(3000)
-    partners = any_of_the_same(prompt, rows, torch.Generator().manual_seed(0))
+    partners = partners_of_the_same_prompt(prompt, rows, torch.Generator().manual_seed(0))
     assert (prompt[partners] == prompt[rows]).all()
     counts = torch.bincount(partners, minlength=6)
     np.testing.assert_allclose(counts, [1000, 1500, 1000, 1000, 1500, 3000], rtol=0.1)
@@ -104,7 +109,7 @@ def train(tmp_path: Path, gradient: float, kl_weight: float, **over: Any) -> Tra
 def test_it_reaches_the_tilted_gaussian(tmp_path: Path) -> None:
     """N(mu, v) exp(g x / alpha) is N(mu + v g / alpha, v)."""
     trainer = train(tmp_path, gradient=1.0, kl_weight=0.8)
-    model, steps = trainer.model, trainer.steps
+    model, steps = trainer.context.model, trainer.context.steps
     assert isinstance(model, GaussianModel)
     base_mean, base_variance = final_moments(chain(model, steps, base=True), steps.std)
     mean, variance = final_moments(chain(model, steps, base=False), steps.std)
@@ -133,7 +138,7 @@ def test_a_reward_without_preference_leaves_the_base_alone(tmp_path: Path, take_
         algorithm={"take_off_base_error": take_off, "updates": 100},
         run={"iterations": 2, "stop_diversity": 0.0},
     )
-    model, steps = trainer.model, trainer.steps
+    model, steps = trainer.context.model, trainer.context.steps
     assert isinstance(model, GaussianModel)
     base = final_moments(chain(model, steps, base=True), steps.std)
     trained = final_moments(chain(model, steps, base=False), steps.std)

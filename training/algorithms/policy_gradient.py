@@ -1,165 +1,94 @@
-"""Gradient steps of the policy and of the value function."""
+"""Functions that the policy-gradient algorithms share: the distribution of a recorded step, and the clipped loss."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
+from ...rewards.protocol import weighted_sum
 from ..buffer import Transitions
-from ..collection import PromptTable
-from ..config import AlgorithmConfig, OptimizerConfig, ValueConfig
-from ..ddim import DdimSteps, gaussian_kl, gaussian_log_prob, step_mean, step_std
-from ..models.protocol import TextToImageModel, predict_guided
+from ..collection import Collection
+from ..context import RunContext
+from ..ddim import gaussian_log_prob, step_mean, step_std
+from ..models.protocol import predict_guided
 from ..objectives import clip_fraction, importance_ratio, policy_loss
-from ..processes import Processes
-from ..randomness import keyed_generator
-from ..value import ValueFunction
 
 
-class TrainingCollapsed(RuntimeError):
-    """Training went off: a number is not finite, or a stop rule of the configuration fired."""
+def total_reward(context: RunContext, data: Collection) -> tuple[Tensor, dict[str, float]]:
+    """The weighted sum of an iteration's rewards, float64[N], and its figures for the log."""
+    reward = weighted_sum(data.scores, context.config.rewards)
+    figures = {"reward": float(reward.mean()), "reward_std": float(reward.std(correction=0))}
+    figures |= {f"reward/{name}": float(values.mean()) for name, values in data.scores.items()}
+    return reward, figures | {"diversity": data.diversity}
 
 
-class PolicyUpdater:
-    """Optimiser steps on the adapter from recorded denoising steps."""
+def recorded_step(context: RunContext, batch: Transitions, *, base: bool) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of recorded denoising steps, under the policy or the base.
 
-    def __init__(
-        self,
-        model: TextToImageModel,
-        steps: DdimSteps,
-        table: PromptTable,
-        guidance_scale: float,
-        algorithm: AlgorithmConfig,
-        config: OptimizerConfig,
-        batch: int,
-        processes: Processes,
-    ) -> None:
-        self.model, self.steps, self.table, self.guidance_scale = model, steps, table, guidance_scale
-        self.algorithm, self.config, self.batch, self.processes = algorithm, config, batch, processes
-        self.parameters = list(model.trainable().values())
-        accelerator: Accelerator = processes.accelerator
-        self.optimizer = accelerator.prepare(
-            torch.optim.AdamW(self.parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+    Args:
+        context: the run.
+        batch: B recorded steps.
+        base: under the base, without gradient.
+
+    Returns:
+        Mean float32[B, C, H, W], standard deviation broadcast to it, on the network's device.
+    """
+    latents = batch.latents.to(context.device)
+    conditioning = context.prompts.conditioning(batch.prompt).to(context.device)
+    timesteps = context.steps.timesteps[batch.step].to(context.device)
+    scale = context.config.sampling.guidance_scale
+    with torch.set_grad_enabled(not base):
+        output = predict_guided(context.model, latents, timesteps, conditioning, scale, base=base)
+        return step_mean(context.steps, batch.step, latents, output), step_std(context.steps, batch.step, latents)
+
+
+def clipped_loss(
+    context: RunContext, batch: Transitions, mean: Tensor, std: Tensor, advantage: Tensor
+) -> tuple[Tensor, dict[str, float]]:
+    """The clipped policy-gradient loss of recorded steps, and how far the policy has moved.
+
+    Args:
+        context: the run.
+        batch: B recorded steps.
+        mean: of each step under the policy, with gradient.
+        std: of each step.
+        advantage: float[B], reward units or standard deviations.
+
+    Returns:
+        The mean loss, and the figures ``ratio_deviation`` and ``clip_fraction``.
+    """
+    algorithm = context.config.algorithm
+    log_prob = gaussian_log_prob(batch.next_latents.to(context.device), mean, std)
+    ratio = importance_ratio(log_prob, batch.log_prob.to(context.device))
+    loss = policy_loss(ratio, advantage, algorithm.clip_range, algorithm.clip).mean()
+    return loss, {
+        "ratio_deviation": float((ratio.detach() - 1).abs().mean()),
+        "clip_fraction": float(clip_fraction(ratio.detach(), algorithm.clip_range)),
+    }
+
+
+def check_fresh_ratio(context: RunContext, deviation: float) -> None:
+    """Check that the first update on fresh data saw importance ratios of 1.
+
+    Raises:
+        ValueError: the ratios differ from 1 by more than the clip range.
+    """
+    clip_range = context.config.algorithm.clip_range
+    if deviation > clip_range:
+        raise ValueError(
+            f"importance ratios of fresh data differ from 1 by {deviation:.3g}, more than clip_range {clip_range}: "
+            "sampling and update do not compute the same network. Use base.precision fp32 or bf16, or raise "
+            "algorithm.clip_range"
         )
 
-    @property
-    def transitions_per_step(self) -> int:
-        """Denoising steps in one optimiser step, over all processes."""
-        return self.batch * self.config.accumulate * self.processes.count
 
-    def minibatches(self, buffered: int, fresh: int, seed: int, iteration: int) -> Iterator[Tensor]:
-        """Rows of the buffer for each optimiser step, int64[transitions_per_step], the same on every process.
-
-        DPOK draws from the whole buffer, anew for every step; DDPO goes through the fresh rows once per epoch.
-        """
-        size = self.transitions_per_step
-        if self.algorithm.name == "dpok":
-            for update in range(self.algorithm.updates):
-                yield torch.randperm(buffered, generator=keyed_generator(seed, "policy", iteration, update))[:size]
-            return
-        for epoch in range(self.algorithm.epochs):
-            order = torch.randperm(fresh, generator=keyed_generator(seed, "policy", iteration, epoch))
-            yield from (buffered - fresh + order).split(size)
-
-    def step(self, buffer: Transitions, rows: Tensor, value: ValueFunction | None) -> dict[str, float]:
-        """One optimiser step; returns ratio deviation, clip fraction, KL per step (nats) and gradient norm.
-
-        Raises:
-            TrainingCollapsed: the loss or the gradient is not finite.
-        """
-        self.optimizer.zero_grad()
-        own = rows.view(self.processes.count, self.config.accumulate, self.batch)[self.processes.rank]
-        sums: dict[str, float] = {}
-        for micro in own:
-            loss, figures = self._loss(buffer[micro], value)
-            self.processes.accelerator.backward(loss / len(own))
-            figures["policy_loss"] = float(loss.detach())
-            sums = {name: sums.get(name, 0.0) + figure / len(own) for name, figure in figures.items()}
-        means = self.processes.mean(sums)
-        if not math.isfinite(means["policy_loss"]):
-            raise TrainingCollapsed(f"the policy loss is {means['policy_loss']}")
-        self.processes.average_gradients(self.parameters)
-        norm = self.processes.accelerator.clip_grad_norm_(self.parameters, self.config.clip_norm)
-        gradient_norm = float(norm) if norm is not None else 0.0
-        # With fp16 the loss scaler skips a step whose gradient overflowed and lowers its scale: that is no collapse.
-        if not math.isfinite(gradient_norm) and self.processes.accelerator.scaler is None:
-            raise TrainingCollapsed(f"the gradient's norm is {gradient_norm}")
-        self.optimizer.step()
-        return {**means, "gradient_norm": gradient_norm}
-
-    def _loss(self, batch: Transitions, value: ValueFunction | None) -> tuple[Tensor, dict[str, float]]:
-        device = self.model.device
-        latents, conditioning = batch.latents.to(device), self.table.conditioning(batch.prompt).to(device)
-        timesteps = self.steps.timesteps[batch.step].to(device)
-        std = step_std(self.steps, batch.step, latents)
-        with_kl = self.algorithm.name == "dpok"
-        # The base goes first: in the adapter's pass nothing may be switched between forward and backward, because
-        # gradient checkpointing runs the forward again.
-        base_mean = None
-        if with_kl:
-            with torch.no_grad():
-                base = predict_guided(self.model, latents, timesteps, conditioning, self.guidance_scale, base=True)
-                base_mean = step_mean(self.steps, batch.step, latents, base)
-        output = predict_guided(self.model, latents, timesteps, conditioning, self.guidance_scale, base=False)
-        mean = step_mean(self.steps, batch.step, latents, output)
-        log_prob = gaussian_log_prob(batch.next_latents.to(device), mean, std)
-        ratio = importance_ratio(log_prob, batch.log_prob.to(device))
-        advantage = batch.returns.to(device)
-        if value is not None:
-            with torch.no_grad():
-                advantage = advantage - value(latents, timesteps, conditioning.features)
-        loss = policy_loss(ratio, advantage, self.algorithm.clip_range, self.algorithm.clip).mean()
-        figures = {
-            "ratio_deviation": float((ratio.detach() - 1).abs().mean()),
-            "clip_fraction": float(clip_fraction(ratio.detach(), self.algorithm.clip_range)),
-        }
-        if base_mean is not None:
-            kl = gaussian_kl(mean, base_mean, std).mean()
-            loss = loss + self.algorithm.kl_weight * kl
-            figures["step_kl"] = float(kl.detach())
-        return loss, figures
+def buffer_state(buffer: Transitions | None) -> dict[str, Any]:
+    """A buffer for a checkpoint."""
+    return buffer.tensors() if buffer is not None else {}
 
 
-class ValueUpdater:
-    """Regression of the value function onto the buffer's returns."""
-
-    def __init__(
-        self,
-        value: ValueFunction,
-        steps: DdimSteps,
-        table: PromptTable,
-        config: ValueConfig,
-        processes: Processes,
-        device: torch.device,
-    ) -> None:
-        self.value, self.steps, self.table = value.to(device), steps, table
-        self.config, self.processes, self.device = config, processes, device
-        self.optimizer = torch.optim.AdamW(value.parameters(), lr=config.learning_rate)
-
-    def fit(self, buffer: Transitions, seed: int, iteration: int) -> float:
-        """Make the iteration's value updates; returns the mean squared error of the last, reward units squared."""
-        self.value.scale_to(buffer.returns)
-        error = 0.0
-        for update in range(self.config.updates):
-            order = torch.randperm(len(buffer), generator=keyed_generator(seed, "value", iteration, update))
-            rows = order[: self.config.batch * self.processes.count].chunk(self.processes.count)[self.processes.rank]
-            batch = buffer[rows]
-            predicted = self.value(
-                batch.latents.to(self.device),
-                self.steps.timesteps[batch.step].to(self.device),
-                self.table.conditioning(batch.prompt).features.to(self.device),
-            )
-            residual = (predicted - batch.returns.to(self.device, torch.float32)) / self.value.return_std
-            loss = (
-                residual.square().mean()
-            )  # in units of the returns' spread, so that the learning rate fits any reward
-            self.optimizer.zero_grad()
-            loss.backward()
-            self.processes.average_gradients(self.value.parameters())
-            self.optimizer.step()
-            error = float(loss.detach()) * float(self.value.return_std) ** 2
-        return self.processes.mean({"value_loss": error})["value_loss"]
+def restored_buffer(saved: dict[str, Any]) -> Transitions | None:
+    """A buffer from `buffer_state`."""
+    return Transitions(**saved) if saved else None

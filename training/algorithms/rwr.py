@@ -1,22 +1,28 @@
-"""Reward-weighted regression: score matching on the base's own samples, weighted by their reward."""
+"""RWR: reward-weighted regression, score matching on the base's own samples weighted by their reward.
+
+Peters and Schaal 2007; for diffusion models Lee et al. 2023, arXiv 2302.12192.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from ..buffer import Transitions
+from ..adapter_optimizer import AdapterOptimizer, mean_figures
+from ..buffer import Transitions, clean_latents, join
+from ..collection import Collector
+from ..config import TrainConfig
+from ..context import RunContext
 from ..ddim import DdimSteps, noise_to_level, training_target
 from ..models.protocol import predict_guided
 from ..randomness import keyed_generator
-from ..value import ValueFunction
-from .policy_gradient import PolicyUpdater
+from .policy_gradient import buffer_state, restored_buffer, total_reward
 
 
 def tilt_weights(reward: Tensor, prompt: Tensor, kl_weight: float) -> Tensor:
-    """Weights that turn samples of the base into samples of the distribution that fine-tuning aims at.
+    """Importance weights that turn samples of the base into samples of the target of fine-tuning.
 
     ``w_j = exp(r_j / alpha) / mean_{i: prompt_i = prompt_j} exp(r_i / alpha)``: self-normalised importance weights of
     ``p(x | c) exp(r(x) / alpha) / Z(c)``, the optimum of Diffusion Blend's eq. 4 (arXiv 2505.18547); as in
@@ -24,28 +30,31 @@ def tilt_weights(reward: Tensor, prompt: Tensor, kl_weight: float) -> Tensor:
 
     Args:
         reward: float64[N].
-        prompt: which prompt each belongs to, int64[N].
+        prompt: the prompt of each row, int64[N].
         kl_weight: alpha, reward units per nat, above 0.
 
     Returns:
-        Weights, float64[N], mean 1 over each prompt's rows. A prompt with one row has weight 1: nothing to prefer.
+        Weights, float64[N], mean 1 over each prompt's rows. The only row of a prompt has weight 1.
     """
     logits = reward.double() / kl_weight
     groups, which, counts = prompt.unique(return_inverse=True, return_counts=True)
-    # The largest of each prompt is taken off first: exp would overflow.
+    # The largest logit of each prompt is subtracted first, because exp would overflow.
     largest = torch.full((len(groups),), -torch.inf, dtype=torch.float64).scatter_reduce(0, which, logits, "amax")
-    lifted = (logits - largest[which]).exp()
-    means = torch.zeros(len(groups), dtype=torch.float64).scatter_add(0, which, lifted) / counts
-    return lifted / means[which]
+    shifted = (logits - largest[which]).exp()
+    means = torch.zeros(len(groups), dtype=torch.float64).scatter_add(0, which, shifted) / counts
+    return shifted / means[which]
 
 
-def any_of_the_same(prompt: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
-    """For each of ``rows`` int64[B], a row drawn evenly from those of its prompt, int64[B].
+def partners_of_the_same_prompt(prompt: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw, for each given row, a row of the same prompt with equal probabilities.
 
     Args:
-        prompt: which prompt each row of the buffer belongs to, int64[N].
-        rows: rows of the buffer.
+        prompt: the prompt of each row of the buffer, int64[N].
+        rows: rows of the buffer, int64[B].
         generator: of the draws.
+
+    Returns:
+        Rows of the buffer, int64[B].
     """
     order = prompt.argsort(stable=True)
     _, which, counts = prompt.unique(return_inverse=True, return_counts=True)
@@ -61,15 +70,18 @@ def effective_share(weights: Tensor) -> float:
 
 
 def min_snr_weight(steps: DdimSteps, index: Tensor, gamma: float = 5.0) -> Tensor:
-    """Weight of each step's squared error in the network's own parametrisation, float64[B].
+    """Min-SNR weights of the squared error of the network's output.
 
-    ``min(snr, gamma)`` on the error of x_0, ``snr = abar / (1 - abar)``, brought over to what the network puts out: divided by
-    snr for epsilon and by snr + 1 for v (Hang et al. 2023, arXiv 2303.09556, section 3.4).
+    ``min(snr, gamma)`` weights the error of x_0, with ``snr = abar / (1 - abar)``. The error of epsilon has this weight divided
+    by snr, the error of v divided by snr + 1 (Hang et al. 2023, arXiv 2303.09556, section 3.4).
 
     Args:
         steps: the sampler's coefficients.
-        index: which step each row is at, int64[B].
-        gamma: the cap.
+        index: the step of each row, int64[B].
+        gamma: the largest snr that counts.
+
+    Returns:
+        float64[B].
     """
     alpha_bar = steps.alpha_bar[index]
     snr = alpha_bar / (1 - alpha_bar)
@@ -77,53 +89,82 @@ def min_snr_weight(steps: DdimSteps, index: Tensor, gamma: float = 5.0) -> Tenso
     return snr.clamp(max=gamma) / divisor
 
 
-class RegressionUpdater(PolicyUpdater):
-    """Optimiser steps of weighted score matching; the buffer's rows are clean latents with their rewards.
+class Rwr:
+    """Weighted score matching on samples of the base.
 
     ``loss = E_w[e(x_t, eps)] + E[|| eps_theta - eps_base ||^2 - e(x_t, eps)]``, ``e = b_t || eps - eps_theta(x_t, t) ||^2 / n``.
 
-    One half of a batch is drawn in proportion to the weights (no work is spent on rows of weight near 0), the other
-    evenly, in pairs of the same prompt, level and noise: where noise prevails both give nearly the same gradient, and what
-    is left is the reward's. Noise and levels are fresh every time. Min-SNR weights ``b_t = min(snr_t, 5) / snr_t`` (Hang et
-    al. 2023, arXiv 2303.09556): at the last, nearly clean steps the noise cannot be predicted, and without them that alone
-    would be most of the gradient. The even half takes off what plain regression learns from samples of a few steps
-    whatever their reward, their difference from the base's own scores: the minimum is
-    ``eps_w + (eps_base - eps_1) / E[w | x_t]`` with eps_w and eps_1 the weighted and the even mean of eps at x_t. Where all
-    weights are 1 that is eps_base, and the loss is 0 there.
+    One half of a batch is drawn in proportion to the weights, so that no work is spent on rows of weight near 0. The other
+    half is drawn evenly, in pairs of the same prompt, level and noise: it subtracts the part of the gradient that does not
+    depend on the reward (a control variate). Plain regression would also learn the sampler's own error at few steps. The
+    minimum is ``eps_w + (eps_base - eps_1) / E[w | x_t]`` with eps_w and eps_1 the weighted and the even mean of eps at x_t.
+    Where all weights are 1 the minimum is eps_base, and the loss is 0 there.
+
+    Noise and levels are fresh at every update. Min-SNR weights ``b_t`` keep the last, nearly clean steps, whose noise cannot
+    be predicted, from dominating the gradient.
     """
 
-    def minibatches(self, buffered: int, fresh: int, seed: int, iteration: int) -> Iterator[Tensor]:  # noqa: ARG002
-        for update in range(self.algorithm.updates):
-            self._generator = keyed_generator(seed, "policy", iteration, update)
-            yield torch.empty(0, dtype=torch.int64)  # which rows depends on their rewards: chosen in `step`
+    has_kl_penalty: ClassVar[bool] = True
+    needs_reward_gradient: ClassVar[bool] = False
 
-    def step(self, buffer: Transitions, rows: Tensor, value: ValueFunction | None) -> dict[str, float]:
-        """One optimiser step; returns the loss, the effective share of the samples, and the gradient's norm."""
-        weights = tilt_weights(buffer.returns, buffer.prompt, self.algorithm.kl_weight)
-        size, generator = self.transitions_per_step, self._generator
-        each = 2 if self.algorithm.take_off_base_error else 1  # rows that share prompt, level and noise
+    def __init__(self, context: RunContext) -> None:
+        self.context = context
+        self.collector = Collector(context)
+        self.optimizer = AdapterOptimizer(context)
+        self.buffer: Transitions | None = None
+
+    @staticmethod
+    def check(config: TrainConfig) -> None:
+        """Refuse a KL weight of 0.
+
+        Raises:
+            ValueError: it is 0.
+        """
+        if config.algorithm.kl_weight == 0:
+            raise ValueError(
+                "algorithm.kl_weight is 0: rwr weighs samples by exp(reward / kl_weight), so it must be above 0"
+            )
+
+    def iterate(self, iteration: int) -> dict[str, float]:
+        """See `protocol.Algorithm.iterate`."""
+        context, settings = self.context, self.context.config.algorithm
+        data = self.collector.from_base(iteration)
+        reward, figures = total_reward(context, data)
+        self.buffer = join(self.buffer, clean_latents(data, reward), settings.buffer * context.processes.count)
+        weights = tilt_weights(self.buffer.returns, self.buffer.prompt, settings.kl_weight)
+        rows = []
+        for update in range(settings.updates):
+            noisy = self._noisy_rows(self.buffer, weights, keyed_generator(context.seed, "policy", iteration, update))
+            rows.append(
+                self.optimizer.step(torch.arange(len(noisy)), lambda micro, noisy=noisy: self._loss(noisy[micro]))
+            )
+        return figures | mean_figures(rows) | {"effective_share": effective_share(weights)}
+
+    def _noisy_rows(self, buffer: Transitions, weights: Tensor, generator: torch.Generator) -> Transitions:
+        """Draw one optimizer step's rows, with noise added: ``returns`` is 1 for weighted rows, -1 for even ones."""
+        size, steps = self.optimizer.rows_per_step, self.context.steps
+        each = 2 if self.context.config.algorithm.take_off_base_error else 1  # rows that share prompt, level and noise
         draws = -(-size // each)
         rows = torch.multinomial(weights, draws, replacement=True, generator=generator)
         sign = torch.ones(size, dtype=torch.float64)
         if each == 2:
             # [draws] -> [2 draws], alternating: every process and network batch has as many of both
-            rows = torch.stack([rows, any_of_the_same(buffer.prompt, rows, generator)], 1).flatten()
+            partners = partners_of_the_same_prompt(buffer.prompt, rows, generator)
+            rows = torch.stack([rows, partners], 1).flatten()
             sign[1::2] = -1
         chosen = buffer[rows[:size]]
-        index = torch.randint(len(self.steps), (draws,), generator=generator).repeat_interleave(each)[:size]
+        index = torch.randint(len(steps), (draws,), generator=generator).repeat_interleave(each)[:size]
         noise = torch.randn(draws, *chosen.latents.shape[1:], generator=generator).repeat_interleave(each, 0)[:size]
-        noisy = Transitions(
-            latents=noise_to_level(self.steps, index, chosen.latents, noise),
-            next_latents=training_target(self.steps, index, chosen.latents, noise),
+        return Transitions(
+            latents=noise_to_level(steps, index, chosen.latents, noise),
+            next_latents=training_target(steps, index, chosen.latents, noise),
             step=index,
             prompt=chosen.prompt,
             log_prob=chosen.log_prob,
             returns=sign,
         )
-        figures = super().step(noisy, torch.arange(size), value)
-        return {**figures, "effective_share": effective_share(weights)}
 
-    def _loss(self, batch: Transitions, value: ValueFunction | None) -> tuple[Tensor, dict[str, float]]:  # noqa: ARG002
+    def _loss(self, batch: Transitions) -> tuple[Tensor, dict[str, float]]:
         even = batch.returns < 0
         anchor = self._predict(batch[even.nonzero()[:, 0]], base=True) if even.any() else None
         output = self._predict(batch, base=False)
@@ -132,14 +173,23 @@ class RegressionUpdater(PolicyUpdater):
             error = torch.where(even.to(error.device), -error, error)
             drift = torch.zeros_like(error)
             drift[even] = (output[even] - anchor).square().flatten(1).mean(1)
-            error = 2 * (error + drift)  # half of the rows stand for each of the two means
-        return (error * min_snr_weight(self.steps, batch.step).to(error)).mean(), {}
+            error = 2 * (error + drift)  # each of the two means is over half of the rows
+        return (error * min_snr_weight(self.context.steps, batch.step).to(error)).mean(), {}
 
     def _predict(self, batch: Transitions, *, base: bool) -> Tensor:
-        device = self.model.device
-        conditioning = self.table.conditioning(batch.prompt).to(device)
-        timesteps = self.steps.timesteps[batch.step].to(device)
+        context = self.context
+        conditioning = context.prompts.conditioning(batch.prompt).to(context.device)
+        timesteps = context.steps.timesteps[batch.step].to(context.device)
+        scale = context.config.sampling.guidance_scale
+        latents = batch.latents.to(context.device)
         with torch.set_grad_enabled(not base):
-            return predict_guided(
-                self.model, batch.latents.to(device), timesteps, conditioning, self.guidance_scale, base=base
-            )
+            return predict_guided(context.model, latents, timesteps, conditioning, scale, base=base)
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `protocol.Algorithm.state_dict`."""
+        return {**self.optimizer.state_dict(), "buffer": buffer_state(self.buffer)}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Restore `state_dict`."""
+        self.optimizer.load_state_dict(saved)
+        self.buffer = restored_buffer(saved["buffer"])

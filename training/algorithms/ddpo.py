@@ -1,0 +1,77 @@
+"""DDPO: a policy gradient on fresh data, with advantages normalized per prompt and no KL penalty.
+
+Black et al. 2024, arXiv 2305.13301.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..adapter_optimizer import AdapterOptimizer, check_passes, mean_figures
+from ..advantages import PromptStatistics
+from ..buffer import Transitions, denoising_steps
+from ..collection import Collection, Collector
+from ..config import TrainConfig
+from ..context import RunContext
+from ..randomness import keyed_generator
+from .policy_gradient import check_fresh_ratio, clipped_loss, recorded_step, total_reward
+
+
+class Ddpo:
+    """Maximizes ``E[r(x_0)]`` by passes of clipped policy-gradient steps over each iteration's data."""
+
+    has_kl_penalty: ClassVar[bool] = False
+    needs_reward_gradient: ClassVar[bool] = False
+
+    def __init__(self, context: RunContext) -> None:
+        self.context, settings = context, context.config.algorithm
+        self.collector = Collector(context)
+        self.optimizer = AdapterOptimizer(context)
+        self.statistics = PromptStatistics(settings.statistics_window, settings.statistics_minimum)
+        fresh = context.images_per_iteration * len(context.steps.noisy)
+        check_passes("ddpo", "denoising steps", fresh, self.optimizer.rows_per_step)
+
+    @staticmethod
+    def check(config: TrainConfig) -> None:
+        """Nothing beyond the settings' bounds."""
+
+    def iterate(self, iteration: int) -> dict[str, float]:
+        """See `protocol.Algorithm.iterate`."""
+        data = self.collector.from_policy(iteration, measure_kl=False)
+        reward, figures = total_reward(self.context, data)
+        advantage = self._advantage(data, reward)[:, None].expand(-1, len(self.context.steps))
+        return figures | self._update(denoising_steps(data, advantage, self.context.steps), iteration)
+
+    def _advantage(self, data: Collection, reward: Tensor) -> Tensor:
+        """The clipped advantage of every image, float64[N], standard deviations."""
+        largest = self.context.config.algorithm.advantage_clip
+        prompts = self.context.prompts.texts(data.prompt)
+        return self.statistics.update(prompts, reward).clamp(-largest, largest)
+
+    def _update(self, fresh: Transitions, iteration: int) -> dict[str, float]:
+        """Make the iteration's optimizer steps: every row once per pass."""
+        rows = []
+        for epoch in range(self.context.config.algorithm.epochs):
+            generator = keyed_generator(self.context.seed, "policy", iteration, epoch)
+            order = torch.randperm(len(fresh), generator=generator)
+            for drawn in order.split(self.optimizer.rows_per_step):
+                rows.append(self.optimizer.step(drawn, lambda micro: self._loss(fresh[micro])))
+                if len(rows) == 1:
+                    check_fresh_ratio(self.context, rows[0]["ratio_deviation"])
+        return mean_figures(rows)
+
+    def _loss(self, batch: Transitions) -> tuple[Tensor, dict[str, float]]:
+        mean, std = recorded_step(self.context, batch, base=False)
+        return clipped_loss(self.context, batch, mean, std, batch.returns.to(self.context.device))
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `protocol.Algorithm.state_dict`."""
+        return {**self.optimizer.state_dict(), "statistics": self.statistics.rewards}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Restore `state_dict`."""
+        self.optimizer.load_state_dict(saved)
+        self.statistics.rewards = saved["statistics"]

@@ -1,0 +1,116 @@
+"""DPOK: a policy gradient with a KL penalty to the base, a value function and a replay buffer.
+
+Fan et al. 2023, arXiv 2305.16381, with the exact return of later KLs (Diffusion Blend, arXiv 2505.18547, eq. 4).
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..adapter_optimizer import AdapterOptimizer, mean_figures
+from ..buffer import Transitions, denoising_steps, join
+from ..collection import Collector
+from ..config import TrainConfig
+from ..context import RunContext
+from ..ddim import gaussian_kl
+from ..objectives import returns_to_go
+from ..randomness import keyed_generator
+from ..value import ValueRegression
+from .policy_gradient import (
+    buffer_state,
+    check_fresh_ratio,
+    clipped_loss,
+    recorded_step,
+    restored_buffer,
+    total_reward,
+)
+
+
+class Dpok:
+    """Maximizes ``E[r(x_0)] - alpha sum_t KL_t`` by clipped policy-gradient steps on a replay buffer."""
+
+    has_kl_penalty: ClassVar[bool] = True
+    needs_reward_gradient: ClassVar[bool] = False
+
+    def __init__(self, context: RunContext) -> None:
+        self.context = context
+        self.collector = Collector(context)
+        self.optimizer = AdapterOptimizer(context)
+        self.value = ValueRegression(context)
+        self.buffer: Transitions | None = None
+
+    @staticmethod
+    def check(config: TrainConfig) -> None:
+        """Refuse an optimizer step that takes more than the first iteration or the buffer holds.
+
+        Raises:
+            ValueError: it does.
+        """
+        sampling, step = config.sampling, config.sampling.batch * config.optimizer.accumulate
+        # The last step may be without noise (final alpha 1) and then gives no transition: one less is counted.
+        fresh = sampling.samples * (sampling.steps - 1)
+        if step > min(fresh, config.algorithm.buffer):
+            raise ValueError(
+                f"an optimizer step takes {step} denoising steps (sampling.batch {sampling.batch} x optimizer.accumulate "
+                f"{config.optimizer.accumulate}), but the first iteration gives {fresh} and algorithm.buffer holds "
+                f"{config.algorithm.buffer}: lower optimizer.accumulate or raise sampling.samples"
+            )
+
+    def iterate(self, iteration: int) -> dict[str, float]:
+        """See `protocol.Algorithm.iterate`."""
+        context, settings = self.context, self.context.config.algorithm
+        data = self.collector.from_policy(iteration, measure_kl=settings.kl_in_return)
+        reward, figures = total_reward(context, data)
+        fresh = denoising_steps(data, returns_to_go(reward, data.kl, settings.kl_weight), context.steps)
+        self.buffer = join(self.buffer, fresh, settings.buffer * context.processes.count)
+        figures["value_loss"] = self.value.fit(self.buffer, iteration)
+        figures |= self._update(self.buffer, iteration, only_fresh=len(self.buffer) == len(fresh))
+        if settings.kl_in_return:
+            figures["kl"] = float(data.kl.sum(1).mean())
+        return figures
+
+    def _update(self, buffer: Transitions, iteration: int, *, only_fresh: bool) -> dict[str, float]:
+        """Make the iteration's optimizer steps, each on rows drawn anew from the whole buffer."""
+        rows = []
+        for update in range(self.context.config.algorithm.updates):
+            generator = keyed_generator(self.context.seed, "policy", iteration, update)
+            drawn = torch.randperm(len(buffer), generator=generator)[: self.optimizer.rows_per_step]
+            rows.append(self.optimizer.step(drawn, lambda micro: self._loss(buffer[micro])))
+            if only_fresh and len(rows) == 1:
+                check_fresh_ratio(self.context, rows[0]["ratio_deviation"])
+        figures = mean_figures(rows)
+        # The KL of one step; the steps are drawn evenly, so their number times it is the trajectory's.
+        figures["kl"] = figures.pop("step_kl") * len(self.context.steps.noisy)
+        return figures
+
+    def _loss(self, batch: Transitions) -> tuple[Tensor, dict[str, float]]:
+        """The clipped policy loss plus the KL penalty."""
+        # The base goes first: gradient checkpointing runs the adapter's forward pass again, so nothing may be switched
+        # between its forward and backward pass.
+        base_mean, std = recorded_step(self.context, batch, base=True)
+        mean, _ = recorded_step(self.context, batch, base=False)
+        loss, figures = clipped_loss(self.context, batch, mean, std, self._advantage(batch))
+        kl = gaussian_kl(mean, base_mean, std).mean()
+        return loss + self.context.config.algorithm.kl_weight * kl, {**figures, "step_kl": float(kl.detach())}
+
+    @torch.no_grad()
+    def _advantage(self, batch: Transitions) -> Tensor:
+        """Return minus value, float64[B], reward units."""
+        context = self.context
+        timesteps = context.steps.timesteps[batch.step].to(context.device)
+        features = context.prompts.conditioning(batch.prompt).features.to(context.device)
+        value = self.value.value(batch.latents.to(context.device), timesteps, features)
+        return batch.returns.to(context.device) - value
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `protocol.Algorithm.state_dict`."""
+        return {**self.optimizer.state_dict(), **self.value.state_dict(), "buffer": buffer_state(self.buffer)}
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Restore `state_dict`."""
+        self.optimizer.load_state_dict(saved)
+        self.value.load_state_dict(saved)
+        self.buffer = restored_buffer(saved["buffer"])
