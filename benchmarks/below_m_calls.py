@@ -36,8 +36,8 @@ from diffusion_blend.blending.adapters import AdapterBank, LowRank  # noqa: E402
 from diffusion_blend.blending.combine import combine  # noqa: E402
 from diffusion_blend.blending.plans import EarlyBlend  # noqa: E402
 from diffusion_blend.blending.residual_cache import ResidualCache  # noqa: E402
-from diffusion_blend.blending.schedules import StepInfo  # noqa: E402
 from diffusion_blend.blending.side_path import SidePath  # noqa: E402
+from diffusion_blend.blending.step_info import StepInfo  # noqa: E402
 from sampling import start_host  # noqa: E402
 from torch import Tensor  # noqa: E402
 
@@ -62,7 +62,7 @@ def arguments() -> argparse.Namespace:
 
 
 @dataclass
-class Here:
+class RunState:
     """A step of a run: the network at its latents, what the method remembers, and the calls so far."""
 
     network: Callable[[tuple[float, ...], slice], Tensor]
@@ -83,46 +83,46 @@ class Here:
         parts = (weight * self.adapter(i, branches) for i, weight in enumerate(self.weights))
         return torch.stack(list(parts)).sum(0)
 
-    def at(self, gates: tuple[float, ...], branches: slice = slice(None)) -> Tensor:
+    def coefficients_at(self, gates: tuple[float, ...], branches: slice = slice(None)) -> Tensor:
         denoised = self.network(gates, branches)
         self.calls += len(denoised) / 2
         return denoised
 
 
-def denoised_by(method: str, here: Here) -> Tensor:
+def denoised_by(method: str, state: RunState) -> Tensor:
     """A method's x0 prediction of both branches, float[2, C, H, W], the conditional one first."""
     name, _, number = method.partition(" ")
-    if name == "blend" or (name == "bare" and here.index < int(number)):
-        return here.blend()
+    if name == "blend" or (name == "bare" and state.index < int(number)):
+        return state.blend()
     if name == "early":
-        return early(here, int(number))
+        return early(state, int(number))
     if name == "cached":
-        soup = here.soup()
-        if here.index % int(number) == 0:
-            blend = here.blend()
-            here.memory["correction"] = blend - soup
+        soup = state.soup()
+        if state.index % int(number) == 0:
+            blend = state.blend()
+            state.memory["correction"] = blend - soup
             return blend
-        return soup + here.memory["correction"]
+        return soup + state.memory["correction"]
     if name == "rotating":
-        return rotating(here, int(number))
+        return rotating(state, int(number))
     if name == "antithetic":
-        away = directions(here.weights)[here.index % (len(here.weights) - 1)].tolist()
-        pair = [tuple(w + sign * v for w, v in zip(here.weights, away, strict=True)) for sign in (1, -1)]
-        return (here.at(pair[0]) + here.at(pair[1])) / 2
+        away = directions(state.weights)[state.index % (len(state.weights) - 1)].tolist()
+        pair = [tuple(w + sign * v for w, v in zip(state.weights, away, strict=True)) for sign in (1, -1)]
+        return (state.at(pair[0]) + state.at(pair[1])) / 2
     if name == "one":
-        return torch.cat([here.blend(slice(0, 1)), here.soup(slice(1, 2))])
-    return here.soup()
+        return torch.cat([state.blend(slice(0, 1)), state.soup(slice(1, 2))])
+    return state.soup()
 
 
-def early(here: Here, count: int) -> Tensor:
+def early(state: RunState, count: int) -> Tensor:
     """The plans of `EarlyBlend`, carried out."""
-    planner = EarlyBlend(here.weights, count / here.steps)
-    plan = planner(StepInfo(here.index, here.steps))
-    predictions = [here.at(row) for (row,) in plan.gates]
-    kept, branches = here.memory.setdefault("kept", ResidualCache()), ("conditional", "other")
-    sigma = torch.full((len(branches),), here.sigma)
+    planner = EarlyBlend(state.weights, count / state.steps)
+    plan = planner(StepInfo(state.index, state.steps))
+    predictions = [state.at(row) for (row,) in plan.gates]
+    kept, branches = state.memory.setdefault("kept", ResidualCache()), ("conditional", "other")
+    sigma = torch.full((len(branches),), state.sigma)
     if plan.residual_mix is not None:
-        kept.store(branches, combine(predictions, plan.residual_mix), sigma, here.index)
+        kept.store(branches, combine(predictions, plan.residual_mix), sigma, state.index)
     denoised = combine(predictions, plan.mix)
     return denoised if plan.extrapolation is None else kept.extrapolate(branches, denoised, sigma, plan.extrapolation)
 
@@ -131,10 +131,10 @@ def print_gaps(options: argparse.Namespace, world: Any) -> None:
     """Of the guided noise prediction's gap along a blended run: its size, and its cosine to the next step's."""
     gaps: list[tuple[float, Tensor]] = []
 
-    def watched(here: Here) -> Tensor:
-        blend = here.blend()
-        conditional, other = (blend - here.soup()).div(here.sigma)
-        gaps.append((here.sigma, (other + CFG * (conditional - other)).flatten()))
+    def watched(state: RunState) -> Tensor:
+        blend = state.blend()
+        conditional, other = (blend - state.soup()).div(state.sigma)
+        gaps.append((state.sigma, (other + CFG * (conditional - other)).flatten()))
         return blend
 
     run(watched, options, world, 0)
@@ -143,16 +143,16 @@ def print_gaps(options: argparse.Namespace, world: Any) -> None:
         print(f"sigma {sigma:7.3f}  gap {float(gap.norm()):8.3f}  cosine to the next {cosine:.3f}")
 
 
-def rotating(here: Here, renewed: int) -> Tensor:
+def rotating(state: RunState, renewed: int) -> Tensor:
     """The soup plus the adapters' differences to it, some of which are as old as the last time they were renewed."""
-    soup, count = here.soup(), len(here.weights)
-    differences = here.memory.setdefault("differences", [None] * count)
-    first = here.memory.setdefault("next", 0)
-    which = range(count) if here.index == 0 else [(first + i) % count for i in range(renewed)]
+    soup, count = state.soup(), len(state.weights)
+    differences = state.memory.setdefault("differences", [None] * count)
+    first = state.memory.setdefault("next", 0)
+    which = range(count) if state.index == 0 else [(first + i) % count for i in range(renewed)]
     for number in which:
-        differences[number] = here.adapter(number) - soup
-    here.memory["next"] = (first + renewed) % count
-    return soup + sum(weight * difference for weight, difference in zip(here.weights, differences, strict=True))
+        differences[number] = state.adapter(number) - soup
+    state.memory["next"] = (first + renewed) % count
+    return soup + sum(weight * difference for weight, difference in zip(state.weights, differences, strict=True))
 
 
 def directions(weights: tuple[float, ...]) -> Tensor:
@@ -163,7 +163,7 @@ def directions(weights: tuple[float, ...]) -> Tensor:
 
 
 def run(
-    method: str | Callable[[Here], Tensor], options: argparse.Namespace, world: Any, seed: int
+    method: str | Callable[[RunState], Tensor], options: argparse.Namespace, world: Any, seed: int
 ) -> tuple[Tensor, float]:
     """A sampling run's latent, and its model calls per step."""
     predict, sigmas, channels = world
@@ -174,10 +174,10 @@ def run(
     weights = (1 / options.adapters,) * options.adapters
     for index, (sigma, following) in enumerate(zip(sigmas[:-1].tolist(), sigmas[1:].tolist(), strict=True)):
         network = partial(predict, x, sigma)
-        here = Here(network, weights, index, options.steps, sigma, memory)
-        denoised = denoised_by(method, here) if isinstance(method, str) else method(here)
+        state = RunState(network, weights, index, options.steps, sigma, memory)
+        denoised = denoised_by(method, state) if isinstance(method, str) else method(state)
         conditional, other = denoised.split(1)
-        calls += here.calls
+        calls += state.calls
         guided = other + CFG * (conditional - other)
         up = 0.0
         if options.sampler == "euler_ancestral":

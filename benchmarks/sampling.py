@@ -34,7 +34,7 @@ sys.path[:0] = [str(ROOT / "tests" / "support"), str(ROOT / "benchmarks")]
 
 import comfy_hosts  # noqa: E402  after its folder is on the path
 from diffusion_blend.blending.plans import EarlyBlend  # noqa: E402
-from diffusion_blend.blending.schedules import StepInfo  # noqa: E402
+from diffusion_blend.blending.step_info import StepInfo  # noqa: E402
 
 
 def arguments() -> argparse.Namespace:

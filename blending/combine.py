@@ -16,13 +16,14 @@ def combine(denoised: Iterable[Tensor], mix: Sequence[Coefficient]) -> Tensor:
     ``D = sum_k mix[k] * denoised[k]`` (Diffusion Blend, arXiv 2505.18547, eq. 9 and 10).
 
     Args:
-        denoised: x0 predictions, K times float[N, C, ...], latent units. May be a generator: one is held at a time.
-        mix: coefficients, [K], any sign: numbers, or one for each latent pixel, float[1 | B, 1, H, W], for
-            predictions float[N, C, H, W] or float[N, C, T, H, W] of N = chunks * B inputs, the images of a chunk together.
+        denoised: x0 predictions, K times float[N, C, ...], latent units. A generator is consumed one prediction at a time.
+        mix: coefficients, [K], any sign. Each is a number, or float[1 | B, 1, H, W] with one number per latent pixel. The
+            latter are for predictions float[N, C, H, W] or float[N, C, T, H, W] of N = chunks * B inputs, the images of a
+            chunk together.
 
     Returns:
-        Blended x0 prediction, float[N, C, ...], dtype of ``denoised``. A single prediction of coefficient 1 is returned as
-        it is, bit for bit.
+        Blended x0 prediction, float[N, C, ...], dtype of ``denoised``. A single prediction of coefficient 1 is returned
+        unchanged.
 
     Raises:
         ValueError: the number of coefficients differs from the number of evaluations, or both are 0.
@@ -30,7 +31,7 @@ def combine(denoised: Iterable[Tensor], mix: Sequence[Coefficient]) -> Tensor:
     total: Tensor | None = None
     for prediction, coefficient in zip(denoised, mix, strict=True):
         if isinstance(coefficient, Tensor):
-            factor = _for_each_pixel(coefficient, prediction)
+            factor = _broadcast_to(coefficient, prediction)
             total = prediction * factor if total is None else total.addcmul_(prediction, factor)
         elif total is not None:
             total.add_(prediction, alpha=coefficient)
@@ -43,7 +44,7 @@ def combine(denoised: Iterable[Tensor], mix: Sequence[Coefficient]) -> Tensor:
     return total
 
 
-def _for_each_pixel(coefficient: Tensor, prediction: Tensor) -> Tensor:
+def _broadcast_to(coefficient: Tensor, prediction: Tensor) -> Tensor:
     if prediction.ndim == 5:
         coefficient = coefficient.unsqueeze(2)  # [B, 1, H, W] -> [B, 1, 1, H, W], the same in every frame
     if len(coefficient) > 1:
@@ -52,7 +53,7 @@ def _for_each_pixel(coefficient: Tensor, prediction: Tensor) -> Tensor:
 
 
 def evaluate(plan: Plan, predict: Callable[[tuple[Gates, ...]], Tensor]) -> Tensor:
-    """Run a plan one call after the other.
+    """Run a plan, one call after the other.
 
     Args:
         plan: K rows of gates and their mix.
@@ -63,8 +64,8 @@ def evaluate(plan: Plan, predict: Callable[[tuple[Gates, ...]], Tensor]) -> Tens
         ``sum_k mix[k] * predict(gates[k])``, float[B, ...].
 
     Raises:
-        ValueError: the plan recalls what an earlier step kept.
+        ValueError: the plan extrapolates a residual of an earlier step.
     """
     if plan.extrapolation is not None:
-        raise ValueError("This plan needs what an earlier step kept, and here each step is evaluated by itself.")
+        raise ValueError("This plan needs the residual of an earlier step, and here each step is evaluated by itself.")
     return combine((predict(row) for row in plan.gates), plan.mix)

@@ -1,18 +1,18 @@
 """The idea: every method is a plan of gates and mix.
 
 A low-rank side path makes a layer's output ``y = W x + sum_i g_i B_i A_i x``, with a gate ``g_i`` per adapter and image.
-One model call is one row of gates; a plan is a few rows and how to sum their predictions::
+One model call is one row of gates. A plan is a few rows, and the coefficients that sum their predictions::
 
     D = sum_k mix[k] * D(gates[k])
 
 blend (DB-MPA, DB-KLA): a unit row per adapter and the zero row for the base; the mix is the affine coefficients.
 stochastic (DB-MPA-LS): one row, in which every image has a unit row drawn for this step; the mix is 1.
 soup (rewarded soup):   one row, the coefficients themselves; the mix is 1.
-early:                  the blend in the first steps, which decide most of the image, and the soup after them, moved by
-                        what the blend last was beside it (``residual_mix``, ``extrapolation``).
+early:                  the blend in the first steps, which decide most of the image. Later steps are the soup plus the
+                        extrapolated residual of the last blended steps (``residual_mix``, ``extrapolation``).
 
-Nothing else in the code needs to know which method runs. The coefficients may be fixed, or move over the run and differ
-within the image (`schedules`): then so do the plans.
+No other code needs to know which method runs. The coefficients may be fixed, move over the run or differ within the image
+(`schedules`). Then the plans do so, too.
 """
 
 from __future__ import annotations
@@ -26,36 +26,37 @@ import torch
 from torch import Tensor
 
 from .draws import DRAWS, draw, round_dependently
-from .schedules import Coefficient, Coefficients, CoefficientSchedule, Step, StepInfo, at, is_uniform
+from .schedules import Coefficient, Coefficients, CoefficientSchedule, coefficients_at, is_uniform
+from .step_info import StepInfo
 
 Gates = tuple[float, ...]
 """One gate per adapter, float[m]."""
 
-# Below this a coefficient is rounding left over from dividing weights by their sum, not a wish for an evaluation.
+# A smaller coefficient is rounding from the division of the weights by their sum, and needs no evaluation.
 NEGLIGIBLE = 1e-12
 
 EARLY_SHARE = 0.15
-"""The share of a run's steps that `EarlyBlend` counts as early unless told: at most 1.5 calls a step for four adapters and
-20, 30 or 50 steps."""
+"""The default share of a run's steps that `EarlyBlend` blends: at most 1.5 calls a step for four adapters and 20, 30 or 50
+steps."""
 
 
 @dataclass(frozen=True)
 class Extrapolation:
-    """How what was kept at two steps, ``k_0`` at ``sigma_0`` and then ``k_1`` at ``sigma_1``, is carried on.
+    """How the residuals of two steps, ``r_0`` at ``sigma_0`` and then ``r_1`` at ``sigma_1``, are extrapolated.
 
-    ``(sigma / sigma_1)^power [k_1 + ahead (k_1 - (sigma_1 / sigma_0)^power k_0)]``: it fades with the noise level, and turns
-    on the way it last turned. Without k_0 the bracket is k_1.
+    ``(sigma / sigma_1)^power [r_1 + ahead (r_1 - (sigma_1 / sigma_0)^power r_0)]``: the residual decays as ``sigma^power``, and a
+    share of its last change is repeated. Without r_0 the bracket is r_1.
 
     Args:
-        power: p.
-        ahead: how much of the last change is added, 0 for none.
+        power: of the decay.
+        ahead: the share of the last change that is repeated, 0 for none.
     """
 
     power: float
     ahead: float
 
 
-# The gap between blend and soup falls with sigma^1.5 in the noise prediction, which is 2.5 in x0 (docs/speed.md).
+# The residual of the blend falls with sigma^1.5 in the noise prediction, which is sigma^2.5 in x0 (docs/speed.md).
 RESIDUAL_EXTRAPOLATION = Extrapolation(power=2.5, ahead=0.5)
 
 
@@ -67,8 +68,8 @@ class Plan:
         gates: [K] rows of [B] images of float[m]; a row of one image holds for the whole batch.
         mix: coefficients of the rows' predictions, [K], any sign, sum 1: numbers, or float64[1 | B, 1, H, W] where they
             differ within the image.
-        residual_mix: float[K]; ``kept = sum_k residual_mix[k] D(gates[k])`` is kept for later steps, with its noise level.
-        extrapolation: how what was kept is carried on to this step and added to the prediction.
+        residual_mix: float[K]; ``sum_k residual_mix[k] D(gates[k])`` is cached as this step's residual. None caches nothing.
+        extrapolation: the law by which the cached residual is extrapolated to this step and added. None adds nothing.
     """
 
     gates: tuple[tuple[Gates, ...], ...]
@@ -80,7 +81,7 @@ class Plan:
 class Planner(Protocol):
     """Makes the plan of a step."""
 
-    def __call__(self, step: Step) -> Plan: ...
+    def __call__(self, step: StepInfo) -> Plan: ...
 
 
 @dataclass(frozen=True)
@@ -90,18 +91,18 @@ class Blend:
     ``D = (1 - sum_i c_i) D_0 + sum_i c_i D_i`` (Diffusion Blend, arXiv 2505.18547, eq. 9 and 10).
 
     Args:
-        coefficients: c, [m], any sign, or a course; numbers, or one for each latent pixel.
+        coefficients: c, [m], any sign, or a schedule; numbers, or one for each latent pixel.
     """
 
     coefficients: Coefficients | CoefficientSchedule
 
-    def __call__(self, step: Step) -> Plan:
-        coefficients = at(self.coefficients, step)
+    def __call__(self, step: StepInfo) -> Plan:
+        coefficients = coefficients_at(self.coefficients, step)
         adapters = len(coefficients)
         rows = [
             (unit_row(i, adapters), c)
             for i, c in enumerate((*coefficients, base_coefficient(coefficients)))
-            if counts(c)
+            if is_significant(c)
         ]
         return Plan(tuple((row,) for row, _ in rows), tuple(c for _, c in rows))
 
@@ -113,7 +114,7 @@ class Soup:
     The correct average of the products, not of the factors (method of Rame et al. 2023, arXiv 2306.04488, on LoRA).
 
     Args:
-        coefficients: c, float[m], any sign, or a course of them.
+        coefficients: c, float[m], any sign, or a schedule of them.
 
     Raises:
         ValueError: the coefficients differ within the image.
@@ -124,27 +125,26 @@ class Soup:
     def __post_init__(self) -> None:
         _require_uniform(self.coefficients, "A soup averages the weights of the whole network")
 
-    def __call__(self, step: Step) -> Plan:
-        return Plan(((_numbers(at(self.coefficients, step)),),), (1.0,))
+    def __call__(self, step: StepInfo) -> Plan:
+        return Plan(((_numbers(coefficients_at(self.coefficients, step)),),), (1.0,))
 
 
 @dataclass(frozen=True)
 class EarlyBlend:
-    """The blend while the noise is high, after it the soup with the blend's last correction: about 1.5 calls a step.
+    """The blend in the first steps, then the soup plus the blend's extrapolated residual: about 1.5 calls a step.
 
-    Of the first ``n = ceil(share * count)`` steps all are blended, the last but one not if n is 4 or more. At a blended step
-    before one that is not, the soup is called too, and ``D_blend - D_soup`` is kept; every other step is ``D_soup`` and what
-    was kept, carried on by `RESIDUAL_EXTRAPOLATION`: one call.
+    The first ``n = ceil(share * count)`` steps are blended, except the last but one if n is 4 or more. The last blended steps
+    also evaluate the soup and cache the residual ``r = D_blend - D_soup``. Every other step evaluates only the soup and adds
+    the residual, extrapolated by `RESIDUAL_EXTRAPOLATION`.
 
-    Why: a step changes the latent by ``(sigma_next - sigma) (x - D) / sigma``, so an error of the noise prediction counts by
-    how far sigma falls, and the first steps of the usual schedules fall farthest. And the gap between blend and soup, at
-    first another at every step, then turns ever less and in the same sense: it mainly shrinks with sigma, in the noise
-    prediction by about its power 1.5 (measured, docs/speed.md). What that leaves of the soup's error is measured, not
-    bounded. Share 0 is the soup, share 1 the blend.
+    A step changes the latent by ``(sigma_next - sigma) (x - D) / sigma``. An error of the noise prediction therefore counts by
+    the fall of sigma, and the first steps of the usual schedules fall farthest. The residual differs from step to step at
+    first; later it changes little in direction and shrinks, in the noise prediction by about ``sigma^1.5`` (measured,
+    docs/speed.md). The remaining error is measured, not bounded. Share 0 is the soup, share 1 the blend.
 
     Args:
-        coefficients: c, float[m], any sign, or a course of them.
-        share: of the run's steps, in [0, 1]; a step begun counts as a whole one.
+        coefficients: c, float[m], any sign, or a schedule of them.
+        share: of the run's steps that are early, in [0, 1]; a part of a step counts as a whole step.
 
     Raises:
         ValueError: the share is outside [0, 1], or the coefficients differ within the image.
@@ -158,11 +158,11 @@ class EarlyBlend:
             raise ValueError(f"early_share is {self.share:g}: it is a share of the run's steps, from 0 to 1.")
         _require_uniform(self.coefficients, "After the first steps a soup averages the weights of the whole network")
 
-    def __call__(self, step: Step) -> Plan:
+    def __call__(self, step: StepInfo) -> Plan:
         blend, soup = Blend(self.coefficients)(step), Soup(self.coefficients)(step)
-        # Rounding must not add a step: 0.07 * 100 is a little more than 7.
+        # Rounding must not add a step: 0.07 * 100 is slightly more than 7.
         early = math.ceil(self.share * step.count - NEGLIGIBLE * step.count)
-        if blend.gates == soup.gates or early == 0:  # one adapter alone is both
+        if blend.gates == soup.gates or early == 0:  # for one adapter alone both are the same
             return soup
         following = min(step.index + 1, step.count - 1)
         if early == step.count or (_is_blended(step.index, early) and _is_blended(following, early)):
@@ -185,7 +185,7 @@ class Stochastic:
     only: all calls of a step, and the conditional and unconditional branch, share it.
 
     Args:
-        coefficients: c, float[m], each at least 0, sum at most 1, or a course of them.
+        coefficients: c, float[m], each at least 0, sum at most 1, or a schedule of them.
         draws: "independent" over steps, or "stratified": over the run every adapter's count differs from the sum of its
             ``c_i`` over the steps by less than 1, in random order.
 
@@ -200,10 +200,10 @@ class Stochastic:
         _require_uniform(self.coefficients, "One adapter is drawn for the whole image")
         if self.draws not in DRAWS:
             raise ValueError(f"draws is {self.draws!r}: choose one of {', '.join(DRAWS)}.")
-        for index in (0, 1):  # a run's first and last step: what is wrong there is said before the model is loaded
+        for index in (0, 1):  # the first and the last step, so that errors are found before the model is loaded
             self.probabilities(StepInfo(index, 2))
 
-    def __call__(self, step: Step) -> Plan:
+    def __call__(self, step: StepInfo) -> Plan:
         probabilities = self.probabilities(step)
         if callable(self.coefficients) and self.draws == "stratified":
             run = tuple(self.probabilities(StepInfo(index, step.count)) for index in range(step.count))
@@ -213,12 +213,12 @@ class Stochastic:
                 draw(self.draws, probabilities, step.seed, step.index, step.count, image) for image in step.images
             ]
         if len(set(chosen)) == 1:
-            chosen = chosen[:1]  # one row for the whole batch lets the layers touch one adapter only
+            chosen = chosen[:1]  # with one row for the whole batch a layer evaluates one adapter only
         return Plan((tuple(unit_row(i, len(probabilities) - 1) for i in chosen),), (1.0,))
 
-    def probabilities(self, step: Step) -> Gates:
-        """Each adapter's probability at a step, and the base model's last, float[m + 1]."""
-        coefficients = _numbers(at(self.coefficients, step))
+    def probabilities(self, step: StepInfo) -> Gates:
+        """Return the probabilities of the adapters at a step and, last, of the base model, float[m + 1]."""
+        coefficients = _numbers(coefficients_at(self.coefficients, step))
         base = base_coefficient(coefficients)
         if min((*coefficients, base)) < 0:
             raise ValueError(
@@ -233,7 +233,7 @@ def base_coefficient(coefficients: Sequence[float]) -> float: ...
 @overload
 def base_coefficient(coefficients: Sequence[Coefficient]) -> Coefficient: ...
 def base_coefficient(coefficients: Sequence[Coefficient]) -> Coefficient:
-    """The base model's share ``1 - sum_i c_i``, exactly 0 where only rounding is left."""
+    """Return the base model's share ``1 - sum_i c_i``, exactly 0 where only rounding is left."""
     if any(isinstance(c, Tensor) for c in coefficients):
         shares = 1.0 - sum(coefficients)
         return torch.where(torch.as_tensor(shares).abs() < NEGLIGIBLE, 0.0, shares)
@@ -241,8 +241,8 @@ def base_coefficient(coefficients: Sequence[Coefficient]) -> Coefficient:
     return 0.0 if abs(base) < NEGLIGIBLE else base
 
 
-def counts(coefficient: Coefficient) -> bool:
-    """Whether a coefficient is worth an evaluation: anywhere in the image it is more than rounding."""
+def is_significant(coefficient: Coefficient) -> bool:
+    """Return whether a coefficient is more than rounding anywhere in the image."""
     largest = coefficient.abs().max() if isinstance(coefficient, Tensor) else abs(coefficient)
     return bool(largest > NEGLIGIBLE)
 
@@ -265,13 +265,13 @@ def make_planner(
     draws: str = "stratified",
     early_share: float = EARLY_SHARE,
 ) -> Planner:
-    """The planner of a method by its name.
+    """Return the planner of a method.
 
     Args:
         method: one of `METHODS`.
-        coefficients: c, [m], fixed or a course.
-        draws: see `Stochastic`; the other methods draw nothing.
-        early_share: see `EarlyBlend`; the other methods do not change over the run.
+        coefficients: c, [m], fixed or a schedule.
+        draws: see `Stochastic`; the other methods ignore it.
+        early_share: see `EarlyBlend`; the other methods ignore it.
 
     Raises:
         ValueError: another name, or coefficients that the method cannot take.
@@ -291,5 +291,5 @@ METHODS = ("blend", "stochastic", "soup", "early")
 
 
 def unit_row(index: int, adapters: int) -> Gates:
-    """The row with a 1 at the index; an index past the last adapter is the base model's row of zeros."""
+    """Return the row with a 1 at the index. An index past the last adapter gives the base model's row of zeros."""
     return tuple(1.0 if i == index else 0.0 for i in range(adapters))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .kl_weights import kl_weight_factors
-from .schedules import CURVES, Coefficients, CoefficientSchedule, Interpolated, Regional, feathered
+from .schedules import CURVES, Coefficients, CoefficientSchedule, Interpolated, Regional, feather
 
 LARGEST_KL_SCALE = 1000
 """Far beyond anything that gives a picture; what lies above is a mistake."""
@@ -248,7 +248,7 @@ class RegionalPreference:
     def coefficients(self, names: Sequence[str], kl_weights: Sequence[float | None] = ()) -> CoefficientSchedule:
         """The coefficients of each latent pixel; errors as `Preference.coefficients`."""
         outside, inside = (preference.coefficients(names, kl_weights) for preference in (self.outside, self.inside))
-        return Regional(outside, inside, feathered(self.mask.float().cpu(), self.feather))
+        return Regional(outside, inside, feather(self.mask.float().cpu(), self.feather))
 
     def at_kl_scale(self, kl_scale: float) -> RegionalPreference:
         """The same weights at another distance from the base model."""

@@ -1,4 +1,4 @@
-"""What earlier steps of a run leave for later ones."""
+"""Residuals that earlier steps of a run leave for later ones."""
 
 from __future__ import annotations
 
@@ -9,61 +9,64 @@ from torch import Tensor
 
 from .plans import Extrapolation
 
-Made = tuple[Tensor, Tensor]
-"""float[N, C, ...] of one conditioning, and the noise levels it was made at, float[N]."""
+Residual = tuple[Tensor, Tensor]
+"""float[N, C, ...] of one conditioning, and its noise levels, float[N]."""
 
 
 class ResidualCache:
-    """A tensor of each conditioning from each of the last two steps that kept one, and the noise levels they were made at.
+    """The residuals of the last two steps that stored one, with their noise levels, for every conditioning.
 
-    The host may split a step's conditionings over model calls in another way at every step, so each is kept by itself.
+    Conditionings are stored one by one, because the host may distribute a step's conditionings over model calls differently
+    at every step.
     """
 
     def __init__(self) -> None:
-        self._of: dict[Hashable, dict[int, Made]] = {}  # by step, in order
+        self._residuals: dict[Hashable, dict[int, Residual]] = {}  # by step, in order
 
-    def store(self, keys: Sequence[Hashable], kept: Tensor, sigma: Tensor, step: int) -> None:
-        """Keep a call's tensor, in place of one of the same step, beside that of the step before it.
+    def store(self, keys: Sequence[Hashable], residual: Tensor, sigma: Tensor, step: int) -> None:
+        """Store a call's residual. It replaces one of the same step; entries older than the previous step are dropped.
 
         Args:
-            keys: its conditionings.
-            kept: float[N, C, ...], N = conditionings * images, the images of a conditioning together.
+            keys: the call's conditionings.
+            residual: float[N, C, ...], N = conditionings * images, the images of a conditioning together.
             sigma: noise levels, float[N], above 0.
-            step: the denoising step; a sampler may evaluate one several times.
+            step: the denoising step. A sampler may evaluate one step several times.
         """
-        for key, part, level in zip(keys, kept.chunk(len(keys)), sigma.chunk(len(keys)), strict=True):
-            made = self._of.setdefault(key, {})
-            if any(later > step for later in made):  # the sampler went back (restarts): nothing led up to this
-                made.clear()
-            made[step] = part, level
-            if len(made) > 2:
-                del made[min(made)]
+        for key, part, level in zip(keys, residual.chunk(len(keys)), sigma.chunk(len(keys)), strict=True):
+            stored = self._residuals.setdefault(key, {})
+            if any(later > step for later in stored):  # the sampler went back, so no earlier step led to this one
+                stored.clear()
+            stored[step] = part, level
+            if len(stored) > 2:
+                del stored[min(stored)]
 
     def extrapolate(self, keys: Sequence[Hashable], prediction: Tensor, sigma: Tensor, how: Extrapolation) -> Tensor:
-        """A prediction moved by what was kept.
+        """Add the extrapolated residual to a prediction.
 
         Args:
-            keys: the call's conditionings; one of which nothing was kept, or for another shape, is not moved.
+            keys: the call's conditionings. A conditioning without a residual of its shape is left unchanged.
             prediction: float[N, C, ...].
-            sigma: noise levels, float[N].
-            how: what was kept is carried on to these noise levels.
+            sigma: noise levels of the prediction, float[N].
+            how: the law of the extrapolation.
 
         Returns:
             float[N, C, ...].
         """
         parts: list[Tensor] = []
         for key, part, level in zip(keys, prediction.chunk(len(keys)), sigma.chunk(len(keys)), strict=True):
-            made = [one for one in self._of.get(key, {}).values() if one[0].shape == part.shape]
-            if made:
-                kept, kept_level = made[-1]
-                if len(made) > 1:
-                    kept = kept + how.ahead * (kept - _faded(made[0], kept_level, how.power))
-                part = part + _faded((kept, kept_level), level, how.power)
+            stored = [entry for entry in self._residuals.get(key, {}).values() if entry[0].shape == part.shape]
+            if stored:
+                residual, stored_level = stored[-1]
+                if len(stored) > 1:
+                    change = residual - _decayed(stored[0], stored_level, how.power)
+                    residual = residual + how.ahead * change
+                part = part + _decayed((residual, stored_level), level, how.power)
             parts.append(part)
         return torch.cat(parts)
 
 
-def _faded(made: Made, level: Tensor, power: float) -> Tensor:
-    kept, kept_level = made
-    factor = (level / kept_level) ** power
-    return kept * factor.to(kept).view(-1, *[1] * (kept.ndim - 1))
+def _decayed(entry: Residual, level: Tensor, power: float) -> Tensor:
+    """The residual at another noise level, ``r (sigma / sigma_stored)^power``."""
+    residual, stored_level = entry
+    factor = (level / stored_level) ** power
+    return residual * factor.to(residual).view(-1, *[1] * (residual.ndim - 1))

@@ -1,7 +1,7 @@
 """How coefficients change over a run and across an image.
 
-A planner's coefficients are either fixed, a tuple, or a **course**: a function of the step. A coefficient is a number, or,
-where it differs within the image, a tensor that broadcasts to the x0 prediction.
+A planner's coefficients are either fixed, a tuple, or a **schedule**, a function of the step. A coefficient is a number. Where
+it differs within the image, it is a tensor that broadcasts to the x0 prediction.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from .step_info import StepInfo
 
 Coefficient = float | Tensor
 """A number, or float64[1 | B, 1, H, W], one for each latent pixel."""
@@ -24,51 +26,6 @@ Coefficients = tuple[Coefficient, ...]
 CURVES = ("linear", "cosine", "step")
 
 
-class Step(Protocol):
-    """Where a sampling run stands: what a plan may depend on."""
-
-    @property
-    def index(self) -> int:
-        """The denoising step, from 0; the same for every model call of one step."""
-        ...
-
-    @property
-    def count(self) -> int:
-        """How many steps the run has."""
-        ...
-
-    @property
-    def seed(self) -> int:
-        """The run's seed."""
-        ...
-
-    @property
-    def images(self) -> Sequence[int]:
-        """The index of each image of the batch, [B]."""
-        ...
-
-
-@runtime_checkable
-class PixelStep(Step, Protocol):
-    """A step that also knows what the latent measures."""
-
-    @property
-    def pixels(self) -> tuple[int, int]:
-        """Height and width of the latent."""
-        ...
-
-
-@dataclass(frozen=True)
-class StepInfo:
-    """A step given by its numbers."""
-
-    index: int = 0
-    count: int = 1
-    seed: int = 0
-    images: Sequence[int] = (0,)
-    pixels: tuple[int, int] = (1, 1)
-
-
 class CoefficientSchedule(Protocol):
     """Coefficients as a function of the step."""
 
@@ -77,28 +34,23 @@ class CoefficientSchedule(Protocol):
         """Whether every coefficient is one number for the whole image."""
         ...
 
-    def __call__(self, step: Step) -> Coefficients: ...
+    def __call__(self, step: StepInfo) -> Coefficients: ...
 
 
-def at(coefficients: Coefficients | CoefficientSchedule, step: Step) -> Coefficients:
-    """The coefficients at a step, whether they are fixed or a course."""
+def coefficients_at(coefficients: Coefficients | CoefficientSchedule, step: StepInfo) -> Coefficients:
+    """Return the coefficients at a step, whether they are fixed or scheduled."""
     return coefficients(step) if callable(coefficients) else coefficients
 
 
 def is_uniform(coefficients: Coefficients | CoefficientSchedule) -> bool:
-    """Whether every coefficient is one number for the whole image."""
+    """Return whether every coefficient is one number for the whole image."""
     return not callable(coefficients) or coefficients.uniform
 
 
-def progress(step: Step) -> float:
-    """How much of the run is done, ``index / (count - 1)``: 0 at the first step, 1 at the last."""
-    return step.index / (step.count - 1) if step.count > 1 else 0.0
+def curve_value(curve: str, share: float) -> float:
+    """Evaluate a curve from 0 to 1.
 
-
-def moved(curve: str, share: float) -> float:
-    """A curve from 0 to 1.
-
-    linear: ``s``; cosine: ``(1 - cos(pi s)) / 2``; step: 0 below ``s = 1/2``, 1 from there.
+    linear: ``s``. cosine: ``(1 - cos(pi s)) / 2``. step: 0 below ``s = 1/2``, 1 from there on.
 
     Args:
         curve: one of `CURVES`.
@@ -116,8 +68,8 @@ def moved(curve: str, share: float) -> float:
     raise ValueError(f"curve is {curve!r}: choose one of {', '.join(CURVES)}.")
 
 
-def between(start: Coefficient, end: Coefficient, share: float | Tensor) -> Coefficient:
-    """``start + share (end - start)``, exact at share 0 and 1 and where start and end are equal."""
+def interpolate(start: Coefficient, end: Coefficient, share: float | Tensor) -> Coefficient:
+    """Compute ``start + share (end - start)``, exact at share 0 and 1 and where start and end are equal."""
     if isinstance(start, Tensor) or isinstance(end, Tensor) or isinstance(share, Tensor):
         parts = [torch.as_tensor(part, dtype=torch.float64) for part in (start, end, share)]
         return torch.lerp(*torch.broadcast_tensors(*parts))
@@ -126,16 +78,16 @@ def between(start: Coefficient, end: Coefficient, share: float | Tensor) -> Coef
 
 @dataclass(frozen=True)
 class Interpolated:
-    """From one preference's coefficients to another's over a part of the run.
+    """Coefficients that move from one preference's to another's over a part of the run.
 
-    ``c = (1 - f(s)) start + f(s) end`` with ``s = (progress - start_at) / (end_at - start_at)`` kept in [0, 1].
+    ``c = (1 - f(s)) start + f(s) end`` with ``s = (progress - start_at) / (end_at - start_at)``, clamped to [0, 1].
 
     Args:
         start: c until ``start_at``.
         end: c from ``end_at`` on.
         curve: f, one of `CURVES`.
-        start_at: progress at which the movement starts, in [0, 1].
-        end_at: progress at which it ends, in [0, 1], not before ``start_at``; the same makes it a jump there.
+        start_at: progress of the run at which the movement starts, in [0, 1].
+        end_at: progress at which it ends, in [0, 1], not before ``start_at``. Equal values make a jump.
     """
 
     start: Coefficients | CoefficientSchedule
@@ -148,14 +100,16 @@ class Interpolated:
     def uniform(self) -> bool:
         return is_uniform(self.start) and is_uniform(self.end)
 
-    def __call__(self, step: Step) -> Coefficients:
-        share = self._share(progress(step))
-        return tuple(between(a, b, share) for a, b in zip(at(self.start, step), at(self.end, step), strict=True))
+    def __call__(self, step: StepInfo) -> Coefficients:
+        share = self._share(step.progress)
+        start, end = coefficients_at(self.start, step), coefficients_at(self.end, step)
+        return tuple(interpolate(a, b, share) for a, b in zip(start, end, strict=True))
 
-    def _share(self, done: float) -> float:
+    def _share(self, progress: float) -> float:
         if self.end_at == self.start_at:
-            return 0.0 if done < self.start_at else 1.0
-        return moved(self.curve, min(max((done - self.start_at) / (self.end_at - self.start_at), 0.0), 1.0))
+            return 0.0 if progress < self.start_at else 1.0
+        moved = (progress - self.start_at) / (self.end_at - self.start_at)
+        return curve_value(self.curve, min(max(moved, 0.0), 1.0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,8 +118,8 @@ class Regional:
 
     Args:
         outside: c where the mask is 0.
-        inside: c where it is 1.
-        mask: float[M, h, w] in [0, 1], at any size; image i has the mask of index ``i mod M``.
+        inside: c where the mask is 1.
+        mask: float[M, h, w] in [0, 1], of any size; image i has the mask of index ``i mod M``.
     """
 
     outside: Coefficients | CoefficientSchedule
@@ -176,15 +130,16 @@ class Regional:
     def uniform(self) -> bool:
         return False
 
-    def __call__(self, step: Step) -> Coefficients:
-        if not isinstance(step, PixelStep):
-            raise ValueError("A regional preference needs to know what the latent measures; this sampler does not say.")
+    def __call__(self, step: StepInfo) -> Coefficients:
         share = mask_of_images(self.mask, step.images, step.pixels)
-        return tuple(between(a, b, share) for a, b in zip(at(self.outside, step), at(self.inside, step), strict=True))
+        outside, inside = coefficients_at(self.outside, step), coefficients_at(self.inside, step)
+        return tuple(interpolate(a, b, share) for a, b in zip(outside, inside, strict=True))
 
 
 def mask_of_images(mask: Tensor, images: Sequence[int], pixels: tuple[int, int]) -> Tensor:
-    """A mask on the latent's pixels: averaged over each where it is finer, else interpolated linearly.
+    """Resize a mask to the latent's pixels.
+
+    A finer mask is averaged over each pixel, a coarser one is interpolated linearly.
 
     Args:
         mask: float[M, h, w].
@@ -200,15 +155,15 @@ def mask_of_images(mask: Tensor, images: Sequence[int], pixels: tuple[int, int])
     return fitted.clamp(0, 1).double()
 
 
-def feathered(mask: Tensor, width: int) -> Tensor:
+def feather(mask: Tensor, width: int) -> Tensor:
     """Soften a mask's edge: across a straight edge it rises linearly over ``width`` pixels, centred on the edge.
 
-    The mean over a square of ``width`` (made odd) pixels; what lies outside the image does not count, so a mask of ones, or
-    of zeros, stays one.
+    The result is the mean over a square of ``width`` (made odd) pixels. Pixels outside the image do not count, so that a mask
+    of ones, or of zeros, does not change.
 
     Args:
         mask: float[M, h, w].
-        width: in the mask's pixels, at least 0; 0 and 1 leave the mask as it is.
+        width: in the mask's pixels, at least 0; 0 and 1 do not change the mask.
     """
     half = width // 2
     if half == 0:

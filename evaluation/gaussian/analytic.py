@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,19 +9,10 @@ from torch import Tensor
 
 from ...blending.combine import evaluate
 from ...blending.plans import Blend, Gates, base_coefficient
+from ...blending.step_info import StepInfo
 from .ancestral import Denoise
 from .draw_table import draw_table
 from .mixture import GaussianMixture, QuadraticReward, weighted_reward
-
-
-@dataclass(frozen=True)
-class At:
-    """The step at which a plan is asked for."""
-
-    index: int
-    count: int
-    seed: int = 0
-    images: Sequence[int] = (0,)
 
 
 @dataclass(frozen=True)
@@ -54,7 +44,7 @@ class World:
                 chosen = adapters[gates.index(1.0)] if any(gates) else self.base
                 return chosen.denoised(x, sigma)
 
-            return evaluate(plan(At(index, steps)), predict)
+            return evaluate(plan(StepInfo(index, steps)), predict)
 
         return denoise
 

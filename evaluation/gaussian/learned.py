@@ -17,7 +17,7 @@ from ...blending.combine import evaluate
 from ...blending.msdda import fuse_gaussians
 from ...blending.plans import Blend, Gates, Soup
 from ...blending.side_path import SidePath
-from .analytic import At
+from ...blending.step_info import StepInfo
 from .ancestral import SIGMA_MAX, Denoise, sample, schedule, split
 from .distance import interval, sliced_wasserstein
 from .draw_table import draw_table
@@ -97,7 +97,9 @@ def run_setting(
         return sample(denoise, start, STEPS, torch.Generator().manual_seed(seed + 1))
 
     def planned(planner: Blend | Soup) -> Denoise:
-        return lambda x, sigma, index: evaluate(planner(At(index, STEPS)), lambda row: model.predict(row[0], x, sigma))
+        return lambda x, sigma, index: evaluate(
+            planner(StepInfo(index, STEPS)), lambda row: model.predict(row[0], x, sigma)
+        )
 
     def one(index: int) -> Denoise:
         return lambda x, sigma, _: model.predict(model.unit(index), x, sigma)

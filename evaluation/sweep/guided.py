@@ -14,7 +14,7 @@ from ...training.ddim import DdimSteps, ddim_steps
 from ...training.models.diffusers_model import Base
 from ...training.randomness import keyed_generator
 from .network import Network
-from .sampling import Chunk, Gaussian, Here, Meter, Row, Samples
+from .sampling import Chunk, Gaussian, Meter, Row, Samples, StepState
 
 BASE: Row = ((0.0,),)
 """The row of gates of a network without adapters."""
@@ -157,21 +157,21 @@ class Rgg:
     estimates: Estimates
     prompts: Sequence[str]
 
-    def __call__(self, here: Here) -> Gaussian:
+    def __call__(self, state: StepState) -> Gaussian:
         with torch.enable_grad():
-            latents = here.latents.detach().requires_grad_(True)
-            output = here.network.output(BASE, latents, here.timestep, here.inputs)
-            images = here.network.decode(self.estimates.at(here.index, latents, output))
-            pull = torch.zeros_like(here.latents)
+            latents = state.latents.detach().requires_grad_(True)
+            output = state.network.output(BASE, latents, state.timestep, state.inputs)
+            images = state.network.decode(self.estimates.at(state.index, latents, output))
+            pull = torch.zeros_like(state.latents)
             for weight, reward in zip(self.weights, self.rewards, strict=True):
                 if weight > 0:
                     total = reward(images, self.prompts).sum()
                     (gradient,) = torch.autograd.grad(total, latents, retain_graph=True)
                     pull += weight * _direction(gradient)
-        here.keep(BASE, output.detach())
-        left = here.count - here.index
-        strength = _GROWTH ** (left - 2) * here.std() ** 2 / self.alpha
-        return Gaussian(here.mean(output.detach()) + strength * pull, here.std())
+        state.keep(BASE, output.detach())
+        left = len(state.steps) - state.index
+        strength = _GROWTH ** (left - 2) * state.std() ** 2 / self.alpha
+        return Gaussian(state.mean(output.detach()) + strength * pull, state.std())
 
 
 def _direction(gradient: Tensor) -> Tensor:

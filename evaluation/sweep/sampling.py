@@ -14,6 +14,7 @@ from ...blending.combine import combine, evaluate
 from ...blending.msdda import fuse_gaussians, step_factors
 from ...blending.plans import Gates, Planner
 from ...blending.residual_cache import ResidualCache
+from ...blending.step_info import StepInfo
 from ...training.ddim import DdimSteps
 from ...training.models.protocol import Conditioning
 from .network import Network
@@ -64,10 +65,10 @@ class Gaussian:
 
 
 @dataclass
-class Here:
-    """Where a run stands; a blending plan's step, and the network at this step's latents.
+class StepState:
+    """One step of a run: the latents, and the network's predictions at them.
 
-    Predictions are kept for the step, so that asking twice for a row of gates costs one call.
+    Predictions are cached for the step, so that asking twice for a row of gates costs one call.
     """
 
     network: Network
@@ -81,9 +82,9 @@ class Here:
     _known: dict[Row, Tensor] = field(default_factory=dict)
 
     @property
-    def count(self) -> int:
-        """How many steps the run has."""
-        return len(self.steps)
+    def info(self) -> StepInfo:
+        """The step as a planner takes it."""
+        return StepInfo(self.index, len(self.steps), self.seed, self.images, pixels=None)
 
     @property
     def timestep(self) -> int:
@@ -115,7 +116,7 @@ class Here:
 class Stepper(Protocol):
     """A method as one Gaussian per step."""
 
-    def __call__(self, here: Here) -> Gaussian: ...
+    def __call__(self, state: StepState) -> Gaussian: ...
 
 
 @dataclass(frozen=True)
@@ -124,8 +125,8 @@ class Planned:
 
     planner: Planner
 
-    def __call__(self, here: Here) -> Gaussian:
-        return Gaussian(here.mean(evaluate(self.planner(here), here.predict)), here.std())
+    def __call__(self, state: StepState) -> Gaussian:
+        return Gaussian(state.mean(evaluate(self.planner(state.info), state.predict)), state.std())
 
 
 @dataclass
@@ -143,18 +144,18 @@ class Recalling:
     steps: DdimSteps
     residuals: ResidualCache = field(default_factory=ResidualCache)
 
-    def __call__(self, here: Here) -> Gaussian:
-        plan = self.planner(here)
-        outputs = [here.predict(row) for row in plan.gates]
+    def __call__(self, state: StepState) -> Gaussian:
+        plan = self.planner(state.info)
+        outputs = [state.predict(row) for row in plan.gates]
         output = combine(outputs, plan.mix)
-        alpha_bar = self.steps.alpha_bar[here.index]
+        alpha_bar = self.steps.alpha_bar[state.index]
         sigma = ((1 - alpha_bar) / alpha_bar).sqrt().repeat(len(output))
-        to_x0 = float(self.steps.x0_output[here.index])
+        to_x0 = float(self.steps.x0_output[state.index])
         if plan.residual_mix is not None:
-            self.residuals.store([None], to_x0 * combine(outputs, plan.residual_mix), sigma, here.index)
+            self.residuals.store([None], to_x0 * combine(outputs, plan.residual_mix), sigma, state.index)
         if plan.extrapolation is not None:
             output = self.residuals.extrapolate([None], to_x0 * output, sigma, plan.extrapolation) / to_x0
-        return Gaussian(here.mean(output), here.std())
+        return Gaussian(state.mean(output), state.std())
 
 
 @dataclass(frozen=True)
@@ -171,10 +172,10 @@ class Msdda:
     etas: Sequence[float]
     steps: Mapping[float, DdimSteps]
 
-    def __call__(self, here: Here) -> Gaussian:
+    def __call__(self, state: StepState) -> Gaussian:
         factors = step_factors(self.coefficients, self.etas)
-        means = [here.mean(here.predict((factor.gates,)), self.steps[factor.eta]) for factor in factors]
-        deviations = [here.std(self.steps[factor.eta]) for factor in factors]
+        means = [state.mean(state.predict((factor.gates,)), self.steps[factor.eta]) for factor in factors]
+        deviations = [state.std(self.steps[factor.eta]) for factor in factors]
         silent = not any(deviations)  # a last step without noise: the mean for any equal deviations
         mix = [factor.coefficient for factor in factors]
         mean, std = fuse_gaussians(means, [1.0] * len(means) if silent else deviations, mix)
@@ -238,21 +239,21 @@ def run_steps(
     latents = noise[:, 0]
     kl = torch.zeros(len(latents), dtype=torch.float64, device=network.device) if measure_kl else None
     for index in range(len(steps)):
-        here = Here(network, steps, index, seed, chunk.images, latents, inputs, meter)
-        policy = stepper(here)
+        state = StepState(network, steps, index, seed, chunk.images, latents, inputs, meter)
+        policy = stepper(state)
         if kl is not None and policy.std > 0:
-            kl = kl + _measured(here, policy, adapters)
+            kl = kl + _measured(state, policy, adapters)
         latents = policy.mean if policy.std == 0 else policy.mean + policy.std * noise[:, index + 1]
     return Samples(latents, kl)
 
 
-def _measured(here: Here, policy: Gaussian, adapters: int) -> Tensor:
-    start, calls = now(here.network.device), here.meter.calls
-    base = Gaussian(here.mean(here.predict((((0.0,) * adapters),))), here.std())
+def _measured(state: StepState, policy: Gaussian, adapters: int) -> Tensor:
+    start, calls = now(state.network.device), state.meter.calls
+    base = Gaussian(state.mean(state.predict((((0.0,) * adapters),))), state.std())
     divergence = gaussian_divergence(policy, base)
-    here.meter.extra_calls += here.meter.calls - calls
-    here.meter.calls = calls
-    here.meter.extra_seconds += now(here.network.device) - start
+    state.meter.extra_calls += state.meter.calls - calls
+    state.meter.calls = calls
+    state.meter.extra_seconds += now(state.network.device) - start
     return divergence
 
 

@@ -16,7 +16,8 @@ from tqdm.auto import trange
 from ...blending.combine import combine
 from ...blending.msdda import StepFactor, fuse_gaussians, step_factors
 from ...blending.plans import Gates, Plan
-from ...blending.schedules import Coefficient, Coefficients, CoefficientSchedule, Step, StepInfo, at, is_uniform
+from ...blending.schedules import Coefficient, Coefficients, CoefficientSchedule, coefficients_at, is_uniform
+from ...blending.step_info import StepInfo
 from ..adapters.files import RewardLoRAs
 from ..schema import SamplingWithoutSampler
 from .attach import attach
@@ -32,7 +33,7 @@ class ChosenRow:
     def __init__(self) -> None:
         self.row: tuple[Gates, ...] = ()
 
-    def __call__(self, step: Step) -> Plan:  # noqa: ARG002  the sampler knows the step
+    def __call__(self, step: StepInfo) -> Plan:  # noqa: ARG002  the sampler knows the step
         return Plan((self.row,), (1.0,))
 
 
@@ -120,7 +121,7 @@ def sample_msdda(
     ones = x.new_ones([x.shape[0]])
     for i in trange(len(levels) - 1, disable=disable):
         step = StepInfo(i, len(levels) - 1)
-        factors = factors_of(at(coefficients, step), etas, at(shares, step))
+        factors = factors_of(coefficients_at(coefficients, step), etas, coefficients_at(shares, step))
         mix = [factor.coefficient for factor in factors]
         predictions: dict[Gates, Tensor] = {}
         for gates in dict.fromkeys(factor.gates for factor in factors):
@@ -187,7 +188,7 @@ def sample_with_msdda(
             "for the whole image."
         )
     factors_of(
-        at(coefficients, StepInfo()), etas, at(shares, StepInfo())
+        coefficients_at(coefficients, StepInfo()), etas, coefficients_at(shares, StepInfo())
     )  # refuses wrong etas before the model is loaded
     chosen = ChosenRow()
     blended = attach(model, loras, chosen, images=sampling["latent_image"].get("batch_index"))

@@ -14,7 +14,8 @@ import comfy.samplers
 from torch import Tensor
 
 from ...blending.plans import Blend, Plan, Soup
-from ...blending.schedules import Coefficients, CoefficientSchedule, Step, at, is_uniform
+from ...blending.schedules import Coefficients, CoefficientSchedule, coefficients_at, is_uniform
+from ...blending.step_info import StepInfo
 from ..adapters.files import RewardLoRAs
 from ..schema import SamplingOfWholeRuns
 from .attach import attach
@@ -54,13 +55,13 @@ class Probe:
     calls: int = 0
     _now: Coefficients = ()
 
-    def __call__(self, step: Step) -> Plan:
+    def __call__(self, step: StepInfo) -> Plan:
         if self.method == "base":
             return Blend((0.0,) * self.adapters)(step)
         if self.method != "blend":
             # The soup asks for the step and the blend after it does not: some samplers' steps are known by the order in
             # which predictions are asked for.
-            self._now = at(self.coefficients, step)
+            self._now = coefficients_at(self.coefficients, step)
         if self.method == "soup":
             return Soup(self._now)(step)
         plan = Blend(self._now)(step)

@@ -17,8 +17,8 @@ from ...blending.adapters import AdapterBank
 from ...blending.combine import combine
 from ...blending.plans import Gates, Plan, Planner
 from ...blending.residual_cache import ResidualCache
-from ...blending.schedules import StepInfo
 from ...blending.side_path import RowsDoNotFit, SidePath
+from ...blending.step_info import StepInfo
 from .calls import ModelCall
 from .steps import StepTracker
 
@@ -110,7 +110,7 @@ class BlendRun:
         """
         network = executor.class_obj
         call = ModelCall(executor, x, t, args, kwargs)
-        step = self.steps.at(call.transformer_options, t, call.images, x.shape)
+        step = self.steps.step_info(call.transformer_options, t, call.images, x.shape)
         plan = self.planner(step)
         path = self._path(network)
         if plan.residual_mix is None:

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ...blending.step_info import StepInfo
+
 # Samplers of the host that also evaluate at a later level of the schedule before their step ends: Heun's at its end, the
 # two-stage ancestral ones at the midpoint towards sigma_down, which for eta 1 is the next level. The noise level alone
 # cannot tell such a call from the next step's first one; the order of calls and callbacks can.
@@ -64,16 +66,46 @@ class StepTracker:
 
         return observed
 
-    def at(self, transformer_options: dict[str, Any], sigmas: Tensor, batch: int, shape: Sequence[int] = ()) -> RunStep:
-        """Where a model call stands.
+    def step_info(
+        self, transformer_options: dict[str, Any], sigmas: Tensor, batch: int, shape: Sequence[int] = ()
+    ) -> StepInfo:
+        """Where a model call stands. Noise levels are read only if the plan asks, because that waits for a GPU.
 
         Args:
             transformer_options: the call's, with the run's schedule.
             sigmas: the call's noise levels, float[N], all equal.
-            batch: how many images the batch has.
+            batch: the number of images of the batch.
             shape: the call's latents' shape, [N, C, ...].
         """
-        return RunStep(self, transformer_options, sigmas, batch, tuple(shape))
+        return StepInfo(
+            index=lambda: self.index(transformer_options, sigmas),
+            count=lambda: len(self.schedule_of(transformer_options)) - 1,
+            seed=self.seed,
+            images=image_indices(self.images, batch),
+            pixels=lambda: self.pixels(shape),
+        )
+
+    def pixels(self, shape: Sequence[int]) -> tuple[int, int]:
+        """Height and width of a call's latents.
+
+        Args:
+            shape: of the call's latents, [N, C, ...].
+
+        Raises:
+            ValueError: the latent is no image or video, or the call covers only an area of it.
+        """
+        if len(shape) not in (4, 5):
+            raise ValueError(
+                f"A regional preference needs the latent of an image or a video, and this model's has shape "
+                f"{list(shape)}. Use one preference for the whole."
+            )
+        if tuple(shape[-2:]) != self.latent[-2:]:
+            raise ValueError(
+                f"A regional preference cannot be combined with a conditioning that has an area: the model is asked for "
+                f"{list(shape[-2:])} of the latent's {list(self.latent[-2:])} pixels. Use Conditioning (Set Mask) "
+                "instead of an area."
+            )
+        return shape[-2], shape[-1]
 
     def schedule_of(self, transformer_options: dict[str, Any]) -> list[float]:
         """The run's noise levels, float[steps + 1], read once a run."""
@@ -110,45 +142,6 @@ class StepTracker:
             return min(self._callback_of + 1, last)
         self._seen.append(sigma)
         return min(self._callback_of, last)
-
-
-class RunStep:
-    """A model call's step, worked out only if the plan asks: reading a noise level waits for a GPU."""
-
-    def __init__(
-        self,
-        tracker: StepTracker,
-        transformer_options: dict[str, Any],
-        sigmas: Tensor,
-        batch: int,
-        shape: tuple[int, ...] = (),
-    ) -> None:
-        self._tracker, self._options, self._sigmas, self._shape = tracker, transformer_options, sigmas, shape
-        self.images: Sequence[int] = image_indices(tracker.images, batch)
-        self.seed = tracker.seed
-
-    @property
-    def index(self) -> int:
-        return self._tracker.index(self._options, self._sigmas)
-
-    @property
-    def count(self) -> int:
-        return len(self._tracker.schedule_of(self._options)) - 1
-
-    @property
-    def pixels(self) -> tuple[int, int]:
-        if len(self._shape) not in (4, 5):
-            raise ValueError(
-                f"A regional preference needs the latent of an image or a video, and this model's has shape "
-                f"{list(self._shape)}. Use one preference for the whole."
-            )
-        if self._shape[-2:] != self._tracker.latent[-2:]:
-            raise ValueError(
-                f"A regional preference cannot be combined with a conditioning that has an area: the model is asked for "
-                f"{list(self._shape[-2:])} of the latent's {list(self._tracker.latent[-2:])} pixels. Use Conditioning (Set Mask) "
-                "instead of an area."
-            )
-        return self._shape[-2], self._shape[-1]
 
 
 def image_indices(images: tuple[int, ...] | None, batch: int) -> Sequence[int]:

@@ -2,7 +2,6 @@
 
 import math
 from collections import Counter
-from dataclasses import dataclass
 
 import pytest
 import torch
@@ -17,17 +16,14 @@ from diffusion_blend.blending.plans import (
     base_coefficient,
     make_planner,
 )
+from diffusion_blend.blending.step_info import StepInfo
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 
-@dataclass
-class Step:
-    index: int = 0
-    count: int = 20
-    seed: int = 7
-    images: tuple[int, ...] = (0,)
+def at_step(index=0, count=20, seed=7, images=(0,)):
+    return StepInfo(index, count, seed, images)
 
 
 coefficients = st.lists(st.floats(-3, 3), min_size=1, max_size=5).map(tuple)
@@ -35,7 +31,7 @@ coefficients = st.lists(st.floats(-3, 3), min_size=1, max_size=5).map(tuple)
 
 @given(coefficients)
 def test_blend_is_affine_and_gives_back_its_coefficients(c):
-    plan = Blend(c)(Step())
+    plan = Blend(c)(at_step())
     assert math.fsum(plan.mix) == pytest.approx(1, abs=1e-9)
     # sum_k mix_k gates_k = c: each adapter's total share
     shares = [math.fsum(m * row[0][i] for m, row in zip(plan.mix, plan.gates, strict=True)) for i in range(len(c))]
@@ -44,20 +40,20 @@ def test_blend_is_affine_and_gives_back_its_coefficients(c):
 
 
 def test_blend_evaluates_nothing_it_does_not_need():
-    assert Blend((0.0, 1.0))(Step()) == Plan((((0.0, 1.0),),), (1.0,))
-    assert Blend((0.0, 0.0))(Step()) == Plan((((0.0, 0.0),),), (1.0,))
-    assert len(Blend((0.3, 0.7))(Step()).mix) == 2
-    assert len(Blend((0.3, 0.3))(Step()).mix) == 3
+    assert Blend((0.0, 1.0))(at_step()) == Plan((((0.0, 1.0),),), (1.0,))
+    assert Blend((0.0, 0.0))(at_step()) == Plan((((0.0, 0.0),),), (1.0,))
+    assert len(Blend((0.3, 0.7))(at_step()).mix) == 2
+    assert len(Blend((0.3, 0.3))(at_step()).mix) == 3
 
 
 @given(st.lists(st.floats(0.01, 1), min_size=2, max_size=8))
 def test_rounding_of_normalised_weights_costs_no_evaluation(weights):
     total = math.fsum(weights)
-    assert len(Blend(tuple(w / total for w in weights))(Step()).mix) == len(weights)
+    assert len(Blend(tuple(w / total for w in weights))(at_step()).mix) == len(weights)
 
 
 def test_soup_is_one_call_with_the_coefficients_as_gates():
-    assert Soup((0.5, 1.5))(Step()) == Plan((((0.5, 1.5),),), (1.0,))
+    assert Soup((0.5, 1.5))(at_step()) == Plan((((0.5, 1.5),),), (1.0,))
 
 
 def test_on_a_linear_network_blend_and_soup_agree_and_the_mean_of_stochastic_is_both():
@@ -66,18 +62,18 @@ def test_on_a_linear_network_blend_and_soup_agree_and_the_mean_of_stochastic_is_
     def linear(row):
         return torch.tensor([1.0 + sum(g * o for g, o in zip(gates, outputs, strict=True)) for gates in row])
 
-    blend = evaluate(Blend(c)(Step()), linear)
-    assert torch.allclose(blend, evaluate(Soup(c)(Step()), linear))
+    blend = evaluate(Blend(c)(at_step()), linear)
+    assert torch.allclose(blend, evaluate(Soup(c)(at_step()), linear))
     images = tuple(range(4000))
-    drawn = evaluate(Stochastic(c, "independent")(Step(images=images)), linear)
+    drawn = evaluate(Stochastic(c, "independent")(at_step(images=images)), linear)
     assert drawn.mean().item() == pytest.approx(blend.item(), abs=0.2)  # 3 sigma of the mean is 0.18
 
 
 @given(coefficients, st.integers(1, 100), st.integers(0, 100))
-def test_early_blends_its_first_steps_and_recalls_the_last_gap_after(c, count, hundredths):
+def test_early_blends_its_first_steps_and_extrapolates_the_residual_after_them(c, count, hundredths):
     early = -(-hundredths * count // 100)  # whole numbers: a step begun is a whole step
     blended = set(range(early)) - ({early - 2} if 4 <= early < count else set())
-    for step in (Step(index, count) for index in range(count)):
+    for step in (at_step(index, count) for index in range(count)):
         plan, blend, soup = EarlyBlend(c, hundredths / 100)(step), Blend(c)(step), Soup(c)(step)
         if blend.gates == soup.gates or not early:
             assert plan == soup
@@ -93,21 +89,21 @@ def test_early_blends_its_first_steps_and_recalls_the_last_gap_after(c, count, h
 @given(coefficients, st.integers(1, 100))
 def test_early_is_the_blend_at_share_1_and_the_soup_at_share_0(c, count):
     for index in range(count):
-        step = Step(index, count)
+        step = at_step(index, count)
         assert EarlyBlend(c, 1.0)(step) == Blend(c)(step)
         assert EarlyBlend(c, 0.0)(step) == Soup(c)(step)
         assert EarlyBlend((1.0,), 0.5)(step) == Blend((1.0,))(step)  # one adapter: nothing to save
 
 
-def test_a_plan_that_recalls_cannot_be_evaluated_by_itself():
-    with pytest.raises(ValueError, match="needs what an earlier step kept"):
-        evaluate(EarlyBlend((0.5, 0.5))(Step(9, 10)), lambda row: torch.zeros(1))
+def test_a_plan_that_extrapolates_cannot_be_evaluated_by_itself():
+    with pytest.raises(ValueError, match="needs the residual of an earlier step"):
+        evaluate(EarlyBlend((0.5, 0.5))(at_step(9, 10)), lambda row: torch.zeros(1))
 
 
 @pytest.mark.parametrize("count", [20, 30, 50])
 def test_early_takes_at_most_one_and_a_half_calls_a_step_for_four_adapters(count):
     planner = EarlyBlend((0.25,) * 4)
-    assert 1.4 < sum(len(planner(Step(index, count)).gates) for index in range(count)) / count <= 1.5
+    assert 1.4 < sum(len(planner(at_step(index, count)).gates) for index in range(count)) / count <= 1.5
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.01, math.nan])
@@ -121,7 +117,7 @@ def test_stochastic_frequencies_pass_a_chi_square_test_at_every_step(draws):
     probabilities = (0.5, 0.2, 0.1)  # and 0.2 for the base
     planner = Stochastic(probabilities, draws)
     for index in (0, 7, 19):
-        row = planner(Step(index=index, images=tuple(range(3000)))).gates[0]
+        row = planner(at_step(index=index, images=tuple(range(3000)))).gates[0]
         counts = Counter(gates.index(1.0) if 1.0 in gates else 3 for gates in row)
         expected = [3000 * p for p in (*probabilities, 0.2)]
         assert chisquare([counts[i] for i in range(4)], expected).pvalue > 1e-3
@@ -130,7 +126,7 @@ def test_stochastic_frequencies_pass_a_chi_square_test_at_every_step(draws):
 def test_independent_draws_of_different_steps_are_independent():
     planner = Stochastic((0.5, 0.5), "independent")
     images = tuple(range(4000))
-    first, second = (planner(Step(index=i, images=images)).gates[0] for i in (3, 4))
+    first, second = (planner(at_step(index=i, images=images)).gates[0] for i in (3, 4))
     pairs = Counter(zip(first, second, strict=True))
     assert chisquare(list(pairs.values())).pvalue > 1e-3
 
@@ -146,7 +142,7 @@ def test_stratified_counts_are_within_one_of_their_share(weights, kl_scale, coun
     total = math.fsum(weights)
     c = tuple(kl_scale * w / total for w in weights)
     planner = Stochastic(c, "stratified")
-    rows = [planner(Step(i, count, seed, (image,))).gates[0][0] for i in range(count)]
+    rows = [planner(at_step(i, count, seed, (image,))).gates[0][0] for i in range(count)]
     for adapter, share in enumerate(c):
         assert abs(sum(row[adapter] for row in rows) - share * count) < 1 + 1e-6
 
@@ -154,25 +150,25 @@ def test_stratified_counts_are_within_one_of_their_share(weights, kl_scale, coun
 @pytest.mark.parametrize("draws", ["independent", "stratified"])
 def test_a_draw_depends_on_seed_step_and_image_alone(draws):
     planner = Stochastic((0.4, 0.3, 0.3), draws)
-    alone = [planner(Step(5, 20, 11, (image,))).gates[0][0] for image in range(40)]
-    together = planner(Step(5, 20, 11, tuple(range(40)))).gates[0]
+    alone = [planner(at_step(5, 20, 11, (image,))).gates[0][0] for image in range(40)]
+    together = planner(at_step(5, 20, 11, tuple(range(40)))).gates[0]
     assert list(together) == alone
-    assert alone != [planner(Step(5, 20, 12, (image,))).gates[0][0] for image in range(40)]
-    assert alone != [planner(Step(6, 20, 11, (image,))).gates[0][0] for image in range(40)]
+    assert alone != [planner(at_step(5, 20, 12, (image,))).gates[0][0] for image in range(40)]
+    assert alone != [planner(at_step(6, 20, 11, (image,))).gates[0][0] for image in range(40)]
 
 
 def test_images_that_drew_the_same_share_one_row():
-    assert Stochastic((1.0,))(Step(images=(0, 1, 2))).gates == (((1.0,),),)
+    assert Stochastic((1.0,))(at_step(images=(0, 1, 2))).gates == (((1.0,),),)
 
 
 def test_the_global_generator_is_neither_used_nor_moved():
     planner = Stochastic((0.5, 0.5), "independent")
     torch.manual_seed(1)
     state = torch.get_rng_state()
-    first = planner(Step(images=tuple(range(10))))
+    first = planner(at_step(images=tuple(range(10))))
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(2)
-    assert planner(Step(images=tuple(range(10)))) == first
+    assert planner(at_step(images=tuple(range(10)))) == first
 
 
 @pytest.mark.parametrize("c", [(1.2, -0.2), (0.8, 0.8), (-0.5,)])
@@ -190,7 +186,7 @@ def test_unknown_words_are_refused():
 
 def test_a_step_outside_the_run_is_refused():
     with pytest.raises(ValueError, match="Step 20 of a run of 20 steps"):
-        Stochastic((0.5, 0.5))(Step(index=20))
+        Stochastic((0.5, 0.5))(at_step(index=20))
 
 
 def test_methods_by_name():

@@ -13,13 +13,12 @@ from diffusion_blend.blending.schedules import (
     CURVES,
     Interpolated,
     Regional,
-    StepInfo,
-    between,
-    feathered,
+    curve_value,
+    feather,
+    interpolate,
     mask_of_images,
-    moved,
-    progress,
 )
+from diffusion_blend.blending.step_info import StepInfo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
@@ -33,30 +32,30 @@ numbers = st.floats(-5, 5)
     ("curve", "middle"), [("linear", 0.25), ("cosine", (1 - math.cos(math.pi / 4)) / 2), ("step", 0.0)]
 )
 def test_curves_by_hand(curve, middle):
-    assert moved(curve, 0) == 0
-    assert moved(curve, 1) == pytest.approx(1)
-    assert moved(curve, 0.25) == pytest.approx(middle)
-    assert moved(curve, 0.5) == pytest.approx(1.0 if curve == "step" else 0.5)
+    assert curve_value(curve, 0) == 0
+    assert curve_value(curve, 1) == pytest.approx(1)
+    assert curve_value(curve, 0.25) == pytest.approx(middle)
+    assert curve_value(curve, 0.5) == pytest.approx(1.0 if curve == "step" else 0.5)
 
 
 @given(st.sampled_from(CURVES), st.floats(0, 1), st.floats(0, 1))
 def test_curves_never_turn_back(curve, a, b):
-    assert 0 <= moved(curve, min(a, b)) <= moved(curve, max(a, b)) <= 1
+    assert 0 <= curve_value(curve, min(a, b)) <= curve_value(curve, max(a, b)) <= 1
 
 
 def test_progress_is_0_at_the_first_step_and_1_at_the_last():
-    assert [progress(StepInfo(i, 5)) for i in range(5)] == [0, 0.25, 0.5, 0.75, 1]
-    assert progress(StepInfo(0, 1)) == 0
+    assert [StepInfo(i, 5).progress for i in range(5)] == [0, 0.25, 0.5, 0.75, 1]
+    assert StepInfo(0, 1).progress == 0
 
 
 @given(numbers, numbers, st.floats(0, 1))
 def test_between_is_exact_where_it_must_be(a, b, share):
-    assert between(a, b, 0.0) == a
-    assert between(a, b, 1.0) == b
-    assert between(a, a, share) == a
-    assert between(a, b, share) == pytest.approx((1 - share) * a + share * b, abs=1e-12)
-    pixels = between(a, b, torch.tensor([0.0, share, 1.0], dtype=torch.float64))
-    assert pixels.tolist() == [a, pytest.approx(between(a, b, share), abs=1e-12), b]
+    assert interpolate(a, b, 0.0) == a
+    assert interpolate(a, b, 1.0) == b
+    assert interpolate(a, a, share) == a
+    assert interpolate(a, b, share) == pytest.approx((1 - share) * a + share * b, abs=1e-12)
+    pixels = interpolate(a, b, torch.tensor([0.0, share, 1.0], dtype=torch.float64))
+    assert pixels.tolist() == [a, pytest.approx(interpolate(a, b, share), abs=1e-12), b]
 
 
 def test_a_schedule_step_by_step():
@@ -135,8 +134,8 @@ def test_the_mix_sums_to_one_at_every_pixel():
 @pytest.mark.parametrize(("value", "alone"), [(0.0, START), (1.0, END)])
 def test_a_mask_of_zeros_or_ones_is_one_preference_alone(value, alone):
     mask = torch.full((1, 64, 48), value)
-    for feather in (0, 9):
-        plan = Blend(Regional(START, END, feathered(mask, feather)))(StepInfo(pixels=(4, 6)))
+    for width in (0, 9):
+        plan = Blend(Regional(START, END, feather(mask, width)))(StepInfo(pixels=(4, 6)))
         plain = Blend(alone)(StepInfo())
         assert plan.gates == plain.gates
         assert all(bool((c == expected).all()) for c, expected in zip(plan.mix, plain.mix, strict=True))
@@ -175,13 +174,13 @@ def test_a_finer_mask_is_averaged_over_each_latent_pixel():
 def test_a_feathered_edge_rises_linearly_over_its_width(width):
     mask = torch.zeros(1, 40, 80)
     mask[..., 40:] = 1
-    profile = feathered(mask, width)[0, 20]
+    profile = feather(mask, width)[0, 20]
     slope = profile.diff()
     odd = 2 * (width // 2) + 1
     assert torch.allclose(slope[slope > 0], torch.full((odd,), 1 / odd), atol=1e-6)
     assert profile[:20].max() == 0
     assert profile[-20:].min() == 1
-    assert torch.equal(feathered(mask, 0), mask)
+    assert torch.equal(feather(mask, 0), mask)
 
 
 @pytest.mark.parametrize("shape", [(4, 2, 4, 6), (4, 2, 3, 4, 6)], ids=["image", "video"])
@@ -245,8 +244,8 @@ def test_what_a_method_cannot_do_is_refused():
         Stochastic(Interpolated((0.1, 0.2, 0.3), regional))
     with pytest.raises(ValueError, match="negative one cannot be drawn"):
         Stochastic(Interpolated((0.5, 0.5), (1.5, -0.5)))
-    with pytest.raises(ValueError, match="what the latent measures"):
-        regional(object())
+    with pytest.raises(ValueError, match="needs the size of the latent"):
+        regional(StepInfo(pixels=None))
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 import torch
 from diffusion_blend.blending.plans import make_planner
 from diffusion_blend.blending.preference import Preference
+from diffusion_blend.blending.step_info import StepInfo
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from reader_law import ENDINGS, NUMBERS, World, check_file
@@ -147,10 +148,7 @@ def check_preference(weights, kl_scale, names, kl_weights, method):
     assert len(coefficients) == len(names)
     assert all(map(math.isfinite, coefficients))
 
-    class Step:
-        index, count, seed, images = 1, 7, 3, (0, 1)
-
-    plan = planner(Step())
+    plan = planner(StepInfo(1, 7, 3, (0, 1)))
     assert len(plan.gates) == len(plan.mix) >= 1
     assert math.fsum(plan.mix) == pytest.approx(1, abs=1e-6 * max(1, *map(abs, plan.mix)))
 
