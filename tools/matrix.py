@@ -15,11 +15,11 @@ import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
 from pathlib import Path
 
-from comfy_hosts import find_hosts, is_host, version
+from comfy_hosts import find_hosts, is_host, title, version
 
 ROOT = Path(__file__).resolve().parents[1]
 SUPPORTED = ("0.3.64", "0.8.0", "0.14.1", "0.20.1", "0.28.0", "0.33.0")
-"""The oldest that is promised, one of every half year since, the newest."""
+"""The oldest version that is promised, one of every half year since, and the newest."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ class Row:
 
 
 def run(host: Path, reports: Path, options: list[str]) -> Row:
-    """The host tier on one host; its report goes to ``reports``."""
-    name = ".".join(map(str, version(host)))
+    """Run the host tier on one host; its report goes to ``reports``."""
+    name = title(host).removeprefix("ComfyUI ")
     result = reports / f"{name}.xml"
     command = [sys.executable, "-P", "-m", "pytest", "-m", "not full", f"--junitxml={result}", "tests/host", *options]
     environment = os.environ | {"COMFYUI_PATH": str(host), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
@@ -69,16 +69,17 @@ def run(host: Path, reports: Path, options: list[str]) -> Row:
 
 
 def hosts_of(arguments: list[str]) -> list[Path]:
-    """The hosts to run on, oldest first: those given, or all that are found."""
+    """Return the hosts to run on, oldest first: those given, or all that are found."""
     given = [Path(argument).expanduser().resolve() for argument in arguments]
     wrong = [str(path) for path in given if not is_host(path)]
     if wrong:
         raise SystemExit(f"No ComfyUI there: {', '.join(wrong)} (no comfyui_version.py).")
     hosts = given or [*find_hosts(), *(path for path in Path.home().glob("hosts/*") if is_host(path))]
-    return sorted({version(host): host for host in hosts}.values(), key=version)
+    return sorted(dict.fromkeys(hosts), key=version)
 
 
 def main() -> int:
+    """Run the tests on every host; returns the exit status."""
     options = [argument for argument in sys.argv[1:] if argument.startswith("-")]
     paths = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
     hosts = hosts_of(paths)

@@ -1,7 +1,7 @@
-"""Run every tier of the tests that can run here, and say plainly what could not.
+"""Run every test tier that can run here, and name those that cannot.
 
-The fast tier comes first and alone; the others then share the cores, one process and one thread each (these networks are
-too small to gain from threads), and each prints its report when it is done.
+The fast tiers come first and alone. The others then share the cores, with one process and one thread each, because these
+networks are too small to gain from threads. Each tier prints its report when it is done.
 """
 
 from __future__ import annotations
@@ -14,13 +14,21 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
-from comfy_hosts import HOW_TO_GET_ONE, find_hosts, version
+from comfy_hosts import HOW_TO_GET_ONE, find_hosts, title
 
 ROOT = Path(__file__).resolve().parents[1]
 FAST = ("tree", "blending")
-WITHOUT_HOST = ("training", "miniature", "evaluation")
 ON_EVERY_HOST = ("host",)
 ON_THE_NEWEST = ("server", "browser")
+# The tiers that take longest start first, so that no long one is left over at the end.
+LONGEST_FIRST = ("training", "evaluation", "miniature")
+
+
+def tiers_without_host() -> list[str]:
+    """The tiers that need no host and are not fast, the longest first: every other folder of tests."""
+    tiers = {file.parent.name for file in (ROOT / "tests").glob("*/test_*.py")}
+    rest = tiers - {*FAST, *ON_EVERY_HOST, *ON_THE_NEWEST}
+    return [*(tier for tier in LONGEST_FIRST if tier in rest), *sorted(rest - set(LONGEST_FIRST))]
 
 
 @dataclass(frozen=True)
@@ -29,7 +37,7 @@ class Job:
 
     Args:
         tiers: folders below tests/.
-        host: the ComfyUI they run against, None for those that need none or find their own.
+        host: the ComfyUI that they run against; None for tiers that need none.
         marks: pytest's -m.
     """
 
@@ -38,19 +46,17 @@ class Job:
     marks: str = "not full"
 
     @property
-    def folders(self) -> list[str]:
-        return [f"tests/{tier}" for tier in self.tiers if any((ROOT / "tests" / tier).glob("test_*.py"))]
-
-    @property
     def name(self) -> str:
-        return ", ".join(self.folders) + (f" on ComfyUI {'.'.join(map(str, version(self.host)))}" if self.host else "")
+        """Folders and host, for the report."""
+        return ", ".join(f"tests/{tier}" for tier in self.tiers) + (f" on {title(self.host)}" if self.host else "")
 
     def run(self) -> tuple[bool, str]:
-        """Whether all passed, and pytest's report."""
+        """Run the tests; returns whether all passed, and pytest's report."""
         environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
         if self.host is not None:
             environment["COMFYUI_PATH"] = str(self.host)
-        command = [sys.executable, "-P", "-m", "pytest", "-q", "-m", self.marks, "--durations=5", *self.folders]
+        command = [sys.executable, "-P", "-m", "pytest", "-q", "-m", self.marks, "--durations=5"]
+        command += [f"tests/{tier}" for tier in self.tiers]
         start = time.monotonic()
         done = subprocess.run(
             command, cwd=ROOT, env=environment, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -58,19 +64,26 @@ class Job:
         return done.returncode == 0, f"\n=== {self.name} ({time.monotonic() - start:.0f} s)\n{done.stdout}"
 
 
+def jobs(hosts: list[Path]) -> list[Job]:
+    """Everything but the fast tiers, in the order in which it is started."""
+    on_hosts = [
+        Job(ON_EVERY_HOST, host, "not full and not newest" if i else "not full") for i, host in enumerate(hosts)
+    ]
+    with_server = [Job(ON_THE_NEWEST, hosts[0])] if hosts else []
+    return [*(Job((tier,)) for tier in tiers_without_host()[:1]), *on_hosts, *with_server,
+            *(Job((tier,)) for tier in tiers_without_host()[1:])]  # fmt: skip
+
+
 def main() -> int:
+    """Run the tiers; returns the exit status."""
     hosts = find_hosts()
     if not hosts and os.environ.get("CI") == "true":
         print(HOW_TO_GET_ONE, file=sys.stderr)
         return 1
-    jobs = [Job(ON_EVERY_HOST, host) for host in hosts[:1]]
-    jobs += [Job(ON_EVERY_HOST, host, "not full and not newest") for host in hosts[1:]]
-    jobs += [Job(ON_THE_NEWEST, hosts[0])] if hosts else []
-    jobs += [Job((tier,)) for tier in WITHOUT_HOST]
     passed, report = Job(FAST).run()
     print(report, flush=True)
     with ThreadPoolExecutor(os.cpu_count() or 2) as pool:
-        for future in as_completed([pool.submit(job.run) for job in jobs if job.folders]):
+        for future in as_completed([pool.submit(job.run) for job in jobs(hosts)]):
             good, report = future.result()
             passed &= good
             print(report, flush=True)

@@ -23,7 +23,13 @@ def rewards_of(trainer: Trainer, *, base: bool) -> torch.Tensor:
         ROWS, len(steps) + 1, *trainer.context.model.latent_shape, generator=torch.Generator().manual_seed(99)
     )
     runs = collect(
-        trainer.context.model, steps, trainer.table.conditioning(prompt), draws, 1.0, measure_kl=False, base=base
+        trainer.context.model,
+        steps,
+        trainer.context.prompts.conditioning(prompt),
+        draws,
+        1.0,
+        measure_kl=False,
+        base=base,
     )
     return redness(runs.images, []).double()
 
@@ -51,7 +57,7 @@ def test_weights_make_one_reward_of_several(tiny_sd: Path, tmp_path: Path) -> No
     assert float((rewards_of(trainer, base=False) - rewards_of(trainer, base=True)).mean()) < -0.03
 
 
-def test_the_first_optimiser_step_of_a_run_sees_ratio_exactly_one(tiny_sd: Path, tmp_path: Path) -> None:
+def test_the_first_optimizer_step_of_a_run_sees_ratio_exactly_one(tiny_sd: Path, tmp_path: Path) -> None:
     """In the real loop, with shuffled rows in batches of the sampler's size and guidance on; later steps move away."""
     config = settings(
         tmp_path / "run",
@@ -65,8 +71,9 @@ def test_the_first_optimiser_step_of_a_run_sees_ratio_exactly_one(tiny_sd: Path,
     original = trainer.algorithm.optimizer.step
 
     def step(*arguments: Any) -> dict[str, float]:
-        deviations.append(original(*arguments)["ratio_deviation"])
-        return {"ratio_deviation": deviations[-1]}
+        figures = original(*arguments)
+        deviations.append(figures["ratio_deviation"])
+        return figures
 
     trainer.algorithm.optimizer.step = step  # pyright: ignore[reportAttributeAccessIssue]
     trainer.run()
