@@ -14,6 +14,7 @@ from ..artifacts.pictures import to_pil
 from ..artifacts.tensors import read_tensors
 from .heads import LinearStack
 from .protocol import NetworkReward
+from .sources import AESTHETIC_HEAD, CLIP_H14_PROCESSOR, CLIP_L14, HPS_V2, PICK_SCORE, ModelRequest
 
 PICK_SCORE_SHIFT = 19.0
 """The paper subtracts it from PickScore, so that its size is that of the other rewards (arXiv 2505.18547, section 4)."""
@@ -105,3 +106,24 @@ class Aesthetic(NetworkReward):
         inputs = self._processor([to_pil(image) for image in images], return_tensors="pt").to(self.device)
         features = self._model(pixel_values=inputs["pixel_values"]).image_embeds
         return self._head(features / features.norm(dim=1, keepdim=True))
+
+
+def load_pick_score(request: ModelRequest) -> PickScore:
+    """Load PickScore."""
+    return PickScore(request.find(PICK_SCORE), request.find(CLIP_H14_PROCESSOR), request.device)
+
+
+def load_clip_score(request: ModelRequest) -> ClipScore:
+    """Load CLIPScore."""
+    folder = request.find(CLIP_L14)
+    return ClipScore(folder, folder, request.device)
+
+
+def load_hps_v2(request: ModelRequest) -> HpsV2:
+    """Load HPSv2."""
+    return HpsV2(request.find(HPS_V2), request.find(CLIP_H14_PROCESSOR), request.device)
+
+
+def load_aesthetic(request: ModelRequest) -> Aesthetic:
+    """Load the LAION aesthetic predictor."""
+    return Aesthetic(request.find(CLIP_L14), request.find(AESTHETIC_HEAD), request.device)

@@ -1,4 +1,4 @@
-"""Calls of a reward that cannot hang or break a run without a word."""
+"""Calls a reward with a time limit and reports its failures by name."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from .protocol import Reward
 
 
 class RewardFailed(RuntimeError):
-    """A reward raised something, or took longer than it may; nothing of the iteration was kept."""
+    """A reward raised an error or exceeded its time limit. Nothing of the iteration was stored."""
 
 
 @dataclass(frozen=True)
 class Guarded:
-    """A reward whose failures name it, and whose calls end after a while.
+    """A reward with a time limit, whose failures name it.
 
     Args:
         name: for messages.
-        reward: what is called.
-        limit: seconds a call may take; 0 lets it take as long as it likes.
+        reward: the reward.
+        limit: seconds that a call may take; 0 for no limit.
     """
 
     name: str
@@ -31,10 +31,10 @@ class Guarded:
     limit: float
 
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Scores of the reward, float[B].
+        """Compute the scores, float[B].
 
         Raises:
-            RewardFailed: it raised (what, is the cause), or took longer than ``limit``.
+            RewardFailed: the reward raised an error, which is the cause, or exceeded its limit.
         """
         try:
             return self._in_time(images, prompts) if self.limit else self.reward(images, prompts)
@@ -47,17 +47,19 @@ class Guarded:
             ) from error
 
     def _in_time(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        """Call in a thread that is left behind when it is late: Python cannot end one, but a waiting one does not keep the
-        process from ending."""
+        """Call in a thread and stop waiting for it at the limit.
+
+        Python cannot end a thread, but a waiting daemon thread does not keep the process from ending.
+        """
         device = torch.cuda.current_device() if torch.cuda.is_initialized() else -1
         gradient = torch.is_grad_enabled()
 
         def call() -> Tensor:
-            # Both are settings of a thread; device -1 chooses none.
+            # Both settings belong to a thread. Device -1 chooses none.
             with torch.set_grad_enabled(gradient), torch.cuda.device(device):
                 return self.reward(images, prompts)
 
-        with ThreadPool(1) as pool:  # its end does not wait for the thread
+        with ThreadPool(1) as pool:  # leaving the block does not wait for the thread
             result = pool.apply_async(call)
             result.wait(self.limit)
             if not result.ready():
@@ -70,10 +72,10 @@ class Guarded:
 
 
 def guard(rewards: Mapping[str, Reward], limit: float) -> dict[str, Reward]:
-    """The same rewards, each guarded.
+    """Give every reward a time limit.
 
     Args:
         rewards: by name.
-        limit: seconds a call may take, 0 for no limit.
+        limit: seconds that a call may take; 0 for no limit.
     """
     return {name: Guarded(name, reward, limit) for name, reward in rewards.items()}

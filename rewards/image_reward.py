@@ -15,6 +15,7 @@ from ..artifacts.pictures import to_pil
 from ..artifacts.tensors import read_tensors
 from .heads import LinearStack
 from .protocol import NetworkReward
+from .sources import BERT_VOCABULARY, IMAGE_REWARD, ModelRequest
 
 MEAN, STD = 0.16717362830052426, 1.0333394966054072
 """The published normalisation of the raw score."""
@@ -134,3 +135,8 @@ def _text(state: Mapping[str, Tensor]) -> BlipTextModel:
 
 def _depth(state: Mapping[str, Tensor], prefix: str) -> int:
     return 1 + max(int(key.removeprefix(prefix).split(".")[0]) for key in state if key.startswith(prefix))
+
+
+def load_image_reward(request: ModelRequest) -> ImageReward:
+    """Load ImageReward."""
+    return ImageReward(request.find(IMAGE_REWARD), request.find(BERT_VOCABULARY), request.device)

@@ -1,4 +1,4 @@
-"""Where reward models come from: a local folder, this machine's cache, or, only with consent, a download."""
+"""Where reward models come from: a local folder, this machine's cache or, with consent only, a download."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
 
 logger = logging.getLogger("diffusion_blend")
 
@@ -28,7 +30,7 @@ class Source:
 
 
 class NotOnThisMachine(ValueError):
-    """A reward model that is not here and may not be fetched.
+    """A reward model that is not on this machine and may not be fetched.
 
     Attributes:
         what: the files, from where, how large, under which licence.
@@ -93,3 +95,22 @@ def locate(source: Source, folder: str | None, *, allow_download: bool) -> Path:
 
 def _page(source: Source) -> str:
     return f"https://huggingface.co/{source.repository}"
+
+
+@dataclass(frozen=True)
+class ModelRequest:
+    """What a reward with a model may use.
+
+    Attributes:
+        folder: the user's own copy of the model, or None.
+        device: where the model computes.
+        allow_download: whether it may be fetched.
+    """
+
+    folder: str | None
+    device: torch.device
+    allow_download: bool
+
+    def find(self, source: Source) -> Path:
+        """Find a source's files; as `locate`."""
+        return locate(source, self.folder, allow_download=self.allow_download)

@@ -201,7 +201,7 @@ class TrainConfig:
     Attributes:
         output: folder of the run: adapter.safetensors, checkpoints, metrics, pictures. Must be new, unless resuming.
         rewards: name -> weight; the trained reward is the weighted sum. Names: image_reward, pick_score, clip_score,
-            hps_v2, aesthetic, jpeg_compressibility, jpeg_incompressibility, colourfulness, vila, or module:function.
+            hps_v2, aesthetic, jpeg_compressibility, jpeg_incompressibility, colourfulness, or module:function.
         heldout: names of rewards that are only watched; one that falls while the trained one rises shows
             over-optimisation.
         reward_folders: name -> local folder with that reward's model, instead of the hub's.

@@ -16,8 +16,9 @@ from accelerate.utils import set_seed
 from jsonargparse import ArgumentParser
 
 from ..artifacts.files import write_atomically
+from ..rewards.catalogue import check_names
 from ..rewards.guarded import RewardFailed
-from ..rewards.load import check_names, load_rewards
+from ..rewards.load import load_rewards
 from ..rewards.protocol import check_differentiable
 from .adapter_optimizer import TrainingCollapsed
 from .algorithms import algorithm_class

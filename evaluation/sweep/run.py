@@ -19,7 +19,8 @@ from tqdm import tqdm
 from ...artifacts.pictures import to_pil
 from ...blending.plans import Gates
 from ...blending.preference import Preference
-from ...rewards.load import check_names, load_rewards
+from ...rewards.catalogue import check_names
+from ...rewards.load import load_rewards
 from ...rewards.protocol import Reward, check_differentiable, score
 from ...training.models.bases import load_base
 from ...training.models.diffusers_model import Base
@@ -175,7 +176,7 @@ def prepare(config: SweepConfig, state: PartialState, base: Base | None = None) 
         ValueError: a setting, base, adapter, reward or folder that cannot work, before any picture is made.
     """
     _check(config)
-    check_names(config.rewards.values())
+    check_names(list(config.rewards.values()))
     device = torch.device(state.device or "cpu")
     prompts = load_prompts(config.prompts.source, config.prompts.count, config.prompts.seed)
     base = base or load_base(config.base, device, allow_download=config.allow_download)

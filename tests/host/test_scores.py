@@ -11,11 +11,12 @@ import tiny_clip
 import torch
 from diffusion_blend.miniature.rewards import REWARDS as COMPUTED
 from diffusion_blend.miniature.rewards import UNITS
-from diffusion_blend.nodes import scores as nodes_scores
+from diffusion_blend.nodes.engine import reward_models
+from diffusion_blend.nodes.engine.reward_models import REWARD_OPTIONS
 from diffusion_blend.nodes.engine.score_table import Scores
-from diffusion_blend.nodes.scores import MINIATURE_REWARDS, REWARDS, LoadRewardModel, ScoreImages
-from diffusion_blend.rewards.load import KNOWN
-from diffusion_blend.training.score import ScoreConfig, score_files
+from diffusion_blend.nodes.scores import LoadRewardModel, ScoreImages
+from diffusion_blend.rewards.catalogue import CATALOGUE
+from diffusion_blend.rewards.command import ScoreConfig, score_files
 from PIL import Image
 
 PROMPT = "a red cat"
@@ -64,8 +65,7 @@ def by_the_trainer(files, reward, tmp_path, folder=None):
 
 
 def test_every_reward_is_offered():
-    assert list(REWARDS) == list(KNOWN)
-    assert list(MINIATURE_REWARDS) == list(COMPUTED)
+    assert list(REWARD_OPTIONS) == [*CATALOGUE, "vila", *(f"miniature.{name}" for name in COMPUTED)]
 
 
 @pytest.mark.parametrize("reward", ["jpeg_compressibility", "jpeg_incompressibility", "colourfulness"])
@@ -152,7 +152,9 @@ def test_an_interrupt_stops_the_scoring(pictures, models):
     assert len(score(pictures[1], reward)[0]) == 10
 
 
-@pytest.mark.parametrize("reward", [name for name in REWARDS if name not in ("colourfulness",) and "jpeg" not in name])
+@pytest.mark.parametrize(
+    "reward", [name for name in CATALOGUE if name not in ("colourfulness",) and "jpeg" not in name]
+)
 def test_nothing_is_fetched_unasked(reward, models):
     wanted = (
         r"The model of .* is not on this machine: .*http\S+, .*licence .*Switch on allow_download.*put a copy into "
@@ -206,6 +208,6 @@ def test_what_cannot_be_scored(act, message, models):
 
 
 def test_a_network_reward_refuses_an_empty_prompt_before_it_is_used():
-    reward = nodes_scores.RewardModel("image_reward", lambda *_: pytest.fail("called"), None)
+    reward = reward_models.RewardModel("image_reward", lambda *_: pytest.fail("called"), None)
     with pytest.raises(ValueError, match="image_reward judges how well an image shows its prompt"):
         score(torch.rand(1, 8, 8, 3), reward, "")

@@ -27,8 +27,8 @@ UNPICKLERS = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "j
 HARMLESS = {"pickle": {"UnpicklingError"}}
 # Modules named in a string: one's own reward or base from the command line, the host's `nodes`, the subcommands.
 LATE_IMPORTS = {"rewards/load.py", "training/models/bases.py", "nodes/samplers.py", "command.py"}
-# The trainer's VILA process, and the pool of one thread that limits a reward's time.
-LATE_PROCESSES = {"rewards/vila.py", "rewards/guarded.py"}
+# The pool of one thread that limits the time of a reward.
+LATE_PROCESSES = {"rewards/guarded.py"}
 # Configurations and vocabularies: JSON and text, no weights.
 NO_WEIGHTS = ("Processor", "Tokenizer")
 

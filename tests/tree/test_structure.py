@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "evaluation": {"artifacts", "blending", "rewards", "training", "miniature"},
 }
 # The rewards that need no model import only these: an artist's ComfyUI has no more than what they need.
-LIGHT = ("load", "pixels", "protocol", "sources", "vila")
+LIGHT = ("catalogue", "load", "pixels", "protocol", "sources")
 
 
 def imports(path):
@@ -68,14 +68,19 @@ def test_the_law_can_be_broken():
     assert list(offences("nodes", set())), "nodes imports blending, so forbidding that must show"
 
 
-def test_the_start_of_comfyui_imports_no_reward():
+def test_the_start_of_comfyui_imports_the_list_of_rewards_and_no_reward():
     early = {
-        f"{path.relative_to(ROOT)}: {module}"
+        ".".join(reached_parts(path, level, module))
         for path in (ROOT / "nodes").rglob("*.py")
         for level, module in at_start(path)
         if level and package_of(path, level, module) == "rewards"
     }
-    assert early == set()
+    assert early == {"rewards.catalogue"}
+
+
+@pytest.mark.parametrize("file", ["rewards/catalogue.py", "miniature/reward_names.py"])
+def test_lists_of_rewards_need_the_standard_library_only(file):
+    assert {module.split(".")[0] for _, module in imports(ROOT / file)} <= set(sys.stdlib_module_names)
 
 
 @pytest.mark.parametrize("name", LIGHT)
@@ -101,7 +106,7 @@ def test_the_nodes_take_only_what_is_plain_torch_from_the_miniature():
         for level, module in at_start(path)
         if level and package_of(path, level, module) == "miniature"
     }
-    assert reached == {"miniature.comfy_keys", "miniature.sizes"}
+    assert reached == {"miniature.comfy_keys", "miniature.reward_names", "miniature.sizes"}
 
 
 @pytest.mark.parametrize("package", sorted(set(MAY_IMPORT) - {"nodes"}))

@@ -1,4 +1,7 @@
-"""VILA, the aesthetic reward of the paper: TensorFlow only, so it runs in a process (and environment) of its own."""
+"""VILA, the aesthetic reward of the Diffusion Blend paper, as an example of a reward of one's own.
+
+VILA needs TensorFlow, which clashes with other libraries. So it runs in a process and a Python of its own.
+"""
 
 from __future__ import annotations
 
@@ -12,40 +15,37 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
 
-from ..artifacts.pictures import to_pil
-from .sources import NotOnThisMachine
-
 HUB = "https://tfhub.dev/google/vila/image/1"
-PYTHON = "DIFFUSION_BLEND_VILA_PYTHON"
-"""Environment variable: the Python that has TensorFlow; unset means this one."""
+PYTHON = "VILA_PYTHON"
+"""Environment variable: the Python that has TensorFlow. Without it, this Python is used."""
+
+MODEL = "VILA_MODEL"
+"""Environment variable: a local folder with the SavedModel, or "download" to let TensorFlow Hub fetch it (about 0.5 GB,
+Apache-2.0)."""
 
 
 class Vila:
-    """Aesthetic quality (Ke et al. 2023, VILA, arXiv 2303.14302), ``4 r - 2`` with r in 0..1, so -2..2 (the Diffusion
-    Blend paper's scaling)."""
+    """Aesthetic quality ``4 r - 2`` with r in 0..1, so -2..2.
 
-    def __init__(self, folder: str | None, *, allow_download: bool) -> None:
+    VILA (Ke et al. 2023, arXiv 2303.14302), scaled as in the Diffusion Blend paper (arXiv 2505.18547).
+    """
+
+    def __init__(self, location: str) -> None:
         """Start the process and wait for its model.
 
         Args:
-            folder: a local copy of the SavedModel, or None.
-            allow_download: whether TensorFlow Hub may fetch it.
+            location: a folder with the SavedModel, or the address on TensorFlow Hub.
 
         Raises:
-            NotOnThisMachine: no model given and downloads not allowed.
-            ValueError: the process could not load it (TensorFlow is not installed, say).
+            ValueError: the process could not load it, for example because TensorFlow is not installed.
         """
-        if folder is None and not allow_download:
-            raise NotOnThisMachine(
-                f"VILA's SavedModel from {HUB}, about 0.5 GB, licence Apache-2.0",
-                "Give --allow_download true to fetch it, or a local copy with --reward_folders.vila FOLDER",
-            )
         python = os.environ.get(PYTHON, sys.executable)
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the process)
         self._process = subprocess.Popen(
-            [python, str(Path(__file__).with_name("vila_worker.py")), folder or HUB],
+            [python, str(Path(__file__).with_name("vila_worker.py")), location],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -61,7 +61,7 @@ class Vila:
 
     def _score(self, image: Tensor) -> float:
         file = io.BytesIO()
-        to_pil(image).save(file, format="PNG")
+        _picture(image).save(file, format="PNG")
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(struct.pack(">I", file.tell()) + file.getvalue())
@@ -91,3 +91,32 @@ class Vila:
         self._process.wait(timeout=10)
         self._process.stdout.close()
         self._errors.close()
+
+
+def _picture(image: Tensor) -> Image.Image:
+    """One image float[3, H, W] in 0..1 as an 8-bit RGB picture."""
+    return Image.fromarray((image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy())
+
+
+_started: list[Vila] = []
+
+
+def vila(images: Tensor, prompts: Sequence[str]) -> Tensor:
+    """Score images; the process is started by the first call.
+
+    Args:
+        images: float[B, 3, H, W] in 0..1.
+        prompts: one per image; not used.
+
+    Returns:
+        float64[B], -2..2.
+
+    Raises:
+        ValueError: ``VILA_MODEL`` is not set, or the process could not start.
+    """
+    if not _started:
+        location = os.environ.get(MODEL)
+        if not location:
+            raise ValueError(f"set {MODEL} to a folder with VILA's SavedModel, or to download (0.5 GB from {HUB})")
+        _started.append(Vila(HUB if location == "download" else location))
+    return _started[0](images, prompts)

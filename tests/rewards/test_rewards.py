@@ -10,18 +10,19 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tiny_clip
 import torch
 from diffusion_blend.artifacts.pictures import to_pil
+from diffusion_blend.rewards.catalogue import CATALOGUE, MOVED, check_names
 from diffusion_blend.rewards.clip import Aesthetic, ClipScore, HpsV2, PickScore
 from diffusion_blend.rewards.heads import LinearStack
-from diffusion_blend.rewards.load import KNOWN, check_names, load_rewards
+from diffusion_blend.rewards.load import load_rewards
 from diffusion_blend.rewards.pixels import colourfulness, jpeg_compressibility, jpeg_incompressibility
 from diffusion_blend.rewards.protocol import weighted_sum
-from diffusion_blend.rewards.vila import PYTHON, Vila
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -144,18 +145,22 @@ def test_weighted_sum() -> None:
 
 
 def test_names() -> None:
-    check_names([*KNOWN, "own_rewards:redness"])
+    check_names([*CATALOGUE, "own_rewards:redness"])
     with pytest.raises(ValueError, match="unknown reward 'imagereward'"):
         check_names(["imagereward"])
     loaded = load_rewards(["own_rewards:plain_redness", "colourfulness"], {}, CPU, allow_download=False)
     assert loaded["own_rewards:plain_redness"](pictures(), PROMPTS).shape == (3,)
-    with pytest.raises(ValueError, match="names 'vila', which is not among"):
-        load_rewards(["colourfulness"], {"vila": "x"}, CPU, allow_download=False)
+    with pytest.raises(ValueError, match="names 'aesthetic', which is not among"):
+        load_rewards(["colourfulness"], {"aesthetic": "x"}, CPU, allow_download=False)
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in KNOWN if name not in ("vila", "colourfulness") and "jpeg" not in name]
-)
+@pytest.mark.parametrize("name", MOVED)
+def test_a_name_of_an_earlier_version_says_what_to_do_instead(name: str) -> None:
+    with pytest.raises(ValueError, match=f"reward '{name}': .*examples/{name}.*{name}:{name}"):
+        load_rewards([name], {}, CPU, allow_download=False)
+
+
+@pytest.mark.parametrize("name", [name for name, entry in CATALOGUE.items() if entry.has_model])
 def test_no_model_and_no_consent(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The message says what would be fetched, from where, how large, under which licence, and how to go on."""
     import huggingface_hub.constants
@@ -202,7 +207,7 @@ def test_a_known_reward_loads_from_a_folder(clip_folder: Path) -> None:
 
 @pytest.fixture
 def fake_tensorflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A stand-in for TensorFlow whose model gives a PNG's mean brightness: the process and the scaling are real."""
+    """A module in place of TensorFlow whose model gives a PNG's mean brightness: the process and the scaling are real."""
     (tmp_path / "tensorflow.py").write_text(
         "import io, types\n"
         "from PIL import Image, ImageStat\n"
@@ -216,20 +221,35 @@ def fake_tensorflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
         "saved_model = types.SimpleNamespace(load=load)\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setenv(PYTHON, sys.executable)
+    monkeypatch.setenv("VILA_PYTHON", sys.executable)
     yield tmp_path
 
 
-def test_vila_runs_in_its_own_process_and_is_scaled(fake_tensorflow: Path) -> None:
-    vila = Vila(str(fake_tensorflow), allow_download=False)
+def vila_example(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The example as a command finds it: in the folder in which it runs."""
+    monkeypatch.chdir(Path(__file__).parents[2] / "examples" / "vila")
+    monkeypatch.delitem(sys.modules, "vila", raising=False)
+    return load_rewards(["vila:vila"], {}, CPU, allow_download=False)["vila:vila"]
+
+
+def test_the_vila_example_runs_in_its_own_process_and_is_scaled(
+    fake_tensorflow: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VILA_MODEL", str(fake_tensorflow))
+    vila = vila_example(monkeypatch)
     images = torch.stack([torch.zeros(3, 8, 8), torch.ones(3, 8, 8), torch.full((3, 8, 8), 0.2)])
     assert vila(images, ["", "", ""]).tolist() == pytest.approx([-2.0, 2.0, 4 * 0.2 - 2])
-    vila.close()
     assert "tensorflow" not in sys.modules
+    sys.modules["vila"]._started[0].close()
 
 
-def test_vila_without_tensorflow_says_so(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"No module named 'tensorflow'.*It needs TensorFlow.*" + PYTHON):
-        Vila(str(tmp_path), allow_download=False)
-    with pytest.raises(ValueError, match="not on this machine: VILA's SavedModel"):
-        Vila(None, allow_download=False)
+def test_the_vila_example_without_a_model_or_tensorflow_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vila = vila_example(monkeypatch)
+    monkeypatch.delenv("VILA_MODEL", raising=False)
+    with pytest.raises(ValueError, match="set VILA_MODEL to a folder with VILA's SavedModel, or to download"):
+        vila(torch.zeros(1, 3, 8, 8), [""])
+    monkeypatch.setenv("VILA_MODEL", str(tmp_path))
+    with pytest.raises(ValueError, match=r"No module named 'tensorflow'.*It needs TensorFlow.*VILA_PYTHON"):
+        vila(torch.zeros(1, 3, 8, 8), [""])

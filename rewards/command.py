@@ -16,8 +16,8 @@ from torch import Tensor
 
 from ..artifacts.files import write_atomically
 from ..artifacts.pictures import read_picture
-from ..rewards.load import load_rewards
-from ..rewards.protocol import Reward, score
+from .load import load_rewards
+from .protocol import Reward, score
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 

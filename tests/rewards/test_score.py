@@ -113,7 +113,7 @@ def test_importing_the_command_imports_nothing_heavy() -> None:
 def test_training_never_imports_comfyui() -> None:
     code = (
         "import pkgutil, importlib, sys, diffusion_blend.training as t\n"
-        "skip = ('__main__', 'vila_worker')\n"
+        "skip = ('__main__')\n"
         "for m in pkgutil.walk_packages(t.__path__, t.__name__ + '.'):\n"
         "    if not m.name.endswith(skip): importlib.import_module(m.name)\n"
         "print([m for m in sys.modules if m.split('.')[0] in ('comfy', 'comfy_api', 'folder_paths', 'server')])\n"

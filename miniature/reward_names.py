@@ -1,0 +1,6 @@
+"""The names of the miniature's rewards, for lists that must not import the rewards themselves."""
+
+REWARD_NAMES = ("alignment", "colourfulness", "compressibility", "warmth", "brightness", "softness", "contrast")
+
+READ_THE_PROMPT = ("alignment",)
+"""Rewards that compare the picture with its prompt."""
