@@ -1,4 +1,4 @@
-"""Train the shipped adapters again, and the oracles of mixed rewards: a run each, with the same settings."""
+"""Train the shipped adapters again, and adapters of mixed rewards: a run each, with the same settings."""
 
 from __future__ import annotations
 

@@ -1,77 +1,105 @@
-"""``diffusion-blend miniature``: render pictures of the world, train its base model, check a model."""
+"""``diffusion-blend miniature``: render pictures of the world, train its base model and adapters, check a model."""
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from jsonargparse import ArgumentParser, Namespace
 
 from .adapters import SHIPPED, read_mixture, train_adapters
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one of the commands ``train``, ``check`` and ``render``; the exit status is returned."""
+    """Run one of the commands; returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    options = _parser().parse_args(arguments)
-    # The machine's own paths are no part of the record: the folder is named by its last part.
+    chosen = _parser().parse_args(arguments)
+    options = chosen[chosen.subcommand]
+    # Paths of this machine do not belong into the record: the folder is named by its last part.
     recorded = [
-        Path(word).name if index and arguments[index - 1] == "--out" else word for index, word in enumerate(arguments)
+        Path(word).name if index and arguments[index - 1] in ("--output", "--out") else word
+        for index, word in enumerate(arguments)
     ]
     options.command_line = " ".join(["diffusion-blend", "miniature", *recorded])
-    return options.run(options)
+    return _COMMANDS[chosen.subcommand](options)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="diffusion-blend miniature", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    train = commands.add_parser("train", help="train the base model from scratch; goes on where it stopped")
-    train.add_argument("--out", type=Path, required=True, help="folder of the run; the model lands in its model/")
-    train.add_argument("--steps", type=int, default=5000, help="optimiser steps in all (5000)")
-    train.add_argument("--seed", type=int, default=0, help="of weights, pictures and noise (0)")
-    train.add_argument("--batch", type=int, default=64, help="pictures a step (64)")
-    train.add_argument("--compile", action="store_true", help="use torch.compile: about 1.8 times as fast on a CPU")
-    train.add_argument("--threads", type=int, default=0, help="CPU threads (torch's own choice)")
-    train.set_defaults(run=_train)
-    check = commands.add_parser("check", help="accuracy of a model on trained and held-out combinations")
-    check.add_argument("--model", type=Path, default=None, help="folder of a model (the shipped one)")
-    check.add_argument("--count", type=int, default=128, help="pictures of each kind (128)")
-    render = commands.add_parser("render", help="write a grid of pictures: rendered, or made by a model")
-    render.add_argument("--out", type=Path, required=True, help="PNG file")
-    render.add_argument("--model", type=Path, default=None, help="folder of a model; without it the renderer draws")
-    render.add_argument("--shipped", action="store_true", help="use the shipped model")
-    render.add_argument("--prompt", action="append", help="a row of the grid; several may be given")
-    render.add_argument("--columns", type=int, default=8, help="pictures of each prompt (8)")
-    for command in (check, render):
-        command.add_argument("--seed", type=int, default=0)
-        command.add_argument("--steps", type=int, default=25, help="DDIM steps (25)")
-        command.add_argument("--guidance", type=float, default=3.0, help="CFG (3)")
-        command.add_argument("--threads", type=int, default=0, help="CPU threads (torch's own choice)")
-    prompts = commands.add_parser("prompts", help="write training prompts, one per line, for diffusion-blend train")
-    prompts.add_argument("--out", type=Path, required=True, help="text file, for --prompts.source")
-    prompts.add_argument("--count", type=int, default=48, help="how many different ones (48)")
-    prompts.add_argument("--seed", type=int, default=0)
-    prompts.set_defaults(run=_prompts)
-    adapters = commands.add_parser("adapters", help="train the shipped adapters again, or oracles of mixed rewards")
-    adapters.add_argument("--out", type=Path, required=True, help="folder of the runs; NAME.safetensors land in it")
-    adapters.add_argument(
-        "mixtures",
-        nargs="*",
-        default=list(SHIPPED),
-        help="like softness, or softness:1,colourfulness:3 (the shipped ones)",
-    )
-    adapters.add_argument("--seed", type=int, default=0, help="of the sampling and the training (0)")
-    adapters.set_defaults(run=_adapters)
-    check.set_defaults(run=_check)
-    render.set_defaults(run=_render)
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(prog="diffusion-blend miniature", description=__doc__)
+    commands = parser.add_subcommands(required=True)
+    for build in (_train_parser, _check_parser, _render_parser, _prompts_parser, _adapters_parser):
+        command = build()
+        name = build.__name__.removesuffix("_parser").removeprefix("_")
+        commands.add_subcommand(name, command, help=command.description)
     return parser
 
 
-def _train(options: argparse.Namespace) -> int:
+def _train_parser() -> ArgumentParser:
+    train = ArgumentParser(description="train the base model from scratch; goes on where it stopped")
+    train.add_argument(
+        "--output", "--out", type=Path, required=True, help="folder of the run; the model goes into model/"
+    )
+    train.add_argument("--steps", type=int, default=5000, help="optimizer steps in all")
+    train.add_argument("--seed", type=int, default=0, help="of weights, pictures and noise")
+    train.add_argument("--batch", type=int, default=64, help="pictures a step")
+    train.add_argument("--compile", action="store_true", help="use torch.compile: about 1.8 times as fast on a CPU")
+    train.add_argument("--threads", type=int, default=0, help="CPU threads; 0 is torch's own choice")
+    return train
+
+
+def _check_parser() -> ArgumentParser:
+    check = ArgumentParser(description="accuracy of a model on trained and held-out combinations")
+    check.add_argument("--model", type=Path | None, default=None, help="folder of a model; without it the shipped one")
+    check.add_argument("--count", type=int, default=128, help="pictures of each kind")
+    return _with_sampling(check)
+
+
+def _render_parser() -> ArgumentParser:
+    render = ArgumentParser(description="write a grid of pictures: rendered, or made by a model")
+    render.add_argument("--output", "--out", type=Path, required=True, help="PNG file")
+    render.add_argument(
+        "--model", type=Path | None, default=None, help="folder of a model; without it the renderer draws"
+    )
+    render.add_argument("--shipped", action="store_true", help="use the shipped model")
+    render.add_argument("--prompt", action="append", help="a row of the grid; several may be given")
+    render.add_argument("--columns", type=int, default=8, help="pictures of each prompt")
+    return _with_sampling(render)
+
+
+def _with_sampling(parser: ArgumentParser) -> ArgumentParser:
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=25, help="DDIM steps")
+    parser.add_argument("--guidance", type=float, default=3.0, help="classifier-free guidance")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 is torch's own choice")
+    return parser
+
+
+def _prompts_parser() -> ArgumentParser:
+    prompts = ArgumentParser(description="write training prompts, one per line, for diffusion-blend train")
+    prompts.add_argument("--output", "--out", type=Path, required=True, help="text file, for --prompts.source")
+    prompts.add_argument("--count", type=int, default=48, help="how many different ones")
+    prompts.add_argument("--seed", type=int, default=0)
+    return prompts
+
+
+def _adapters_parser() -> ArgumentParser:
+    adapters = ArgumentParser(description="train the shipped adapters again, or adapters of mixed rewards")
+    adapters.add_argument(
+        "--output", "--out", type=Path, required=True, help="folder of the runs and the adapter files"
+    )
+    adapters.add_argument(
+        "mixtures", nargs="*", help="like softness, or softness:1,colourfulness:3; none are the shipped ones"
+    )
+    adapters.add_argument("--seed", type=int, default=0, help="of the sampling and the training")
+    return adapters
+
+
+def _train(options: Namespace) -> int:
     from .learning import LearningConfig, learn
 
     config = LearningConfig(
-        out=options.out,
+        out=options.output,
         steps=options.steps,
         seed=options.seed,
         batch=options.batch,
@@ -83,10 +111,10 @@ def _train(options: argparse.Namespace) -> int:
     return 0
 
 
-def _adapters(options: argparse.Namespace) -> int:
+def _adapters(options: Namespace) -> int:
     try:
-        mixtures = [read_mixture(text) for text in options.mixtures]
-        files = train_adapters(mixtures, options.out, ["--run.seed", str(options.seed)])
+        mixtures = [read_mixture(text) for text in options.mixtures or SHIPPED]
+        files = train_adapters(mixtures, options.output, ["--run.seed", str(options.seed)])
     except (ValueError, OSError) as error:
         sys.stderr.write(f"diffusion-blend miniature adapters: {error}\n")
         return 1
@@ -95,7 +123,7 @@ def _adapters(options: argparse.Namespace) -> int:
     return 0
 
 
-def _check(options: argparse.Namespace) -> int:
+def _check(options: Namespace) -> int:
     from .checking import Sampling, check
     from .model import load_pipeline
 
@@ -116,7 +144,7 @@ def _check(options: argparse.Namespace) -> int:
     return 0
 
 
-def _prompts(options: argparse.Namespace) -> int:
+def _prompts(options: Namespace) -> int:
     import numpy as np
 
     from .language import sample, write
@@ -125,8 +153,8 @@ def _prompts(options: argparse.Namespace) -> int:
     chosen: dict[str, None] = {}
     while len(chosen) < options.count:
         chosen[write(sample(generator))] = None
-    options.out.write_text("\n".join(chosen) + "\n", encoding="utf-8")
-    sys.stdout.write(f"{options.out}: {len(chosen)} prompts, none of them held out\n")
+    options.output.write_text("\n".join(chosen) + "\n", encoding="utf-8")
+    sys.stdout.write(f"{options.output}: {len(chosen)} prompts, none of them held out\n")
     return 0
 
 
@@ -141,7 +169,7 @@ EXAMPLES = (
 )
 
 
-def _render(options: argparse.Namespace) -> int:
+def _render(options: Namespace) -> int:
     import numpy as np
     import torch
     from PIL import Image
@@ -166,8 +194,8 @@ def _render(options: argparse.Namespace) -> int:
     grid = pictures.view(len(rows), options.columns, 3, SIZE, SIZE).permute(0, 3, 1, 4, 2)
     pixels = (grid.reshape(len(rows) * SIZE, options.columns * SIZE, 3) * 255).round().to(torch.uint8)
     image = Image.fromarray(pixels.numpy())
-    image.resize((image.width * 3, image.height * 3), Image.Resampling.NEAREST).save(options.out)
-    sys.stdout.write(f"{options.out}: one row for each of {', '.join(rows)}\n")
+    image.resize((image.width * 3, image.height * 3), Image.Resampling.NEAREST).save(options.output)
+    sys.stdout.write(f"{options.output}: one row for each of {', '.join(rows)}\n")
     return 0
 
 
@@ -176,6 +204,9 @@ def _use_threads(threads: int) -> None:
 
     if threads:
         torch.set_num_threads(threads)
+
+
+_COMMANDS = {"train": _train, "check": _check, "render": _render, "prompts": _prompts, "adapters": _adapters}
 
 
 if __name__ == "__main__":

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 import sys
 from collections.abc import Sequence
@@ -11,11 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from jsonargparse import ArgumentParser
 from torch import Tensor
 
+from ..artifacts.command_line import parse_settings
 from ..artifacts.files import write_atomically
 from ..artifacts.pictures import read_picture
+from ..artifacts.tables import csv_bytes
 from .load import load_rewards
 from .protocol import Reward, score
 
@@ -30,7 +29,7 @@ class ScoreConfig:
         images: picture files, or one folder (its pictures in the order of their names).
         prompts: text file with one prompt per picture, in the same order; or one line for all of them.
         rewards: reward names, as in training.
-        out: CSV file to write; empty only prints the table.
+        output: CSV file to write; empty only prints the table.
         reward_folders: name -> local folder with that reward's model.
         allow_download: permit downloads of reward models that are not on this machine yet.
         batch: pictures scored at a time. Larger is faster until memory ends; pictures of other sizes go separately.
@@ -39,7 +38,7 @@ class ScoreConfig:
     images: list[str]
     prompts: str
     rewards: list[str]
-    out: str = ""
+    output: str = ""
     reward_folders: dict[str, str] = field(default_factory=dict)
     allow_download: bool = False
     batch: int = 8
@@ -131,20 +130,18 @@ def table(rows: Sequence[dict[str, str | float]]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    parser = ArgumentParser(prog="diffusion-blend score", description="Score images with rewards.")
-    parser.add_argument("--config", action="config", help="YAML file with any of the settings below.")
-    parser.add_class_arguments(ScoreConfig)
-    settings = vars(parser.instantiate(parser.parse_args(sys.argv[1:] if arguments is None else arguments)))
-    settings.pop("config")
-    config = ScoreConfig(**settings)
+    config = parse_settings(
+        ScoreConfig,
+        "score",
+        "Score images with rewards.",
+        sys.argv[1:] if arguments is None else arguments,
+        switches=("--allow_download",),
+        renamed={"--out": "--output"},
+    )
     try:
         rows = score_files(config)
-        if config.out:
-            text = io.StringIO()
-            writer = csv.DictWriter(text, fieldnames=list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
-            write_atomically(Path(config.out), text.getvalue().encode())
+        if config.output:
+            write_atomically(Path(config.output), csv_bytes(rows))
     except (ValueError, OSError) as error:
         sys.stderr.write(f"diffusion-blend score: {error}\n")
         return 1

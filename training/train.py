@@ -13,8 +13,8 @@ from pathlib import Path
 import yaml
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from jsonargparse import ArgumentParser
 
+from ..artifacts.command_line import parse_settings
 from ..artifacts.files import write_atomically
 from ..rewards.catalogue import check_names
 from ..rewards.guarded import RewardFailed
@@ -35,33 +35,14 @@ logger = logging.getLogger("diffusion_blend")
 
 
 def parse(arguments: Sequence[str]) -> TrainConfig:
-    """Read settings from the command line, and from YAML files given with ``--config``.
-
-    Args:
-        arguments: without the program's name; ``--print_config`` prints the settings as YAML and exits.
-
-    Returns:
-        The settings.
-    """
-    parser = ArgumentParser(
-        prog="diffusion-blend train",
-        description="Fine-tune a LoRA adapter of a text-to-image base against a reward, under a KL penalty to the base.",
+    """Read settings from the command line; see `parse_settings`."""
+    return parse_settings(
+        TrainConfig,
+        "train",
+        "Fine-tune a LoRA adapter of a text-to-image base against a reward, under a KL penalty to the base model.",
+        arguments,
+        switches=("--resume", "--allow_download", "--base.gradient_checkpointing"),
     )
-    parser.add_argument("--config", action="config", help="YAML file with any of the settings below; may be repeated.")
-    parser.add_class_arguments(TrainConfig)
-    settings = vars(parser.instantiate(parser.parse_args(_spell_out_flags(arguments))))
-    settings.pop("config")
-    return TrainConfig(**settings)
-
-
-def _spell_out_flags(arguments: Sequence[str]) -> list[str]:
-    """Let ``--resume`` alone mean ``--resume true``, and likewise for the other switches."""
-    flags = ("--resume", "--allow_download", "--base.gradient_checkpointing")
-    following = [*arguments[1:], "--"]
-    return [
-        f"{word}=true" if word in flags and after.startswith("--") else word
-        for word, after in zip(arguments, following, strict=True)
-    ]
 
 
 def train(config: TrainConfig) -> Path:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from jsonargparse import ArgumentParser, Namespace
 
 from ...miniature.language import read
 from ...miniature.rewards import REWARDS
@@ -42,17 +43,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="diffusion-blend demo", description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("demo"), help="folder of the results; goes on there (demo)")
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(prog="diffusion-blend demo", description=__doc__)
+    parser.add_argument(
+        "--output", "--out", type=Path, default=Path("demo"), help="folder of the results; goes on there (demo)"
+    )
     parser.add_argument("--rewards", nargs=3, choices=list(REWARDS), help="three of the shipped adapters to blend")
     parser.add_argument(
         "--divisions", type=int, default=4, help="steps along an edge of the triangle (4: 15 preferences)"
     )
     parser.add_argument("--images", type=int, default=64, help="pictures a preference (64)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--model", type=Path, default=None, help="folder of a miniature model (the shipped one)")
-    parser.add_argument("--adapters", type=Path, default=None, help="folder of <reward>.safetensors (the shipped ones)")
+    parser.add_argument("--model", type=Path | None, default=None, help="folder of a miniature model (the shipped one)")
+    parser.add_argument(
+        "--adapters", type=Path | None, default=None, help="folder of <reward>.safetensors (the shipped ones)"
+    )
     return parser
 
 
@@ -73,7 +78,7 @@ def find_adapters(folder: Path, rewards: Sequence[str] | None) -> dict[str, Path
     return {name: found[name] for name in there}
 
 
-def demonstrate(options: argparse.Namespace) -> Path:
+def demonstrate(options: Namespace) -> Path:
     """Run the demo's sweep and write its page.
 
     Returns:
@@ -97,8 +102,8 @@ def demonstrate(options: argparse.Namespace) -> Path:
     if options.divisions < 1:
         raise ValueError(f"--divisions is {options.divisions}: it must be at least 1")
     adapters = find_adapters(options.adapters or weights_folder().parent / "adapters", options.rewards)
-    options.out.mkdir(parents=True, exist_ok=True)
-    prompts = options.out / "prompts.txt"
+    options.output.mkdir(parents=True, exist_ok=True)
+    prompts = options.output / "prompts.txt"
     prompts.write_text("\n".join(PROMPTS) + "\n", encoding="utf-8")
     for library in (diffusers_logging, transformers_logging):  # their bars and notes say nothing about the demo
         library.set_verbosity_error()
@@ -110,10 +115,10 @@ def demonstrate(options: argparse.Namespace) -> Path:
     sys.stdout.write(f"Blending {', '.join(adapters)}: {len(sweep.points)} points of {options.images} pictures.\n")
     rows = sweep.run(state)
     write_report(sweep, rows)
-    return write_page(sweep, rows, options.out)
+    return write_page(sweep, rows, options.output)
 
 
-def _settings(options: argparse.Namespace, adapters: dict[str, Path], prompts: Path) -> Any:
+def _settings(options: Namespace, adapters: dict[str, Path], prompts: Path) -> Any:
     from ...training.config import BaseConfig, PromptConfig
     from ..sweep.config import SweepConfig
 
@@ -121,7 +126,7 @@ def _settings(options: argparse.Namespace, adapters: dict[str, Path], prompts: P
         read(prompt)  # within the world's grammar
     trained = _sampling(next(iter(adapters.values())))
     return SweepConfig(
-        output=str(options.out / "sweep"),
+        output=str(options.output / "sweep"),
         adapters={name: str(file) for name, file in adapters.items()},
         rewards={name: f"{REWARDS[name].__module__}:{name}" for name in adapters},
         methods=list(METHODS),

@@ -9,7 +9,7 @@ from typing import Any
 Row = dict[str, Any]
 
 
-def oracle_figure(
+def exact_figure(
     gap: Sequence[Row], weak: Sequence[Row], scale: Sequence[Row], drift: Sequence[Row], path: Path
 ) -> None:
     """Four panels: distance over alpha, control errors over noise, weak error over steps, distance over the KL scale."""
@@ -36,9 +36,9 @@ def oracle_figure(
     panel = panels[1, 1]
     for name, alpha in dict.fromkeys((row["reward"], row["alpha"]) for row in scale):
         rows = [row for row in scale if (row["reward"], row["alpha"]) == (name, alpha)]
-        excess = [row["SW blend"] - row["SW oracle"] for row in rows]
+        excess = [row["SW blend"] - row["SW exact"] for row in rows]
         panel.plot([row["lambda"] for row in rows], excess, marker=".", label=f"{name}, alpha {alpha:g}")
-    panel.set(xlabel="KL scale", ylabel="distance beyond the oracle's", title="KL scale against the truth")
+    panel.set(xlabel="KL scale", ylabel="distance beyond the exact solution's", title="KL scale against the truth")
     panel.legend()
     figure.savefig(path, dpi=110)
 
@@ -46,7 +46,7 @@ def oracle_figure(
 def _distances(panel: Any, rows: Sequence[Row]) -> None:
     for pair in dict.fromkeys(row["rewards"] for row in rows):
         here = [row for row in rows if row["rewards"] == pair]
-        for key, style in (("SW base", ":"), ("SW blend", "-"), ("SW oracle", "--")):
+        for key, style in (("SW base", ":"), ("SW blend", "-"), ("SW exact", "--")):
             panel.plot(
                 [row["alpha"] for row in here], [row[key] for row in here], style, marker=".", label=f"{pair}: {key}"
             )

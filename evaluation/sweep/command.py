@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
-from jsonargparse import ArgumentParser
 
+from ...artifacts.command_line import parse_settings
 from .config import SweepConfig
 from .report import write_report
 from .run import prepare
@@ -19,16 +19,9 @@ logger = logging.getLogger("diffusion_blend")
 
 
 def parse(arguments: Sequence[str]) -> SweepConfig:
-    """Read settings from the command line, and from YAML files given with ``--config``."""
-    parser = ArgumentParser(
-        prog="diffusion-blend sweep",
-        description="Compare methods of blending adapters over preference weights, prompts and seeds.",
-    )
-    parser.add_argument("--config", action="config", help="YAML file with any of the settings below; may be repeated.")
-    parser.add_class_arguments(SweepConfig)
-    settings = vars(parser.instantiate(parser.parse_args(list(arguments))))
-    settings.pop("config")
-    return SweepConfig(**settings)
+    """Read settings from the command line; see `parse_settings`."""
+    description = "Compare methods of blending adapters over preference weights, prompts and seeds."
+    return parse_settings(SweepConfig, "sweep", description, arguments, switches=("--allow_download",))
 
 
 def launched() -> PartialState:

@@ -20,7 +20,7 @@ LABELS = {
     "early": "early blend, then soup",
     "factor-soup": "soup of factors (as in the paper's code)",
     "msdda": "MSDDA",
-    "morl": "MORL (oracle)",
+    "morl": "MORL (trained for w)",
     "code": "CoDe",
     "rgg": "RGG",
 }

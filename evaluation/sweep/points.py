@@ -127,7 +127,7 @@ def _recipe(
     adapters: Sequence[Adapter],
     morl: Mapping[Gates, Adapter],
 ) -> dict[str, Any] | None:
-    """What a point computes; None where there is no such point (no oracle was trained for these weights)."""
+    """What a point computes; None where there is no such point (no adapter was trained for these weights)."""
     if method == "code":
         chosen = {"block": config.code_block, "candidates": config.code_candidates}
         return {"sampler": method, "weights": list(weights), "scales": reward_scales(config, adapters), **chosen}
@@ -135,9 +135,9 @@ def _recipe(
         return {"sampler": method, "weights": list(weights), "alpha": config.rgg_alpha}
     if method == "morl" and weights in morl:
         return {"sampler": "morl", "file": morl[weights].digest}
-    alone = _alone(coefficients, config, adapters, own_noise=method == "msdda")
-    if alone is not None:
-        return alone
+    single = _single_model(coefficients, config, adapters, own_noise=method == "msdda")
+    if single is not None:
+        return single
     if method == "morl":
         return None
     recipe: dict[str, Any] = {"sampler": method, "coefficients": list(coefficients)}
@@ -150,10 +150,10 @@ def _recipe(
     return recipe
 
 
-def _alone(
+def _single_model(
     coefficients: Gates, config: SweepConfig, adapters: Sequence[Adapter], *, own_noise: bool
 ) -> dict[str, Any] | None:
-    """The recipe of the base or of one adapter alone, where the coefficients ask for nothing else."""
+    """The recipe of the base or of one adapter single, where the coefficients ask for nothing else."""
     used = [i for i, c in enumerate(coefficients) if abs(c) > NEGLIGIBLE]
     if not used:
         return {"sampler": "base"}

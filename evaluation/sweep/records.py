@@ -26,7 +26,7 @@ class Records:
 
     folder: Path
 
-    def claim(self, settings: Mapping[str, Any]) -> None:
+    def open(self, settings: Mapping[str, Any]) -> None:
         """Take a new folder for these settings, or see that the one found was made with them.
 
         Raises:
@@ -56,7 +56,9 @@ class Records:
         """The file of a picture."""
         return self.folder / "images" / recipe / f"{image:06d}.png"
 
-    def keep_unit(self, recipe: str, images: Sequence[int], rows: Sequence[Row], pictures: Mapping[int, bytes]) -> None:
+    def write_unit(
+        self, recipe: str, images: Sequence[int], rows: Sequence[Row], pictures: Mapping[int, bytes]
+    ) -> None:
         """Write a finished unit: its pictures, then its rows."""
         file = self.unit(recipe, images)
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -69,7 +71,7 @@ class Records:
         """A finished unit's rows."""
         return json.loads(self.unit(recipe, images).read_text(encoding="utf-8"))
 
-    def keep_samples(self, rows: Sequence[Row]) -> None:
+    def write_samples(self, rows: Sequence[Row]) -> None:
         """Write ``samples.csv``."""
         text = io.StringIO()
         writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")

@@ -29,13 +29,13 @@ from ...training.prompts import load_prompts
 from ...training.randomness import trajectory_noise
 from .adapters import Adapter, read_adapter
 from .config import SweepConfig
+from .methods import MethodRunner
 from .network import Network, sampler_steps
 from .points import Point, make_points, reward_scales
 from .records import Records, Row
-from .samplers import Studio
-from .sampling import Chunk, Meter, now
+from .steps import Chunk, Cost, now
 
-ADDABLE = (
+EXTENDABLE = (
     "methods",
     "weights",
     "grid",
@@ -48,7 +48,7 @@ ADDABLE = (
     "rgg_alpha",
 )
 """Settings that only add points or pictures: what they decide is in a unit's own name."""
-_BESIDES = ("output", "save_images", "resamples", "reward_folders", "allow_download")
+_WITHOUT_EFFECT = ("output", "save_images", "resamples", "reward_folders", "allow_download")
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Sweep:
 
     Attributes:
         config: the settings.
-        studio: makes the pictures.
+        runner: makes the pictures.
         points: in the order of the result.
         scales: what each adapter's reward is divided by before it is weighed, float[m].
         rewards: by the user's names.
@@ -66,7 +66,7 @@ class Sweep:
     """
 
     config: SweepConfig
-    studio: Studio
+    runner: MethodRunner
     points: Sequence[Point]
     scales: Sequence[float]
     rewards: Mapping[str, Reward]
@@ -90,7 +90,7 @@ class Sweep:
         state.wait_for_everyone()
         rows = [row for point in self.points for row in self._labelled(point)]
         if state.is_main_process:
-            self.records.keep_samples(rows)
+            self.records.write_samples(rows)
         return rows
 
     def units(self) -> list[tuple[Point, range]]:
@@ -103,13 +103,13 @@ class Sweep:
         return [range(start, min(start + batch, images)) for start in range(0, images, batch)]
 
     def _unit(self, point: Point, images: range) -> None:
-        chunk, meter = self._chunk(images), Meter()
-        device = self.studio.network.device
+        chunk, cost = self._chunk(images), Cost()
+        device = self.runner.network.device
         start = now(device)
-        samples = self.studio.sample(point, chunk, meter)
+        samples = self.runner.sample(point, chunk, cost)
         with torch.inference_mode():
-            pictures = self.studio.network.decode(samples.latents)
-        seconds = (now(device) - start - meter.extra_seconds) / len(images)
+            pictures = self.runner.network.decode(samples.latents)
+        seconds = (now(device) - start - cost.extra_seconds) / len(images)
         pictures = pictures.cpu().clone()
         scores = score(self.rewards, pictures, chunk.prompts)
         kl = [None] * len(images) if samples.kl is None else samples.kl.tolist()
@@ -119,18 +119,18 @@ class Sweep:
                 **{name: float(scores[name][i]) for name in self.rewards},
                 "kl": kl[i],
                 "seconds": seconds,
-                "calls": meter.calls,
-                "kl_calls": meter.extra_calls,
+                "calls": cost.calls,
+                "kl_calls": cost.extra_calls,
             }
             for i, image in enumerate(images)
         ]
         kept = {image: _png(pictures[i]) for i, image in enumerate(images) if image < self.config.save_images}
-        self.records.keep_unit(point.folder, images, rows, kept)
+        self.records.write_unit(point.folder, images, rows, kept)
 
     def _chunk(self, images: range) -> Chunk:
         which = torch.tensor([image % len(self.prompts) for image in images])
         prompts, numbers = self.prompts.texts(which), [image // len(self.prompts) for image in images]
-        shape = self.studio.network.base.latent_shape
+        shape = self.runner.network.base.latent_shape
         noise = [
             trajectory_noise(self.config.seed, ("sweep", prompt, number), self.config.steps, shape)
             for prompt, number in zip(prompts, numbers, strict=True)
@@ -191,13 +191,13 @@ def prepare(config: SweepConfig, state: PartialState, base: Base | None = None) 
     rewards = {name: loaded[reward] for name, reward in config.rewards.items()}
     if "rgg" in config.methods:
         check_differentiable("rgg", {name: rewards[name] for name in config.adapters}, base.resolution, prompts[0])
-    oracles = {oracle.digest: oracle for oracle in morl.values()}
-    studio = Studio(config, network, steps, adapters, oracles, rewards)
+    mixture_adapters = {adapter.digest: adapter for adapter in morl.values()}
+    runner = MethodRunner(config, network, steps, adapters, mixture_adapters, rewards)
     records = Records(Path(config.output))
     if state.is_main_process:
-        records.claim(_fingerprint(config, adapters, prompts))
+        records.open(_fingerprint(config, adapters, prompts))
     state.wait_for_everyone()
-    return Sweep(config, studio, points, reward_scales(config, adapters), rewards, _table(base, prompts), records)
+    return Sweep(config, runner, points, reward_scales(config, adapters), rewards, _table(base, prompts), records)
 
 
 def _table(base: Base, prompts: Sequence[str]) -> PromptTable:
@@ -222,7 +222,9 @@ def _key(text: str, config: SweepConfig) -> Gates:
 
 def _fingerprint(config: SweepConfig, adapters: Sequence[Adapter], prompts: Sequence[str]) -> dict[str, Any]:
     """Everything that every unit depends on; a file counts by its content."""
-    settings = {key: value for key, value in dataclasses.asdict(config).items() if key not in (*ADDABLE, *_BESIDES)}
+    settings = {
+        key: value for key, value in dataclasses.asdict(config).items() if key not in (*EXTENDABLE, *_WITHOUT_EFFECT)
+    }
     settings["adapters"] = {adapter.name: adapter.digest for adapter in adapters}
     settings["prompts"] = hashlib.sha256("\n".join(prompts).encode()).hexdigest()
     return settings

@@ -6,7 +6,8 @@ import json
 import math
 
 from diffusion_blend.artifacts.tables import markdown_table
-from diffusion_blend.evaluation.gaussian import command, learned, oracle
+from diffusion_blend.evaluation.gaussian import command, exact_study
+from diffusion_blend.evaluation.gaussian import learned_study as learned
 
 
 def test_a_table_by_hand():
@@ -21,18 +22,18 @@ def test_a_table_by_hand():
     assert markdown_table(rows, ["steps"]) == "| steps |\n|---|\n| 8 |\n| 16 |\n"
 
 
-def test_the_oracle_command_prints_what_it_writes(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(oracle, "ALPHAS", (1.0,))
-    monkeypatch.setattr(oracle, "WEIGHTS", (0.5,))
-    weak = oracle.weak_error
-    monkeypatch.setattr(oracle, "weak_error", lambda seed, count: weak(seed, count, repeats=2, steps=(4, 8)))
-    assert command.main(["oracle", "--points", "300", "--out", str(tmp_path)]) == 0
+def test_the_exact_command_prints_what_it_writes(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(exact_study, "ALPHAS", (1.0,))
+    monkeypatch.setattr(exact_study, "WEIGHTS", (0.5,))
+    weak = exact_study.weak_error
+    monkeypatch.setattr(exact_study, "weak_error", lambda seed, count: weak(seed, count, repeats=2, steps=(4, 8)))
+    assert command.main(["exact", "--points", "300", "--output", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
-    assert printed == (tmp_path / "oracle.md").read_text(encoding="utf-8")
+    assert printed == (tmp_path / "exact.md").read_text(encoding="utf-8")
     assert "seed 0, 300 points" in printed and printed.count("| right/") == 2
-    tables = json.loads((tmp_path / "oracle.json").read_text(encoding="utf-8"))["tables"]
+    tables = json.loads((tmp_path / "exact.json").read_text(encoding="utf-8"))["tables"]
     assert len(tables["Stochastic against blend (right/centre, alpha 1, w .5)"]) == 4
-    assert (tmp_path / "oracle.png").stat().st_size > 10_000
+    assert (tmp_path / "exact.png").stat().st_size > 10_000
 
 
 def test_the_learned_command_has_a_row_for_every_setting(tmp_path, monkeypatch, capsys):
@@ -52,3 +53,10 @@ def test_the_learned_command_has_a_row_for_every_setting(tmp_path, monkeypatch, 
         and "| 3 rewards | 1.000 |" in printed
     )
     assert (tmp_path / "learned.png").stat().st_size > 10_000
+
+
+def test_earlier_spellings_are_accepted() -> None:
+    parse = command._parser().parse_args
+    old, new = parse(["oracle", "--out", "x"]), parse(["exact", "--output", "x"])
+    assert old[old.subcommand].output == new[new.subcommand].output
+    assert command._STUDIES[old.subcommand] is command._STUDIES[new.subcommand]

@@ -12,7 +12,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline
 from diffusion_blend.evaluation.sweep.adapters import read_adapter
-from diffusion_blend.evaluation.sweep.sampling import Gaussian, gaussian_divergence
+from diffusion_blend.evaluation.sweep.steps import Gaussian, gaussian_divergence
 from diffusion_blend.training.randomness import keyed_generator
 from safetensors.torch import load_file, save_file
 from sweeps import PROMPTS, latents, settings, sweep, write_adapter
@@ -158,13 +158,13 @@ def test_stochastic_draws_of_a_picture_do_not_depend_on_its_batch(world: World, 
     assert float((latents(ready, 1, range(6)) - together).abs().max()) > 0.01
 
 
-def test_oracle_adapter_is_used_for_its_weights_only(world: World, tmp_path: Path) -> None:
+def test_mixture_adapter_is_used_for_its_weights_only(world: World, tmp_path: Path) -> None:
     base, adapters = world
-    oracle = write_adapter(tmp_path, base, "oracle", 5)
-    over = {"methods": ["morl"], "weights": [[1, 0], [0.5, 0.5], [0.25, 0.75]], "morl": {"1,1": str(oracle)}}
+    mixture = write_adapter(tmp_path, base, "mixture", 5)
+    over = {"methods": ["morl"], "weights": [[1, 0], [0.5, 0.5], [0.25, 0.75]], "morl": {"1,1": str(mixture)}}
     ready = sweep(settings(tmp_path / "out", base, adapters, **over))
     assert [point.weights for point in ready.points] == [(1.0, 0.0), (0.5, 0.5)]
-    expected = diffusers_latents(base, {"oracle": (oracle, 1.0)}, 0, 3)
+    expected = diffusers_latents(base, {"mixture": (mixture, 1.0)}, 0, 3)
     torch.testing.assert_close(latents(ready, 1, range(3)), expected, **CLOSE)
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from accelerate import PartialState
 from diffusers import DDIMScheduler
-from diffusion_blend.evaluation.sweep.guided import BASE, clean_estimates
+from diffusion_blend.evaluation.sweep.reward_guided import BASE, clean_estimates
 from diffusion_blend.training.config import BaseConfig
 from diffusion_blend.training.models.bases import load_base
 from sweeps import latents, settings, sweep, write_adapter
@@ -71,14 +71,14 @@ def test_code_goes_on_from_the_candidate_its_judge_prefers(
         seen.append(len(images))
         return torch.full((len(images),), -float(len(seen)), dtype=torch.float64)
 
-    code = type(ready.studio)._code
+    code = type(ready.runner)._code
 
     def judged(self: Any, recipe: Any) -> Any:
         made = code(self, recipe)
         object.__setattr__(made, "judge", first)
         return made
 
-    monkeypatch.setattr(type(ready.studio), "_code", judged)
+    monkeypatch.setattr(type(ready.runner), "_code", judged)
     torch.testing.assert_close(latents(ready, 0, range(3)), latents(ready, 1, range(3)), **CLOSE)
     assert seen == [3] * 9  # three choices of three
 
@@ -92,7 +92,7 @@ def test_reward_gradients_point_where_finite_differences_do(world: World, tmp_pa
     """One step: the mean moves by ``lambda s^2 / alpha`` along the reward's slope, taken here by differences."""
     over = {"methods": ["base", "rgg"], "weights": [[1, 0]], "steps": 1, "rgg_alpha": 1e-3, "images": 1}
     ready = sweep(settings(tmp_path / "out", *world, **over))
-    studio, chunk = ready.studio, ready._chunk(range(1))
+    studio, chunk = ready.runner, ready._chunk(range(1))
     shift = (latents(ready, 1, [0]) - latents(ready, 0, [0])).flatten().double()
     expected_length = 1.024**-1 * float(studio.steps.std[0]) ** 2 / 1e-3
     assert float(shift.norm()) == pytest.approx(expected_length, rel=1e-2)

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 from diffusion_blend import command
+from diffusion_blend.artifacts.command_line import parse_settings
 from diffusion_blend.artifacts.pictures import image_grid, read_picture, to_pil
+from diffusion_blend.rewards.command import ScoreConfig
 from diffusion_blend.rewards.pixels import colourfulness
 from PIL import Image
 
@@ -121,3 +123,11 @@ def test_training_never_imports_comfyui() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.split() == ["[]", "[]"], done.stderr[-2000:]
+
+
+def test_output_has_an_earlier_spelling() -> None:
+    words = ["--images", "[a.png]", "--prompts", "p.txt", "--rewards", "[colourfulness]", "--allow_download"]
+    for word in ("--out", "--output"):
+        options = {"switches": ("--allow_download",), "renamed": {"--out": "--output"}}
+        settings = parse_settings(ScoreConfig, "score", "", [*words, f"{word}=x.csv"], **options)
+        assert settings.output == "x.csv" and settings.allow_download

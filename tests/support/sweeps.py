@@ -63,7 +63,7 @@ def sweep(config: SweepConfig) -> Sweep:
 
 def latents(ready: Sweep, point: int, images: Sequence[int]) -> torch.Tensor:
     """The clean latents of a point's pictures."""
-    from diffusion_blend.evaluation.sweep.sampling import Meter
+    from diffusion_blend.evaluation.sweep.steps import Cost
 
     chunk = ready._chunk(range(images[0], images[-1] + 1))
-    return ready.studio.sample(ready.points[point], chunk, Meter()).latents.clone()
+    return ready.runner.sample(ready.points[point], chunk, Cost()).latents.clone()

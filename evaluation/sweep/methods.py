@@ -15,14 +15,14 @@ from ...rewards.protocol import Reward, score, weighted_sum
 from ...training.ddim import DdimSteps
 from .adapters import Adapter, Update, average_factors
 from .config import SweepConfig
-from .guided import Code, Rgg, clean_estimates
 from .network import Network, sampler_steps
 from .points import DRAWS, Point
-from .sampling import Chunk, Meter, Msdda, Planned, Recalling, Samples, Stepper, run_steps
+from .reward_guided import BlockwiseBestOfN, RewardGradientGuidance, clean_estimates
+from .steps import Chunk, Cost, MsddaStep, Planned, PlannedWithResidual, Samples, Stepper, run_steps
 
 
 @dataclass(frozen=True)
-class Studio:
+class MethodRunner:
     """What every point shares.
 
     Attributes:
@@ -30,7 +30,7 @@ class Studio:
         network: the base.
         steps: the sampler.
         adapters: in the order of the weights.
-        oracles: adapters of morl by their file's digest.
+        mixture_adapters: adapters of morl by their file's digest.
         rewards: by the user's names.
     """
 
@@ -38,15 +38,15 @@ class Studio:
     network: Network
     steps: DdimSteps
     adapters: Sequence[Adapter]
-    oracles: Mapping[str, Adapter]
+    mixture_adapters: Mapping[str, Adapter]
     rewards: Mapping[str, Reward]
 
-    def sample(self, point: Point, chunk: Chunk, meter: Meter) -> Samples:
+    def sample(self, point: Point, chunk: Chunk, cost: Cost) -> Samples:
         """Make a point's pictures of one chunk."""
         name = point.recipe["sampler"]
         if name == "code":
             with torch.inference_mode(), self.network.adapted([{}]):
-                return self._code(point.recipe).run(self.network, self.steps, chunk, meter)
+                return self._code(point.recipe).run(self.network, self.steps, chunk, cost)
         updates, stepper = ([{}], self._rgg(point.recipe, chunk)) if name == "rgg" else self._method(point.recipe)
         # Reward gradients pass through tensors that inference mode would not let them.
         quiet = torch.no_grad() if name == "rgg" else torch.inference_mode()
@@ -57,12 +57,12 @@ class Studio:
                 self.steps,
                 chunk,
                 self.config.seed,
-                meter,
+                cost,
                 adapters=len(updates),
                 measure_kl=self.config.measure_kl,
             )
 
-    def _code(self, recipe: Mapping[str, Any]) -> Code:
+    def _code(self, recipe: Mapping[str, Any]) -> BlockwiseBestOfN:
         def judge(images: Tensor, prompts: Sequence[str]) -> Tensor:
             wanted = dict(zip((adapter.name for adapter in self.adapters), shares, strict=True))
             used = {name: self.rewards[name] for name, share in wanted.items() if share > 0}
@@ -70,12 +70,12 @@ class Studio:
 
         shares = [w / scale for w, scale in zip(recipe["weights"], recipe["scales"], strict=True)]
         estimates = clean_estimates(self.network.base, self.steps)
-        return Code(judge, estimates, recipe["block"], recipe["candidates"], self.config.seed)
+        return BlockwiseBestOfN(judge, estimates, recipe["block"], recipe["candidates"], self.config.seed)
 
-    def _rgg(self, recipe: Mapping[str, Any], chunk: Chunk) -> Rgg:
+    def _rgg(self, recipe: Mapping[str, Any], chunk: Chunk) -> RewardGradientGuidance:
         rewards = [self.rewards[adapter.name] for adapter in self.adapters]
         estimates = clean_estimates(self.network.base, self.steps)
-        return Rgg(rewards, recipe["weights"], recipe["alpha"], estimates, chunk.prompts)
+        return RewardGradientGuidance(rewards, recipe["weights"], recipe["alpha"], estimates, chunk.prompts)
 
     def _method(self, recipe: Mapping[str, Any]) -> tuple[list[Update], Stepper]:
         """The adapters a recipe attaches, and its steps."""
@@ -83,7 +83,7 @@ class Studio:
         if name == "base":
             return [{}], Planned(Blend((0.0,)))
         if name == "morl":
-            return [self.oracles[recipe["file"]].update], Planned(Blend((1.0,)))
+            return [self.mixture_adapters[recipe["file"]].update], Planned(Blend((1.0,)))
         updates, coefficients = [adapter.update for adapter in self.adapters], tuple(recipe["coefficients"])
         if name == "factor-soup":
             total = math.fsum(coefficients)
@@ -92,10 +92,10 @@ class Studio:
         if name == "soup":
             return updates, Planned(Soup(coefficients))
         if name == "early":
-            return updates, Recalling(EarlyBlend(coefficients), self.steps)
+            return updates, PlannedWithResidual(EarlyBlend(coefficients), self.steps)
         if name in DRAWS:
             return updates, Planned(Stochastic(coefficients, DRAWS[name]))
         if name == "msdda":
             steps = {eta: sampler_steps(self.network.base, self.config.steps, eta) for eta in recipe["etas"]}
-            return updates, Msdda(coefficients, recipe["etas"], steps)
+            return updates, MsddaStep(coefficients, recipe["etas"], steps)
         return updates, Planned(Blend(coefficients))  # blend, adapter

@@ -33,7 +33,7 @@ METHODS = (
     "soup",
     "factor-averaged soup",
     "MSDDA",
-    "oracle",
+    "trained for w",
     "floor",
 )
 # (rewards, alpha): pairs over alpha, then two to six rewards at alpha 1.
@@ -53,7 +53,7 @@ class Effort:
 
 
 class Adapted:
-    """A network with adapters on the shipped side path; the last two are the oracle's and the averaged factors'."""
+    """A network with adapters on the shipped side path. The last two are the adapter trained for w and the averaged factors."""
 
     def __init__(self, base: Denoiser, adapters: Sequence[dict[str, list[LowRank]]]) -> None:
         self.base = base
@@ -81,7 +81,7 @@ class Adapted:
 
 
 def run_setting(
-    base: Denoiser, singles: list[Any], oracle: Any, weights: list[float], seed: int, points: int
+    base: Denoiser, singles: list[Any], trained: Any, weights: list[float], seed: int, points: int
 ) -> dict[str, Any]:
     """Sample with every method, from the same start and the same noise.
 
@@ -89,7 +89,7 @@ def run_setting(
         Points float[N, 2] by method; under "linearity gap" and "MSDDA difference" numbers.
     """
     rewards = len(singles)
-    model = Adapted(base, [*singles, oracle, average_factors(singles, weights)])
+    model = Adapted(base, [*singles, trained, average_factors(singles, weights)])
     coefficients = (*weights, 0.0, 0.0)
     start = torch.randn((points, 2), generator=torch.Generator().manual_seed(seed))
 
@@ -125,7 +125,7 @@ def run_setting(
             "stochastic, independent": run(drawn("independent")),
             "soup": run(planned(Soup(coefficients))),
             "factor-averaged soup": run(one(rewards + 1)),
-            "oracle": run(one(rewards)),
+            "trained for w": run(one(rewards)),
             "MSDDA": _msdda(model, weights, start, torch.Generator().manual_seed(seed + 1)),
         }
     results["linearity gap"] = sum(gaps) / len(gaps)
@@ -194,9 +194,9 @@ def _measure(
     tilts = [ring().tilted(known[name], alpha) for name in used]
     adapters = train_adapters(base, [*tilts, *truths], 10 * seed + 1, effort.adapter_steps)
     singles = dict(zip(used, adapters, strict=False))
-    for names, truth, oracle in zip(settings, truths, adapters[len(used) :], strict=True):
+    for names, truth, trained in zip(settings, truths, adapters[len(used) :], strict=True):
         weights = [1 / len(names)] * len(names)
-        results = run_setting(base, [singles[name] for name in names], oracle, weights, 10 * seed + 2, effort.points)
+        results = run_setting(base, [singles[name] for name in names], trained, weights, 10 * seed + 2, effort.points)
         generator = torch.Generator().manual_seed(10 * seed + 7)
         target = truth.sample(effort.points, generator).float()
         results["floor"] = truth.sample(effort.points, generator).float()
@@ -216,7 +216,7 @@ def _summary(names: tuple[str, ...], alpha: float, rows: list[dict[str, float]])
     for method in METHODS:
         summary[method] = interval([row[method] for row in rows])
     # Paired over seeds: the seeds' common luck cancels.
-    for method in ("soup", "stochastic, stratified", "oracle"):
+    for method in ("soup", "stochastic, stratified", "trained for w"):
         summary[f"{method} - blend"] = interval([row[method] - row["blend"] for row in rows])
     summary["linearity gap"] = interval([row["linearity gap"] for row in rows])
     summary["MSDDA difference"] = max(row["MSDDA difference"] for row in rows)

@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
-from diffusion_blend.evaluation.gaussian import oracle
-from diffusion_blend.evaluation.gaussian.analytic import World, control, mean_reward_gradient, variation
+from diffusion_blend.evaluation.gaussian import exact_study
+from diffusion_blend.evaluation.gaussian.exact_world import World, control, mean_reward_gradient, variation
 from diffusion_blend.evaluation.gaussian.mixture import GaussianMixture, ring, weighted_reward
 
 
@@ -19,9 +19,9 @@ def single() -> GaussianMixture:
     )
 
 
-def test_on_one_gaussian_with_linear_rewards_the_blend_is_the_oracle():
-    world = World(single(), oracle.pick(("right", "up")), 0.7)
-    rows = oracle.drift_errors(world, [0.3, 0.7], seed=0, count=500)
+def test_on_one_gaussian_with_linear_rewards_the_blend_is_the_exact_solution():
+    world = World(single(), exact_study.pick(("right", "up")), 0.7)
+    rows = exact_study.drift_errors(world, [0.3, 0.7], seed=0, count=500)
     assert max(row["blend"] for row in rows) < 1e-9
     assert max(row["jensen"] for row in rows) < 1e-9
     # L_t2 is that of a log-normal, sqrt(exp(s^2) - 1), s^2 the posterior variance of r / alpha: not 0, so the lemma is loose.
@@ -34,23 +34,23 @@ def test_on_one_gaussian_with_linear_rewards_the_blend_is_the_oracle():
 
 @pytest.mark.parametrize("scale", [-0.5, 0.0, 0.5, 2.0])
 def test_on_one_gaussian_the_kl_scale_is_exact(scale):
-    world = World(single(), oracle.pick(("right",)), 0.7)
+    world = World(single(), exact_study.pick(("right",)), 0.7)
     x = torch.randn((50, 2), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     blended = world.blend([1.0], scale, steps=10)(x, 0.8, 3)
-    torch.testing.assert_close(blended, world.oracle([1.0], scale).denoised(x, 0.8))
+    torch.testing.assert_close(blended, world.exact([1.0], scale).denoised(x, 0.8))
 
 
 def test_on_the_ring_it_is_not_exact_and_gets_worse_with_the_tilt():
     gaps = []
     for alpha in (4.0, 1.0, 0.25):
-        world = World(ring(), oracle.pick(("right", "up")), alpha)
-        gaps.append(max(row["blend"] for row in oracle.drift_errors(world, [0.5, 0.5], seed=0, count=500)))
+        world = World(ring(), exact_study.pick(("right", "up")), alpha)
+        gaps.append(max(row["blend"] for row in exact_study.drift_errors(world, [0.5, 0.5], seed=0, count=500)))
     assert 0.01 < gaps[0] < gaps[1] < gaps[2]
 
 
 def test_control_and_its_exchange_by_monte_carlo():
     # E[exp(r/alpha) | x] and E[r/alpha | x] by sampling the posterior; derivatives by central differences.
-    base, reward, alpha, sigma = ring(), weighted_reward(oracle.pick(("right", "centre")), [0.5, 0.5]), 1.0, 1.2
+    base, reward, alpha, sigma = ring(), weighted_reward(exact_study.pick(("right", "centre")), [0.5, 0.5]), 1.0, 1.2
     x = torch.tensor([[0.4, 0.9]], dtype=torch.float64)
 
     def moments(point: torch.Tensor) -> tuple[float, float, float]:
@@ -74,7 +74,7 @@ def test_control_and_its_exchange_by_monte_carlo():
 
 
 def test_stochastic_with_one_certain_adapter_is_that_adapter():
-    world = World(ring(), oracle.pick(("right", "up")), 1.0)
+    world = World(ring(), exact_study.pick(("right", "up")), 1.0)
     x = torch.randn((40, 2), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     drawn = world.stochastic([0.0, 1.0], 1.0, 10, "independent", 40, torch.Generator())
     torch.testing.assert_close(drawn(x, 0.5, 2), world.adapters()[1].denoised(x, 0.5))
@@ -83,7 +83,7 @@ def test_stochastic_with_one_certain_adapter_is_that_adapter():
 
 
 def test_the_weak_error_falls_with_the_steps():
-    rows = oracle.weak_error(seed=0, count=4000, repeats=3, steps=(4, 32))
+    rows = exact_study.weak_error(seed=0, count=4000, repeats=3, steps=(4, 32))
     for kind in ("independent", "stratified"):
         coarse, fine = (row for row in rows if row["draws"] == kind)
         assert fine["error"] < coarse["error"] / 3
@@ -93,8 +93,8 @@ def test_the_weak_error_falls_with_the_steps():
 def test_the_unbiased_error_takes_the_noise_off():
     generator = torch.Generator().manual_seed(0)
     pure = torch.randn((2000, 6), generator=generator)
-    error, noise = oracle._unbiased(pure + 0.5)
+    error, noise = exact_study._unbiased(pure + 0.5)
     assert error == pytest.approx(0.5, abs=0.02) and noise == pytest.approx(1 / math.sqrt(2000), rel=0.05)
     # Few repeats of zero-mean noise: the plain root mean square would be about 0.7.
-    few = [oracle._unbiased(torch.randn((2, 6), generator=generator))[0] ** 2 for _ in range(300)]
+    few = [exact_study._unbiased(torch.randn((2, 6), generator=generator))[0] ** 2 for _ in range(300)]
     assert sum(few) / len(few) < 0.35

@@ -42,7 +42,7 @@ class Chunk:
 
 
 @dataclass
-class Meter:
+class Cost:
     """What a chunk cost.
 
     Attributes:
@@ -78,7 +78,7 @@ class StepState:
     images: Sequence[int]
     latents: Tensor
     inputs: dict[str, Tensor]
-    meter: Meter
+    cost: Cost
     _known: dict[Row, Tensor] = field(default_factory=dict)
 
     @property
@@ -95,13 +95,13 @@ class StepState:
         """Guided network output through a row of gates, float32[B, C, H, W]."""
         if row not in self._known:
             self._known[row] = self.network.output(row, self.latents, self.timestep, self.inputs)
-            self.meter.calls += 1
+            self.cost.calls += 1
         return self._known[row]
 
     def keep(self, row: Row, output: Tensor) -> None:
         """Remember a prediction that was made elsewhere, and count its call."""
         self._known[row] = output
-        self.meter.calls += 1
+        self.cost.calls += 1
 
     def mean(self, output: Tensor, steps: DdimSteps | None = None) -> Tensor:
         """The sampler's mean for a network output, ``state * x + output * out``."""
@@ -130,7 +130,7 @@ class Planned:
 
 
 @dataclass
-class Recalling:
+class PlannedWithResidual:
     """A plan whose steps recall what an earlier one of the run kept (``blending.plans.EarlyBlend``); one run each.
 
     What is kept is a gap of x0 predictions, whatever the network puts out.
@@ -159,7 +159,7 @@ class Recalling:
 
 
 @dataclass(frozen=True)
-class Msdda:
+class MsddaStep:
     """Every adapter's own Gaussian step, fused (arXiv 2604.14379; `blending.msdda.step_factors`).
 
     Args:
@@ -214,7 +214,7 @@ def run_steps(
     steps: DdimSteps,
     chunk: Chunk,
     seed: int,
-    meter: Meter,
+    cost: Cost,
     *,
     adapters: int,
     measure_kl: bool,
@@ -230,7 +230,7 @@ def run_steps(
         steps: the sampler.
         chunk: prompts and noise.
         seed: of the draws.
-        meter: gets the costs.
+        cost: gets the costs.
         adapters: how many gates a row has.
         measure_kl: also ask the base at every step.
     """
@@ -239,7 +239,7 @@ def run_steps(
     latents = noise[:, 0]
     kl = torch.zeros(len(latents), dtype=torch.float64, device=network.device) if measure_kl else None
     for index in range(len(steps)):
-        state = StepState(network, steps, index, seed, chunk.images, latents, inputs, meter)
+        state = StepState(network, steps, index, seed, chunk.images, latents, inputs, cost)
         policy = stepper(state)
         if kl is not None and policy.std > 0:
             kl = kl + _measured(state, policy, adapters)
@@ -248,12 +248,12 @@ def run_steps(
 
 
 def _measured(state: StepState, policy: Gaussian, adapters: int) -> Tensor:
-    start, calls = now(state.network.device), state.meter.calls
+    start, calls = now(state.network.device), state.cost.calls
     base = Gaussian(state.mean(state.predict((((0.0,) * adapters),))), state.std())
     divergence = gaussian_divergence(policy, base)
-    state.meter.extra_calls += state.meter.calls - calls
-    state.meter.calls = calls
-    state.meter.extra_seconds += now(state.network.device) - start
+    state.cost.extra_calls += state.cost.calls - calls
+    state.cost.calls = calls
+    state.cost.extra_seconds += now(state.network.device) - start
     return divergence
 
 

@@ -1,4 +1,4 @@
-"""Denoisers of the analytic world: base, perfectly tuned adapters, their blends, and the oracle, without a network."""
+"""Exact denoisers of the Gaussian world: base, perfectly tuned adapters, their blends, and the exact solution."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class World:
         """What perfect fine-tuning gives for each reward alone."""
         return [self.base.tilted(reward, self.alpha) for reward in self.rewards]
 
-    def oracle(self, weights: list[float], kl_scale: float = 1.0) -> GaussianMixture:
-        """What perfect fine-tuning gives for ``r(w)`` at KL weight ``alpha / kl_scale``; the base where that is 0."""
+    def exact(self, weights: list[float], kl_scale: float = 1.0) -> GaussianMixture:
+        """Return the exact solution for ``r(w)`` at KL weight ``alpha / kl_scale``; the base where the KL scale is 0."""
         if kl_scale == 0:
             return self.base
         return self.base.tilted(weighted_reward(self.rewards, weights), self.alpha / kl_scale)

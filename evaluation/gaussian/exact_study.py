@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .analytic import World, control, mean_reward_gradient, variation
 from .ancestral import Denoise, sample
 from .distance import sliced_wasserstein
+from .exact_world import World, control, mean_reward_gradient, variation
 from .mixture import GaussianMixture, QuadraticReward, ring, ring_rewards, weighted_reward
 
 Row = dict[str, Any]
@@ -48,18 +48,18 @@ def _exact(mixture: GaussianMixture) -> Denoise:
 def drift_errors(world: World, weights: list[float], seed: int, count: int = 4000) -> list[Row]:
     """The blend's error and Lemma 2's quantities at 16 noise levels.
 
-    For each sigma, over points of the oracle's own noised distribution: ``blend`` the relative error of the blended
+    For each sigma, over points of the exact solution's noised distribution: ``blend`` the relative error of the blended
     control, ``|sum_i w_i u_i - u_w| / |u_w|`` (root mean squares); ``jensen`` the relative gap of eq. 8 for r(w),
     ``|u_w - grad E[r(w)/alpha | x]| / |u_w|``; and, over points of the base's noised distribution as in the lemma,
     ``variation`` the mean of L_{t,2} for r(w).
     """
     reward = weighted_reward(world.rewards, weights)
-    oracle, adapters = world.oracle(weights), world.adapters()
+    solution, adapters = world.exact(weights), world.adapters()
     generator = _generator(seed, 3)
     rows: list[Row] = []
     for sigma in torch.logspace(math.log10(0.05), math.log10(10.0), 16, dtype=torch.float64).tolist():
-        x = oracle.diffused(sigma).sample(count, generator)
-        exact = control(oracle, world.base, x, sigma)
+        x = solution.diffused(sigma).sample(count, generator)
+        exact = control(solution, world.base, x, sigma)
         blended = sum(
             (w * control(a, world.base, x, sigma) for w, a in zip(weights, adapters, strict=True)), torch.zeros_like(x)
         )
@@ -85,7 +85,7 @@ def _rms(vectors: Tensor) -> float:
 
 
 def jensen_gap(seed: int, count: int) -> list[Row]:
-    """Blend against the oracle over reward pairs, alpha and weights.
+    """Blend against the exact solution over reward pairs, alpha and weights.
 
     Distances are sliced 2-Wasserstein to fresh samples of the exact tilted distribution; ``floor`` is that of a second
     set of exact samples. The drift's columns are the largest over the noise levels of `drift_errors`.
@@ -97,11 +97,11 @@ def jensen_gap(seed: int, count: int) -> list[Row]:
             world = World(ring(), pick(pair), alpha)
             for weight in WEIGHTS:
                 weights = [weight, 1 - weight]
-                oracle, reward = world.oracle(weights), weighted_reward(world.rewards, weights)
-                target = oracle.sample(count, _generator(seed, 4))
+                solution, reward = world.exact(weights), weighted_reward(world.rewards, weights)
+                target = solution.sample(count, _generator(seed, 4))
                 blend = _run(world.blend(weights, 1.0, STEPS), count, STEPS, seed)
                 drift = drift_errors(world, weights, seed)
-                exact = float(oracle.mean_reward(reward))
+                exact = float(solution.mean_reward(reward))
                 plain = float(world.base.mean_reward(reward))
                 rows.append(
                     {
@@ -113,8 +113,8 @@ def jensen_gap(seed: int, count: int) -> list[Row]:
                         "blend gap": max(row["blend"] for row in drift),
                         "SW base": sliced_wasserstein(base_run, target),
                         "SW blend": sliced_wasserstein(blend, target),
-                        "SW oracle": sliced_wasserstein(_run(_exact(oracle), count, STEPS, seed), target),
-                        "floor": sliced_wasserstein(oracle.sample(count, _generator(seed, 5)), target),
+                        "SW exact": sliced_wasserstein(_run(_exact(solution), count, STEPS, seed), target),
+                        "floor": sliced_wasserstein(solution.sample(count, _generator(seed, 5)), target),
                         "gain kept": (float(reward(blend).mean()) - plain) / (exact - plain),
                     }
                 )
@@ -178,7 +178,7 @@ def kl_scale(seed: int, count: int, scales: Sequence[float] = (0, 0.25, 0.5, 0.7
         for alpha in (2.0, 1.0, 0.5):
             world = World(ring(), pick((name,)), alpha)
             for scale in scales:
-                truth = world.oracle([1.0], scale)
+                truth = world.exact([1.0], scale)
                 target = truth.sample(count, _generator(seed, 4))
                 run = _run(world.blend([1.0], scale, STEPS), count, STEPS, seed)
                 reward = world.rewards[0]
@@ -188,7 +188,7 @@ def kl_scale(seed: int, count: int, scales: Sequence[float] = (0, 0.25, 0.5, 0.7
                         "alpha": alpha,
                         "lambda": scale,
                         "SW blend": sliced_wasserstein(run, target),
-                        "SW oracle": sliced_wasserstein(_run(_exact(truth), count, STEPS, seed), target),
+                        "SW exact": sliced_wasserstein(_run(_exact(truth), count, STEPS, seed), target),
                         "mean reward": float(reward(run).mean()),
                         "exact": float(truth.mean_reward(reward)),
                         "KL": float((truth.log_density(target) - world.base.log_density(target)).mean()),

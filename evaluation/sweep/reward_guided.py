@@ -14,7 +14,7 @@ from ...training.ddim import DdimSteps, ddim_steps
 from ...training.models.diffusers_model import Base
 from ...training.randomness import keyed_generator
 from .network import Network
-from .sampling import Chunk, Gaussian, Meter, Row, Samples, StepState
+from .steps import Chunk, Cost, Gaussian, Row, Samples, StepState
 
 BASE: Row = ((0.0,),)
 """The row of gates of a network without adapters."""
@@ -43,7 +43,7 @@ def clean_estimates(base: Base, steps: DdimSteps) -> Estimates:
 
 
 @dataclass(frozen=True)
-class Code:
+class BlockwiseBestOfN:
     """CoDe (Singh et al. 2025, arXiv 2502.00968): blockwise best-of-N.
 
     From each picture's latent N candidates take ``block`` steps of the base with noise of their own; the one whose
@@ -63,7 +63,7 @@ class Code:
     candidates: int
     seed: int
 
-    def run(self, network: Network, steps: DdimSteps, chunk: Chunk, meter: Meter) -> Samples:
+    def run(self, network: Network, steps: DdimSteps, chunk: Chunk, cost: Cost) -> Samples:
         """Denoise a chunk; the KL to the base has no closed form.
 
         A choice's network output at the chosen latent is also the next block's first output: it is not computed again.
@@ -73,14 +73,14 @@ class Code:
         for start in range(0, len(steps), self.block):
             stop = min(start + self.block, len(steps))
             if output is None:
-                output = self._ask(network, steps, start, latents, inputs, meter)
+                output = self._ask(network, steps, start, latents, inputs, cost)
             states = [
-                self._block(network, steps, range(start, stop), latents, output, inputs, chunk, candidate, meter)
+                self._block(network, steps, range(start, stop), latents, output, inputs, chunk, candidate, cost)
                 for candidate in range(self.candidates)
             ]
             outputs = []
             if stop < len(steps):
-                outputs = [self._ask(network, steps, stop, state, inputs, meter) for state in states]
+                outputs = [self._ask(network, steps, stop, state, inputs, cost) for state in states]
             best = self._choose(network, states, outputs, stop, chunk.prompts)
             latents = _pick(states, best)
             output = _pick(outputs, best) if outputs else None
@@ -96,19 +96,19 @@ class Code:
         inputs: dict[str, Tensor],
         chunk: Chunk,
         candidate: int,
-        meter: Meter,
+        cost: Cost,
     ) -> Tensor:
         for index in block:
             if index > block[0]:
-                output = self._ask(network, steps, index, latents, inputs, meter)
+                output = self._ask(network, steps, index, latents, inputs, cost)
             mean = float(steps.state[index]) * latents + float(steps.output[index]) * output
             latents = mean + float(steps.std[index]) * self._noise(chunk, candidate, index).to(mean)
         return latents
 
     def _ask(
-        self, network: Network, steps: DdimSteps, index: int, latents: Tensor, inputs: dict[str, Tensor], meter: Meter
+        self, network: Network, steps: DdimSteps, index: int, latents: Tensor, inputs: dict[str, Tensor], cost: Cost
     ) -> Tensor:
-        meter.calls += 1
+        cost.calls += 1
         return network.output(BASE, latents, int(steps.timesteps[index]), inputs)
 
     def _noise(self, chunk: Chunk, candidate: int, index: int) -> Tensor:
@@ -136,7 +136,7 @@ def _pick(candidates: list[Tensor], best: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Rgg:
+class RewardGradientGuidance:
     """Reward-gradient guidance as the paper compares with (arXiv 2505.18547, eq. 12 to 14; Chung et al. 2023).
 
     ``mean + lambda_{t-1} s_t^2 / alpha * sum_i w_i grad r_i / |grad r_i|``, the gradients of ``r_i(x0(x_t))`` with respect
