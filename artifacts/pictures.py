@@ -1,4 +1,4 @@
-"""Tensors and picture files."""
+"""Pictures: from tensors to files and back."""
 
 from __future__ import annotations
 

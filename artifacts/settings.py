@@ -1,4 +1,4 @@
-"""Bounds of settings: written beside the field, checked by one function."""
+"""Bounds of settings, written beside the field and checked by one function."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tensor files that cannot run code."""
+"""Files of tensors that cannot run code when they are read."""
 
 from __future__ import annotations
 

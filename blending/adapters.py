@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 Spans = tuple[tuple[int, int, int], ...]
-"""For each adapter on a layer: its index and where its rank starts and ends in the stack."""
+"""For each adapter on a layer: its index, and the start and the end of its rank in the stack."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class LowRank:
 
     Args:
         down: A, float[rank, in, *kernel] (no kernel for a Linear layer).
-        up: B, float[out, rank], with the adapter's scale (alpha / rank, strength) already in it.
+        up: B, float[out, rank], with the adapter's scale (alpha / rank times strength) in it.
 
     Raises:
         ValueError: the ranks differ, or the rank is 0.
@@ -38,12 +38,12 @@ class LowRank:
 
 @dataclass(frozen=True)
 class LayerStack:
-    """All adapters' updates of one layer: one product each way serves any number of them.
+    """All adapters' updates of one layer. Two products serve any number of adapters.
 
     Args:
         down: float[R, in, *kernel] for a convolution, float[in, R] for a Linear layer, R the sum of the ranks.
         up: float[R, out].
-        spans: which rows are whose.
+        spans: the ranks of each adapter.
     """
 
     down: Tensor
@@ -54,12 +54,12 @@ class LayerStack:
 class AdapterBank(nn.Module):
     """The stacked factors of several adapters for one network, as parameters that a loader can move and count.
 
-    It stays outside the network's own module tree.
+    The bank is not part of the network's module tree.
 
     Args:
         adapters: one mapping per adapter, in order: layer name in the network -> the adapter's update of it. A layer
             may have several updates of one adapter (slices of a fused projection).
-        dtype: what the factors are stored in: the network's compute dtype, so that no call casts them.
+        dtype: of the stored factors: the network's compute dtype, so that no call casts them.
     """
 
     def __init__(self, adapters: Sequence[Mapping[str, Sequence[LowRank]]], dtype: torch.dtype) -> None:
@@ -74,7 +74,7 @@ class AdapterBank(nn.Module):
         self.factors = nn.ParameterList(factors)
 
     def stacks(self) -> dict[str, LayerStack]:
-        """Layer name -> its stack, with the factors where they are now."""
+        """Return layer name -> stack, with the factors on their present device."""
         factors = iter(self.factors)
         return {
             name: LayerStack(down, up, spans)
@@ -92,7 +92,7 @@ def _stack(updates: Sequence[Sequence[LowRank]], dtype: torch.dtype) -> tuple[Te
             start += rank
     pairs = [pair for some in updates for pair in some]
     down = torch.cat([pair.down for pair in pairs]).to(dtype)
-    # The right factor of a product with few columns: as it is stored here, BLAS need not turn it (docs/speed.md).
+    # In this layout BLAS need not transpose the right factor of a product with few columns (docs/speed.md).
     down = down.t().contiguous() if down.ndim == 2 else down.contiguous()
     up = torch.cat([pair.up.t() for pair in pairs]).to(dtype).contiguous()
     return down, up, tuple(spans)

@@ -1,7 +1,7 @@
-"""Which adapter an image uses at a step: draws that depend on nothing but their key.
+"""Draws of the adapter that an image uses at a step.
 
-Every number is a hash of (seed, purpose, image, step): no generator is advanced, so the order and the number of model
-calls, and the other images of the batch, cannot change a draw.
+Every number is a hash of (seed, purpose, image, step). No generator is advanced, so a draw does not depend on the order and
+the number of model calls, or on the other images of the batch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the artist asks for: a weight per adapter and a distance from the base model."""
+"""Preferences: a weight per adapter and a KL scale, fixed, moving over the run, or different within the image."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from .kl_weights import kl_weight_factors
 from .schedules import CURVES, Coefficients, CoefficientSchedule, Interpolated, Regional, feather
 
 LARGEST_KL_SCALE = 1000
-"""Far beyond anything that gives a picture; what lies above is a mistake."""
+"""Larger KL scales give no picture, so they are mistakes."""
 
 
 class AnyPreference(Protocol):
-    """What the nodes pass on as PREFERENCE: fixed, moving over the run, or different within the image."""
+    """A PREFERENCE of the nodes: fixed, moving over the run, or different within the image."""
 
     @property
     def parts(self) -> tuple[Preference, ...]:
-        """The fixed preferences it is made of."""
+        """The fixed preferences that it consists of."""
         ...
 
     def coefficients(
         self, names: Sequence[str], kl_weights: Sequence[float | None] = ()
     ) -> Coefficients | CoefficientSchedule:
-        """What a planner takes; as `Preference.coefficients`."""
+        """The coefficients for a planner; see `Preference.coefficients`."""
         ...
 
     def at_kl_scale(self, kl_scale: float) -> AnyPreference:
@@ -36,11 +36,11 @@ class AnyPreference(Protocol):
         ...
 
     def followed_by(self, other: Preference) -> AnyPreference:
-        """Another preference's weights appended."""
+        """Append another preference's weights."""
         ...
 
     def described(self, names: Sequence[str]) -> dict[str, Any]:
-        """Plain data for people to read: numbers, words, lists; weights in the order of the adapters' names."""
+        """Plain data for people to read. Weights are in the order of the adapters' names."""
         ...
 
 
@@ -52,9 +52,9 @@ class Preference:
     by their sum (Diffusion Blend, arXiv 2505.18547: eq. 9 is kl_scale = 1, eq. 10 is one adapter).
 
     Args:
-        weights: one per adapter in the adapters' order, finite and at least 0; their sum is what 1 means.
-        kl_scale: 0 is the base model, 1 the adapters' blend, above 1 and below 0 extrapolate; at most
-            `LARGEST_KL_SCALE` either way.
+        weights: one per adapter in the adapters' order, finite and at least 0. They count relative to their sum.
+        kl_scale: 0 is the base model, 1 the adapters' blend. Values above 1 and below 0 extrapolate, up to
+            `LARGEST_KL_SCALE` in either direction.
 
     Raises:
         ValueError: a weight is negative or not finite, or the KL scale is not finite or too large.
@@ -86,7 +86,7 @@ class Preference:
         return replace(self, kl_scale=kl_scale)
 
     def followed_by(self, other: Preference) -> Preference:
-        """Append another preference's weights, for more adapters than one node has weights; its KL scale counts."""
+        """Append another preference's weights, for more adapters than one node has weights. The other's KL scale counts."""
         return Preference(self.weights + other.weights, other.kl_scale)
 
     def described(self, names: Sequence[str]) -> dict[str, Any]:
@@ -94,17 +94,17 @@ class Preference:
         return {"weights": [round(weight, 6) for weight in self.normalised(names)], "kl_scale": self.kl_scale}
 
     def normalised(self, names: Sequence[str]) -> tuple[float, ...]:
-        """Weights over the given adapters, summing to 1.
+        """Compute the weights over the given adapters, with sum 1.
 
         Args:
-            names: the adapters' names, in order; they label the errors.
+            names: the adapters' names, in order, for error messages.
 
         Returns:
             One weight per adapter, float[m], sum 1.
 
         Raises:
-            ValueError: no adapter, fewer weights than adapters, a weight above 0 for an adapter that is not there,
-                or no weight above 0.
+            ValueError: there is no adapter, fewer weights than adapters, a weight above 0 for a missing adapter, or no
+                weight above 0.
         """
         if not names:
             raise ValueError("There is no adapter to blend: choose at least one LoRA in Load Reward LoRAs.")
@@ -130,7 +130,7 @@ class Preference:
         return tuple(weight / total for weight in relative)
 
     def coefficients(self, names: Sequence[str], kl_weights: Sequence[float | None] = ()) -> tuple[float, ...]:
-        """The adapters' coefficients in the affine sum; the base model takes ``1 - sum``.
+        """Compute the adapters' coefficients in the affine sum. The base model takes ``1 - sum``.
 
         ``c_i = kl_scale * w_i * alpha_i / sum_j w_j alpha_j`` with the KL weights alpha that the adapters were trained with
         (`kl_weights.kl_weight_factors`). Where all are equal or unknown this is ``kl_scale * w_i``. The sum is the KL scale.
@@ -153,7 +153,7 @@ class Preference:
 
 @dataclass(frozen=True)
 class PreferenceSchedule:
-    """From one preference to another over a part of the run.
+    """A preference that moves to another one over a part of the run.
 
     The coefficients move, ``c = (1 - f) c_start + f c_end`` (see `schedules.Interpolated`), so that each end is what its
     preference alone would be.

@@ -1,8 +1,13 @@
 """The gated low-rank side path: ``y = W x + sum_i g_i B_i A_i x`` on any torch module tree, by forward hooks.
 
-A hook adds into the base layer's output and reads no weight, so the base may be quantised, offloaded or already patched.
-For a row of gates that holds for the whole batch only the adapters with a gate other than 0 are touched, and their gates
-are multiplied into the (small) up factor once, not into activations at every call.
+A hook adds to the base layer's output and reads no weight, so the base may be quantised, offloaded or already patched. For a
+row of gates that holds for the whole batch, only the adapters with a gate other than 0 are evaluated, and their gates are
+multiplied into the (small) up factor once, not into activations at every call.
+
+ComfyUI has a similar path of its own, the "bypass" LoRA. It replaces ``module.forward`` for the life of a loaded model, with
+one adapter per layer at one strength, and leaves out slices of fused layers and DoRA. The hooks here are installed for one
+sampling run and then removed. They hold any number of adapters per layer, with a gate per adapter and image that changes from
+call to call. So one call can serve images with different adapters, and no hook remains after the run.
 """
 
 from __future__ import annotations
@@ -22,11 +27,11 @@ Factors = tuple[Tensor, Tensor]
 
 
 class RowsDoNotFit(ValueError):
-    """A layer's input has no row per image, so images with different gates cannot share a call."""
+    """A layer's input does not have rows per image, so images with different gates cannot share a call."""
 
 
 class SidePath:
-    """Adapters beside a network's layers, silent until a row of gates is selected.
+    """Adapters beside a network's layers. They have no effect until a row of gates is selected.
 
     Args:
         bank: the adapters' factors.
@@ -42,12 +47,12 @@ class SidePath:
         """Hook the network's layers.
 
         Args:
-            network: the module in which the bank's layer names are looked up.
+            network: the module that the bank's layer names refer to.
 
         Raises:
-            ValueError: a layer is not there or is neither Linear nor an ungrouped convolution; nothing stays hooked.
+            ValueError: a layer is missing, or is neither Linear nor an ungrouped convolution. No hook remains.
         """
-        # One walk over the tree: looking every name up in it takes five times as long, at the start of every run.
+        # One walk over the tree takes a fifth of the time of a search for every name, at the start of every run.
         modules = dict(network.named_modules(remove_duplicate=False))
         try:
             for name, layer in self._layers.items():
@@ -59,13 +64,13 @@ class SidePath:
             raise
 
     def remove(self) -> None:
-        """Take the hooks off again and let go of the factors."""
+        """Remove the hooks and release the factors."""
         try:
             while self._handles:
                 self._handles[-1].remove()
                 self._handles.pop()
         finally:
-            for handle in self._handles:  # whatever ended the loop: removing one twice does no harm
+            for handle in self._handles:  # if the loop was interrupted; removing a hook twice has no effect
                 handle.remove()
             self._handles.clear()
         for layer in self._layers.values():
@@ -74,7 +79,7 @@ class SidePath:
 
     @contextmanager
     def gated(self, row: tuple[Gates, ...]) -> Iterator[None]:
-        """Let the network's calls inside the block see the adapters through these gates.
+        """Select the gates of the network's calls inside the block.
 
         Args:
             row: one image's gates for the whole batch, or the gates of every image of the call, [N] of float[m].
@@ -87,15 +92,15 @@ class SidePath:
             self.row = None
 
     def never_called(self) -> list[str]:
-        """Layers whose hook no call has reached since the installation."""
+        """Return the layers that were not called since the installation."""
         return [name for name, layer in self._layers.items() if not layer.called]
 
     def any_called(self) -> bool:
-        """Whether a call has reached the hook of at least one layer since the installation."""
+        """Return whether at least one layer was called since the installation."""
         return any(layer.called for layer in self._layers.values())
 
     def row_gates(self, row: tuple[Gates, ...], spans: Spans, like: Tensor) -> Tensor:
-        """The gate of every image and every rank of a layer, float[N, R], made once a call for all layers alike."""
+        """Return the gate of every image and rank of a layer, float[N, R], made once per call for all layers of equal spans."""
         key = (spans, like.dtype, like.device)
         gates = self._row_gates.get(key)
         if gates is None:
@@ -105,7 +110,7 @@ class SidePath:
 
 
 class _Layer:
-    """One layer's hook and its stack."""
+    """The hook of one layer, and its stack."""
 
     def __init__(self, path: SidePath, stack: LayerStack) -> None:
         self.path = path
@@ -133,7 +138,7 @@ class _Layer:
         try:
             factors = self.prepared[gates]
         except KeyError:
-            if len(self.prepared) > len(self.spans):  # gates that move along a schedule: none comes again
+            if len(self.prepared) > len(self.spans):  # gates that move along a schedule do not recur
                 self.prepared.clear()
             factors = self.prepared[gates] = self._prepare(gates)
         if factors is None:
@@ -144,7 +149,7 @@ class _Layer:
         return self.add(output, self.project(x, down), up)
 
     def _prepare(self, gates: Gates) -> Factors | None:
-        """The factors of the adapters this row uses, gates multiplied in: views for a single adapter of gate 1."""
+        """The factors of the adapters in this row, with the gates in them. For one adapter of gate 1 they are views."""
         used = [(gates[adapter], start, end) for adapter, start, end in self.spans if gates[adapter] != 0]
         if not used:
             return None
@@ -179,10 +184,10 @@ class _Layer:
 
 
 def find_layer(network: nn.Module, name: str) -> nn.Module:
-    """A layer by its name, also inside a module that stands for another and hands its attributes on.
+    """Find a layer by its name, also inside a wrapper module that passes attribute access on.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is no such layer.
     """
     try:
         return network.get_submodule(name)
@@ -191,7 +196,7 @@ def find_layer(network: nn.Module, name: str) -> nn.Module:
 
 
 def projection(module: nn.Module, name: str) -> Callable[[Tensor, Tensor], Tensor]:
-    """How a layer applies a down factor to its input: as it applies its own weight, without the bias.
+    """Return the function by which a layer applies a down factor: as it applies its own weight, without the bias.
 
     Args:
         module: the layer.
@@ -208,7 +213,7 @@ def projection(module: nn.Module, name: str) -> Callable[[Tensor, Tensor], Tenso
             raise ValueError(
                 f"Layer {name!r} is a grouped or transposed convolution: its low-rank update cannot be blended."
             )
-        # The layer's own padding mode, stride and dilation, whoever changed them.
+        # The layer's own padding mode, stride and dilation, also where another extension has changed them.
         convolve: Any = module._conv_forward
         return lambda x, down: convolve(x, down, None)
     if hasattr(module, "in_features"):
@@ -217,10 +222,10 @@ def projection(module: nn.Module, name: str) -> Callable[[Tensor, Tensor], Tenso
 
 
 def layer_shape(network: nn.Module, name: str) -> tuple[int, tuple[int, ...]]:
-    """Output features, and the shape of the input side ``(in, *kernel)``, of a layer, read without its weight.
+    """Return a layer's output features and the shape of its input side, ``(in, *kernel)``. The weight is not read.
 
     Raises:
-        ValueError: there is no such layer, or as `projection`.
+        ValueError: there is no such layer, or `projection` refuses it.
     """
     module: Any = find_layer(network, name)
     projection(module, name)
@@ -230,7 +235,7 @@ def layer_shape(network: nn.Module, name: str) -> tuple[int, tuple[int, ...]]:
 
 
 def add_linear(output: Tensor, hidden: Tensor, up: Tensor) -> Tensor:
-    """``output + hidden @ up``: [..., out] + [..., R] @ [R, out], into the base layer's fresh output where that is safe."""
+    """Compute ``output + hidden @ up``, [..., out] + [..., R] @ [R, out], in place where that is safe."""
     if _in_place(output, up) and output.is_contiguous():
         output.view(-1, output.shape[-1]).addmm_(hidden.reshape(-1, hidden.shape[-1]), up)
         return output
@@ -238,14 +243,14 @@ def add_linear(output: Tensor, hidden: Tensor, up: Tensor) -> Tensor:
 
 
 def add_convolution(output: Tensor, hidden: Tensor, up: Tensor) -> Tensor:
-    """As `add_linear` with channels second: [N, out, ...] + up^T [N, R, ...], up being a 1x1 convolution."""
+    """As `add_linear` with channels second: [N, out, ...] + up^T [N, R, ...], a 1x1 convolution."""
     if _in_place(output, up):
         if output.is_contiguous():
             rows, channels = output.shape[:2]
             flat = hidden.reshape(rows, hidden.shape[1], -1)  # [N, R, H, W] -> [N, R, H W]
             output.view(rows, channels, -1).baddbmm_(up.t().expand(rows, -1, -1), flat)
             return output
-        last = output.movedim(1, -1)  # channels_last memory is contiguous this way round
+        last = output.movedim(1, -1)  # channels_last memory is contiguous in this order
         if last.is_contiguous():
             add_linear(last, hidden.movedim(1, -1), up)
             return output

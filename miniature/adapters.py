@@ -1,4 +1,4 @@
-"""Train the shipped adapters again, and adapters of mixed rewards: a run each, with the same settings."""
+"""Trains the shipped adapters again, or adapters of mixed rewards, each in a run with the same settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The miniature as a base for the trainer: ``--base.path diffusion_blend.miniature.base:shipped``."""
+"""The miniature as a base model for the trainer."""
 
 from __future__ import annotations
 

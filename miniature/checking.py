@@ -1,4 +1,4 @@
-"""How good a miniature model is: pictures of trained and of held-out combinations, read back by the parser."""
+"""The accuracy of a miniature model: its pictures of trained and held-out combinations, read by the parser."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The miniature UNet and text encoder in ComfyUI's naming; torch only, so that the host needs neither diffusers nor PEFT."""
+"""Names of the miniature's weights in ComfyUI; torch only, so that the host needs neither diffusers nor peft."""
 
 from __future__ import annotations
 

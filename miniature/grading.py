@@ -1,4 +1,4 @@
-"""Alignment: how well a picture shows what its prompt says, graded from 0 to 1, and whether it does so exactly."""
+"""Alignment: how well a picture shows its prompt, graded from 0 to 1, and whether it does so exactly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training of the miniature base model from scratch, on pictures rendered as it goes."""
+"""Training of the miniature base model from scratch, on pictures that are rendered during training."""
 
 from __future__ import annotations
 

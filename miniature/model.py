@@ -1,4 +1,4 @@
-"""The miniature diffusion model: standard diffusers and transformers classes, small; the layout of Stable Diffusion 1.
+"""The miniature diffusion model: small standard classes of diffusers and transformers in the layout of Stable Diffusion 1.
 
 The UNet has no attention at 16 x 16 and a transformer in every block at 8 x 8 and 4 x 4, which ComfyUI's UNetModel
 expresses as ``channel_mult [1, 1, 1]``, ``num_res_blocks [1, 1, 1]``, ``transformer_depth [0, 1, 1]``.

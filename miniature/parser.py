@@ -1,4 +1,4 @@
-"""The parser: reads a picture of the miniature world back into coloured shapes with positions.
+"""The parser: reads coloured shapes and their positions from a picture of the miniature world.
 
 It knows nothing of how the picture was made, so it grades generated pictures as it grades rendered ones.
 """

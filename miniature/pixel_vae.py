@@ -1,4 +1,4 @@
-"""A VAE without learned weights: latents are the picture's pixels, 2 x 2 of them folded into the channels."""
+"""A VAE without learned weights: latents are the picture's pixels, folded 2 x 2 into channels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sizes that the renderer, the model and ComfyUI's side share."""
+"""Sizes that the renderer, the model and ComfyUI's side share."""
 
 SIZE = 32
 """Side of a picture, pixels."""

@@ -1,4 +1,4 @@
-"""ComfyUI's side: schemas, reading LoRA files with the host's reader, attaching a blend to a MODEL, sampling."""
+"""ComfyUI's side: node classes here, their mechanisms in adapters/, engine/ and figures/."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A blend for any sampler node, guider or upscaler."""
+"""The node Blend Model: a blend on a MODEL, for any sampler node, guider or upscaler."""
 
 from __future__ import annotations
 

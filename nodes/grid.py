@@ -1,4 +1,4 @@
-"""A sweep's images collected: in their places on a sheet, and where two rewards put them."""
+"""The node Preference Grid: a sweep's images on a labelled sheet, and a Pareto figure of them."""
 
 from __future__ import annotations
 

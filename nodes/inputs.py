@@ -1,4 +1,4 @@
-"""The nodes that say what to blend: adapter files and their preference weights."""
+"""The nodes Load Reward LoRAs and Preference Weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The best images by a preference over rewards."""
+"""The node Keep Best: the best images by a preference over rewards."""
 
 from __future__ import annotations
 

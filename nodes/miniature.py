@@ -1,4 +1,4 @@
-"""The miniature world in a graph: everything real, nothing downloaded."""
+"""The node Load Miniature: the tiny model that comes with the extension."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The node that says whether the blend is worth its model calls."""
+"""The node Blend Probe: whether the blend differs from plain stacking, and the cost of both."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A preference that holds in a part of the image."""
+"""The node Regional Preference: another preference inside a mask."""
 
 from __future__ import annotations
 

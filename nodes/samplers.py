@@ -1,4 +1,4 @@
-"""The sampler nodes: the host's KSampler on a blended model, and MSDDA's own step."""
+"""The sampler nodes: ComfyUI's KSampler on a blended model, and the MSDDA sampler."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A preference that moves over the run."""
+"""The node Preference Schedule: a preference that moves over the run."""
 
 from __future__ import annotations
 

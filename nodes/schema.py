@@ -1,4 +1,4 @@
-"""What the nodes' schemas share."""
+"""Inputs that several nodes share, and schemas that every ComfyUI version accepts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nodes that score images."""
+"""The nodes Load Reward Model and Score Images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A list of preferences: whatever it is connected to runs once a point."""
+"""The node Preference Sweep: a list of preferences; nodes after it run once for each."""
 
 from __future__ import annotations
 

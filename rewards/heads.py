@@ -1,4 +1,4 @@
-"""The linear stack that two published reward models end in."""
+"""The linear stack at the end of two published reward models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ImageReward through transformers' BLIP classes: the published package no longer imports on current libraries."""
+"""ImageReward on the BLIP classes of transformers, because the published package does not import on current libraries."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""The trainer of reward adapters; it never imports ComfyUI."""

@@ -1,4 +1,4 @@
-"""DDPO's advantages: rewards normalised by the running statistics of their prompt."""
+"""Advantages of DDPO: rewards normalized by the statistics of their prompt."""
 
 from __future__ import annotations
 

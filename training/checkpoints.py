@@ -1,4 +1,4 @@
-"""Checkpoints: complete or not there. Each is a folder that is renamed into place when everything in it is on disk."""
+"""Checkpoints that appear whole or not at all: each is a folder that is renamed into place when its files are on disk."""
 
 from __future__ import annotations
 

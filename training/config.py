@@ -1,4 +1,4 @@
-"""A training run's settings: what each means, its unit, and what its extremes do."""
+"""The settings of a training run: meaning, unit, and the effect of extreme values."""
 
 from __future__ import annotations
 

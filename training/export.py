@@ -1,4 +1,4 @@
-"""Adapter files: kohya keys, alpha, and metadata that LoRA managers and the blend nodes read."""
+"""Adapter files: kohya keys, alpha, and metadata that LoRA managers and the nodes read."""
 
 from __future__ import annotations
 

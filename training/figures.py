@@ -1,4 +1,4 @@
-"""The picture of a run: reward and KL over iterations."""
+"""The figure of a run: reward and KL over iterations."""
 
 from __future__ import annotations
 

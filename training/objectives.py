@@ -1,4 +1,4 @@
-"""Policy-gradient losses as pure functions."""
+"""Losses of the policy gradient, as pure functions."""
 
 from __future__ import annotations
 

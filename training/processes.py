@@ -1,4 +1,4 @@
-"""The few collective operations that the trainer needs, so that N processes act as one with N times the batch."""
+"""Collective operations, so that N processes act as one with N times the batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random generators keyed by what they are for, so that nothing depends on how often others drew before.
+"""Random generators keyed by their purpose, so that no draw depends on the number of earlier draws.
 
 A run resumed from a checkpoint, or split over several processes, draws the same numbers for the same trajectory.
 """

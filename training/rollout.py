@@ -1,4 +1,4 @@
-"""Collecting trajectories: noise in, images out, and every step's log-probability and KL to the base on the way."""
+"""Trajectories: from noise to images, with the log-probability and the KL to the base of every step."""
 
 from __future__ import annotations
 

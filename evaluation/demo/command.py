@@ -1,4 +1,4 @@
-"""``diffusion-blend demo``: three adapters of the miniature world, blended over the simplex; no network needed."""
+"""``diffusion-blend demo``: three adapters of the miniature world blended over the simplex, without a network."""
 
 from __future__ import annotations
 

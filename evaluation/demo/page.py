@@ -1,4 +1,4 @@
-"""The demo's page: one HTML file with everything in it."""
+"""The demo's page: one HTML file that contains everything."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far samples are from a distribution, and how sure a mean over seeds is."""
+"""The distance of samples to a distribution, and the interval of a mean over seeds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stochastic draws for very many images at once: the law of ``blending.draws``, from a torch generator."""
+"""Stochastic draws for very many images at once: the law of `blending.draws`, from a torch generator."""
 
 from __future__ import annotations
 

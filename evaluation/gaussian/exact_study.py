@@ -1,4 +1,4 @@
-"""The analytic study: a mixture whose every tilt is known, so errors of the blend are measured and not estimated.
+"""The exact study: in a mixture whose every tilt is known, the errors of the blend are measured, not estimated.
 
 `jensen_gap`, `weak_error` and `kl_scale` each return the rows of one table; all is float64 and seeded.
 """

@@ -1,4 +1,4 @@
-"""The learned study: every method on trained networks, through the shipped side path, against known truth."""
+"""The learned study: every method on trained networks, through the shipped side path, against the known truth."""
 
 from __future__ import annotations
 

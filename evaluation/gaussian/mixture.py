@@ -1,4 +1,4 @@
-"""Gaussian mixtures: a world in which a tilt by a quadratic reward, its diffusion and its scores are all closed form."""
+"""Gaussian mixtures: their tilt by a quadratic reward, their diffusion and their scores in closed form."""
 
 from __future__ import annotations
 

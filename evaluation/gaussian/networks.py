@@ -1,4 +1,4 @@
-"""Small denoisers of the plane and their rank-8 adapters, trained by score matching: converged, without RL noise."""
+"""Small denoisers of the plane and their rank-8 adapters, trained by score matching until they converge."""
 
 from __future__ import annotations
 

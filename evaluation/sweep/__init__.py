@@ -1,0 +1,1 @@
+"""The sweep: methods over preferences, prompts and seeds, with tables and figures."""

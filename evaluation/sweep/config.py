@@ -1,4 +1,4 @@
-"""A sweep's settings: what each means, its unit, and what its extremes do."""
+"""The settings of a sweep: meaning, unit, and the effect of extreme values."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recipes made runnable: which adapters a point attaches and which method drives them."""
+"""Runs the method of a point: the adapters that it attaches and the steps that it makes."""
 
 from __future__ import annotations
 

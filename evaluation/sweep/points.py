@@ -1,4 +1,4 @@
-"""The points of a sweep: which method, at which preference, how far from the base."""
+"""The points of a sweep: method, preference and KL scale, each with the recipe of its pictures."""
 
 from __future__ import annotations
 

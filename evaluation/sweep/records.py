@@ -1,4 +1,4 @@
-"""What a sweep keeps on disk: its settings, one file per unit of work, and the table of all samples."""
+"""The files of a sweep: its settings, one file per unit of work, and the table of all samples."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The paper's baselines that ask the rewards while sampling from the base: CoDe and reward-gradient guidance."""
+"""The paper's baselines that use the rewards while they sample from the base: CoDe and RGG."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A sweep: every point's pictures, sampled, scored and written a unit at a time."""
+"""A sweep: each point's pictures are sampled, scored and written, one unit of work at a time."""
 
 from __future__ import annotations
 

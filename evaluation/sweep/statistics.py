@@ -1,4 +1,4 @@
-"""From pictures' scores to means, paired differences, win rates and hypervolumes, each with its 95 % interval."""
+"""Means, paired differences, win rates and hypervolumes of scores, each with its 95 % interval."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a recipe to pictures: the denoising loop that all methods share."""
+"""The denoising loop that all methods of a sweep share, and the steps of each method."""
 
 from __future__ import annotations
 

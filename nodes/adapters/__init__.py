@@ -1,0 +1,1 @@
+"""LoRA files: reading, checking, and fitting them to a model."""

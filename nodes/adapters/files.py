@@ -1,4 +1,4 @@
-"""LoRA files as the nodes pass them on: read and checked whole, not yet fitted to a model."""
+"""LoRA files as the nodes pass them on: read and checked, not yet fitted to a model."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-"""The format's names for kinds of numbers."""
+"""safetensors' names of dtypes."""
 
 
 @dataclass(frozen=True, eq=False)
 class RewardLoRA:
-    """One adapter file and how strongly it counts.
+    """One adapter file and its strength.
 
     Args:
-        name: what the artist sees, from the file's metadata or its name.
+        name: shown to the artist; from the file's metadata or the file's name.
         file: the file's name, for messages.
         tensors: the file's content.
-        kl_weight: the KL weight alpha it was trained with (reward units per nat), None if the file does not say.
+        kl_weight: the KL weight alpha of its training (reward units per nat), None if it is unknown.
         strength: factor on the whole update.
     """
 
@@ -58,7 +58,7 @@ class RewardLoRAs:
 
     Args:
         adapters: in order.
-        banks: what `fitting.fit` made of them for each model, kept as long as the model lives, so that a new preference
+        banks: a cache of `fitting.bank_patcher` for each model, as long as the model lives, so that a new preference
             reads, converts and moves nothing.
     """
 
@@ -85,9 +85,9 @@ def read_lora(path: str, strength: float) -> RewardLoRA:
         strength: factor on the whole update, finite.
 
     Raises:
-        ValueError: not a ``.safetensors`` file, unreadable or truncated, no tensors, a tensor that is not floating point
-            or holds NaN or infinity, a strength that is not finite, or a KL weight in the metadata that is no number
-            above 0.
+        ValueError: the file is not ``.safetensors``, unreadable, truncated or without tensors; a tensor is not floating
+            point or holds NaN or infinity; the strength is not finite; or the KL weight in the metadata is no number of at
+            least 0.
     """
     file = Path(path).name
     if not math.isfinite(strength):
@@ -106,14 +106,13 @@ def read_lora(path: str, strength: float) -> RewardLoRA:
 
 
 def _read_tensors(path: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """A file's tensors, views into one copy of it in memory, and its metadata.
+    """Read a file's metadata, and its tensors as views into one copy of the file in memory.
 
-    safetensors checks the file. Its own tensors are not used: they are views into the file itself, so a file that another
-    program writes anew would change them under a running server, and each one that is read leaves 64 bytes behind for
-    good (safetensors 0.8.0).
+    safetensors checks the file. Its own tensors are not used for two reasons. They are views into the file itself, so they
+    change when another program rewrites the file. And each tensor that is read leaks 64 bytes (safetensors 0.8.0).
     """
     with safetensors.safe_open(path, framework="pt"):
-        pass  # the whole header is checked: sizes, places, kinds of numbers
+        pass  # checks the whole header: sizes, offsets, dtypes
     with Path(path).open("rb") as file:
         begin = 8 + int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(begin - 8).decode())
@@ -126,7 +125,7 @@ def _read_tensors(path: str) -> tuple[dict[str, Tensor], dict[str, str]]:
         start, end = entry["data_offsets"]
         dtype = DTYPES[entry["dtype"]]
         numbers = content[start:end]
-        if start % dtype.itemsize:  # a view has to begin at a multiple of its numbers' size
+        if start % dtype.itemsize:  # a view has to begin at a multiple of the item size
             numbers = numbers.clone()
         tensors[key] = numbers.view(dtype).reshape(entry["shape"])
     return tensors, metadata
@@ -137,7 +136,7 @@ def _check_tensors(file: str, tensors: Mapping[str, Tensor]) -> None:
         raise ValueError(f"{file} holds no tensors: it is not an adapter.")
     for key, tensor in tensors.items():
         if key.endswith("reshape_weight"):
-            continue  # a shape, refused by name when the adapter is fitted to a model
+            continue  # a shape; it is refused by name when the adapter is fitted to a model
         if not tensor.is_floating_point():
             raise ValueError(f"{file}: {key} has dtype {tensor.dtype}; an adapter's weights are floating point.")
         if not bool(torch.isfinite(tensor if tensor.dtype.itemsize > 1 else tensor.float()).all()):

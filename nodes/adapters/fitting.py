@@ -1,4 +1,4 @@
-"""Fit adapter files to a model: the host's own key maps and reader, then low-rank pairs per layer."""
+"""Fitting of adapter files to a model: ComfyUI's key maps and reader, then low-rank pairs per layer."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ TEXT_ENCODER_PREFIXES = ("lora_te", "lora_prior_te", "text_encoder", "text_model
 
 
 def bank_patcher(loras: RewardLoRAs, model: Any) -> Any:
-    """The adapters' factors for a model, in a patcher of their own that the host loads and counts.
+    """Build the adapters' factors for a model, in a patcher of their own that the host loads and counts.
 
     Args:
         loras: the adapters.
-        model: the host's ModelPatcher of the diffusion model. Nothing in it is changed.
+        model: the host's ModelPatcher of the diffusion model. It is not changed.
 
     Returns:
-        A ModelPatcher of an `AdapterBank` whose layer names are relative to ``model.model``; the same one for the same
-        model.
+        A ModelPatcher of an `AdapterBank` whose layer names are relative to ``model.model``. Calls with the same model return
+        the same patcher.
 
     Raises:
-        ValueError: an adapter does not fit this model, or is of a kind that cannot be blended; it says which and why.
+        ValueError: an adapter does not fit this model, or is of a kind that cannot be blended.
     """
     network = model.model
     patcher = loras.banks.get(network)
@@ -48,13 +48,13 @@ def bank_patcher(loras: RewardLoRAs, model: Any) -> Any:
 
 
 def compute_dtype(network: Any) -> torch.dtype:
-    """The dtype the network computes in, which the factors are stored in."""
+    """Return the network's compute dtype, in which the factors are stored."""
     dtype = network.manual_cast_dtype or network.get_dtype()
     return dtype if dtype in (torch.float16, torch.bfloat16, torch.float32) else torch.float32
 
 
 def low_rank_updates(adapter: RewardLoRA, network: nn.Module, key_map: Mapping[str, Any]) -> dict[str, list[LowRank]]:
-    """Every layer's low-rank update by one adapter file.
+    """Convert one adapter file to low-rank updates of layers.
 
     Args:
         adapter: the file's content.
@@ -65,11 +65,11 @@ def low_rank_updates(adapter: RewardLoRA, network: nn.Module, key_map: Mapping[s
         Layer name in the network -> its updates (several where the file addresses slices of a fused layer).
 
     Raises:
-        ValueError: as `fit`.
+        ValueError: as `bank_patcher`.
     """
     _check_complete(adapter, adapter.tensors)
     tensors = comfy.lora_convert.convert_lora(dict(adapter.tensors))
-    _check_complete(adapter, tensors)  # under the names that the host gave them
+    _check_complete(adapter, tensors)  # again, under the host's names
     patches = comfy.lora.load_lora(tensors, dict(key_map), log_missing=False)
     if not patches:
         raise ValueError(
@@ -95,7 +95,7 @@ HALVES = (
     ("lora.up.weight", "lora.down.weight"),
     ("lora_B", "lora_A"),
 )
-"""Endings of the two factors in the namings the host reads."""
+"""Endings of the two factors in each naming that the host reads."""
 
 LORA_FACTORS = tuple(ending for pair in HALVES for ending in pair)
 
@@ -106,7 +106,7 @@ GROUPS = (
     ("lokr_w2_a", "lokr_w2_b"),
     ("a1.weight", "a2.weight", "b1.weight", "b2.weight"),
 )
-"""Endings that come together or not at all, in the kinds that are named after a dot."""
+"""Endings that belong together, in the kinds whose names follow a dot."""
 
 
 WHOLE = (
@@ -114,11 +114,11 @@ WHOLE = (
     "_lora.up.weight",
     *(".hada_w1_a", ".lokr_w1", ".lokr_w1_a", ".a1.weight", ".oft_blocks", ".diff", ".set_weight"),
 )
-"""Endings of which a layer has one, whatever the kind of its update."""
+"""Endings of which a layer has one, for every kind of update."""
 
 
 def _check_single(adapter: RewardLoRA, tensors: Mapping[str, Tensor], key_map: Mapping[str, Any]) -> None:
-    """Refuse two updates of one layer, of which the host's reader would take one and drop the other without a word."""
+    """Refuse two updates of one layer, because the host's reader would silently drop one of them."""
     for endings in (WHOLE, (".lokr_w2", ".lokr_w2_a")):
         found: dict[Any, str] = {}
         for key in tensors:
@@ -135,7 +135,7 @@ def _check_single(adapter: RewardLoRA, tensors: Mapping[str, Tensor], key_map: M
 
 
 def _check_complete(adapter: RewardLoRA, tensors: Mapping[str, Tensor]) -> None:
-    """Refuse what the host's reader would stumble over: half an update, a factor that is no matrix, alpha of many numbers."""
+    """Refuse files that break the host's reader: half an update, a factor that is no matrix, an alpha of several numbers."""
     needed = [(half, other) for pair in HALVES for half, other in (pair, pair[::-1])]
     needed += [(f".{one}", f".{other}") for group in GROUPS for one in group for other in group if one != other]
     for key, tensor in tensors.items():
@@ -169,7 +169,7 @@ def _check_leftovers(adapter: RewardLoRA, leftovers: Iterable[str]) -> None:
 
 
 def _update(adapter: RewardLoRA, network: nn.Module, target: Any, patch: Any) -> tuple[str, LowRank]:
-    """One patch of the host's reader as a layer name and a low-rank pair over the whole layer."""
+    """Convert one patch of the host's reader to a layer name and a low-rank pair over the whole layer."""
     key, offset, function = _parts(target)
     where = f"{adapter.file}: {key}"
     name = key.removesuffix(".weight")
@@ -193,14 +193,14 @@ def _update(adapter: RewardLoRA, network: nn.Module, target: Any, patch: Any) ->
 
 
 def _parts(target: Any) -> tuple[str, tuple[int, int, int] | None, Any]:
-    """The host's target: a weight's name, or (name, (axis, start, length)[, function on the update])."""
+    """Split a target of the host: a weight's name, or (name, (axis, start, length)[, function on the update])."""
     if isinstance(target, str):
         return target, None, None
     return target[0], target[1], target[2] if len(target) > 2 else None
 
 
 def _sides(outputs: int, inputs: tuple[int, ...], offset: tuple[int, int, int] | None) -> tuple[int, int]:
-    """Rows and columns of the weight, or of the slice of it, that an update belongs to."""
+    """Rows and columns of the weight, or of the slice of the weight, that an update belongs to."""
     sides = [outputs, torch.Size(inputs).numel()]
     if offset is not None:
         axis, start, length = offset
@@ -218,7 +218,7 @@ def _place(
     offset: tuple[int, int, int] | None,
     function: Any,
 ) -> LowRank:
-    """Bring a pair to the layer's whole weight: kernel shape, slice of a fused layer, the host's row permutation."""
+    """Extend a pair to the layer's whole weight: kernel shape, slice of a fused layer, the host's row permutation."""
     up, down = pair.up, pair.down.flatten(1)
     if (up.shape[0], down.shape[1]) != sides:
         raise ValueError(
@@ -236,7 +236,7 @@ def _place(
 
 
 def _permuted(up: Tensor, down: Tensor, function: Any) -> Tensor:
-    """Apply the host's function on a weight to the up factor, if it is one that acts on rows alone."""
+    """Apply the host's function on a weight to the up factor, if the function only permutes rows."""
     moved = function(up)
     if moved.shape != up.shape or not torch.allclose(function(up @ down), moved @ down, rtol=1e-4, atol=1e-6):
         raise ValueError("the host changes this layer's update in a way that is not low-rank.")

@@ -1,4 +1,4 @@
-"""The kinds of adapter the host's reader knows: LoRA, LoHa and LoKr as exact low-rank pairs, the others refused by name."""
+"""Each kind of update that ComfyUI's reader gives, as an exact low-rank pair; other kinds are refused by name."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ REFUSED = {
     "diff": "is a full difference",
     "set": "replaces a weight",
 }
-"""Why an update of a kind is no low-rank update of a layer."""
+"""The reason why a kind is no low-rank update of a layer."""
 
 
 class CannotBlend(ValueError):
-    """An adapter whose kind, not whose content, keeps it from being blended."""
+    """An adapter of a kind that cannot be blended, whatever its numbers."""
 
 
 def low_rank_form(patch: Any, sides: tuple[int, int]) -> LowRank:
-    """One update that the host has read, as the low-rank pair it exactly is.
+    """Convert one update of the host's reader to the low-rank pair that it equals.
 
     LoRA, LoCon (also with a Tucker core): ``(alpha / r) * up @ core(down)``.
     LoHa (FedPara, Hyeon-Woo et al. 2022, arXiv 2108.06098, prop. 1; LyCORIS, Yeh et al. 2024, arXiv 2309.14859):
     ``(alpha / r1) * (A1 B1) * (A2 B2)``, elementwise, of rank r1 r2.
-    LoKr (LyCORIS): ``(alpha / r) * kron(W1, W2)``, of rank r1 r2, the r of a factor stored whole being its smaller side.
+    LoKr (LyCORIS): ``(alpha / r) * kron(W1, W2)``, of rank r1 r2. The rank of a factor that is stored whole is its smaller side.
 
     Args:
         patch: a value of ``comfy.lora.load_lora``.
         sides: rows and columns of the weight it belongs to, kernels counted among the columns.
 
     Returns:
-        The pair, with alpha in it; ``down`` may carry a kernel.
+        The pair, with alpha in it. ``down`` may have a kernel.
 
     Raises:
-        CannotBlend: LoHa or LoKr whose rank is not below the weight's smaller side.
-        ValueError: its factors do not fit together or do not fit the weight.
+        CannotBlend: a LoHa or LoKr whose rank is not below the weight's smaller side.
+        ValueError: the factors do not fit each other or the weight.
     """
     if patch.name == "lora":
         up, down, alpha, mid, _, _ = patch.weights
@@ -54,7 +54,7 @@ def low_rank_form(patch: Any, sides: tuple[int, int]) -> LowRank:
 
 
 def check_kind(patch: Any) -> None:
-    """Refuse what is no low-rank update whatever its numbers.
+    """Refuse updates of kinds that are not low-rank.
 
     Args:
         patch: a value of ``comfy.lora.load_lora``.
@@ -81,7 +81,7 @@ def check_kind(patch: Any) -> None:
 
 
 def check_size(up: Tensor, down: Tensor, cause: str = "its factors make") -> None:
-    """Refuse an update whose numbers may pass the largest float: the image would be black, or noise, without a word.
+    """Refuse an update whose product may exceed the largest float, because the image would be black or noise.
 
     Args:
         up: float[out, rank].
@@ -89,7 +89,7 @@ def check_size(up: Tensor, down: Tensor, cause: str = "its factors make") -> Non
         cause: for the message.
 
     Raises:
-        ValueError: they may, or one of them is no number.
+        ValueError: the product may, or a number is NaN.
     """
     largest = float(up.abs().max()) * float(down.abs().max()) * down.shape[0] if up.numel() and down.numel() else 0.0
     if not largest <= torch.finfo(torch.float32).max:
@@ -101,7 +101,7 @@ def _lora(up: Tensor, down: Tensor, mid: Tensor | None, alpha: float | None, sid
         raise _wrong_shapes("LoRA", up, down, mid)
     rank = down.shape[0]
     if mid is not None:
-        # The host's reader takes no others: as many rows as columns in the core, no kernel in down.
+        # The host's reader accepts only cores with as many rows as columns, and a down factor without a kernel.
         if mid.shape[:1] != mid.shape[1:2] or down.shape[1:].numel() != down.shape[1]:
             raise _wrong_shapes("Tucker decomposition", up, mid, down)
         down = _through_core(mid, down.flatten(1), sides)
@@ -163,7 +163,7 @@ def _lokr(
 
 
 def _composed(a: Any, b: Any, core: Tensor | None, sides: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """A factored matrix as up [out, r] and down [r, in, *kernel]: ``a @ b``, or LyCORIS' Tucker form with a core."""
+    """Return a factored matrix as up [out, r] and down [r, in, *kernel]: ``a @ b``, or LyCORIS' Tucker form with a core."""
     if a.ndim != 2 or b.ndim != 2:
         raise _wrong_shapes("LyCORIS", a, b, core)
     if core is not None:
@@ -174,7 +174,7 @@ def _composed(a: Any, b: Any, core: Tensor | None, sides: tuple[int, int]) -> tu
 
 
 def _through_core(core: Tensor, down: Tensor, sides: tuple[int, int]) -> Tensor:
-    """LyCORIS' Tucker form: core [o, i, kh, kw], down [i, in] -> [o, in, kh, kw], only if that is no larger than the layer."""
+    """LyCORIS' Tucker form: core [o, i, kh, kw], down [i, in] -> [o, in, kh, kw]. Refused if larger than the layer."""
     if core.ndim != 4 or core.shape[1] != down.shape[0] or core.shape[0] > max(sides):
         raise _wrong_shapes("Tucker decomposition", core, down)
     if down.shape[1] * core.shape[2:].numel() > sides[1]:
@@ -183,8 +183,8 @@ def _through_core(core: Tensor, down: Tensor, sides: tuple[int, int]) -> Tensor:
 
 
 def _split(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """A matrix stored whole as up [out, r] and down [r, in, *kernel], one of them the identity, r its smaller side."""
-    if weight.ndim not in (2, 4):  # the host's Kronecker product lines up no others
+    """Return a whole matrix as up [out, r] and down [r, in, *kernel], one of them the identity, r the smaller side."""
+    if weight.ndim not in (2, 4):  # the host's Kronecker product takes no others
         raise _wrong_shapes("LoKr", weight)
     rows, columns = weight.shape[0], weight.shape[1:].numel()
     if rows <= columns:
@@ -193,7 +193,7 @@ def _split(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _check_rank(kind: str, ranks: tuple[int, int], found: tuple[int, int], sides: tuple[int, int]) -> None:
-    """Before anything is multiplied out: a small file may stand for more numbers than the whole model holds."""
+    """Check sizes before any product: a small file may stand for more numbers than the whole model has."""
     if found != sides:
         raise ValueError(f"its update is {found[0]} x {found[1]}, but the layer's weight is {sides[0]} x {sides[1]}.")
     rank = ranks[0] * ranks[1]
@@ -207,7 +207,7 @@ def _check_rank(kind: str, ranks: tuple[int, int], found: tuple[int, int], sides
 
 
 def _scaled(up: Tensor, down: Tensor, scale: float) -> LowRank:
-    """The pair with its scale, if the numbers are small enough also without: the host multiplies by the scale last."""
+    """Return the pair with its scale. Its numbers must be small enough without it, too: the host applies the scale last."""
     pair = LowRank(down, up * scale)
     check_size(up, down)
     return pair

@@ -1,4 +1,4 @@
-"""Attach a blend to a MODEL without patching a weight."""
+"""Attaches a blend to a MODEL without patching a weight."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ EVALUATIONS = ("auto", "batched", "sequential")
 
 @dataclass(frozen=True, eq=False)
 class AttachedBlend:
-    """What a MODEL carries: the wrapper of a whole sampling run, with nothing in it that a run changes.
+    """Immutable OUTER_SAMPLE wrapper on a MODEL. The state of a run lives in `BlendRun`.
 
     Args:
         bank: the adapters' factors.
         planner: makes the plan of a step.
         evaluation: one of `EVALUATIONS`.
-        images: the batch's image indices where the latent gives them, else None for 0, 1, 2, ...
+        images: image indices of the latent batch, or None for 0, 1, 2, ...
     """
 
     bank: AdapterBank
@@ -45,20 +45,20 @@ def attach(
     evaluation: str = "auto",
     images: Sequence[int] | None = None,
 ) -> Any:
-    """A clone of the MODEL that blends in every sampling run.
+    """Clone a MODEL so that every sampling run with it blends.
 
-    The clone shares the original's weights and their identity (no ``add_patches``), so switching between blends, and back
-    to the plain model, loads and patches nothing.
+    The clone shares the weights and their identity with the original (no ``add_patches``). Switching between blends, and back
+    to the plain model, therefore loads and patches nothing.
 
     Args:
         model: the host's ModelPatcher.
         loras: the adapters.
         planner: makes the plan of a step.
-        evaluation: "sequential" (one call per row), "batched" (all rows in one call while memory allows), "auto".
+        evaluation: "sequential" (one call per row), "batched" (all rows in one call while memory allows) or "auto".
         images: image indices of the latent batch, None for 0, 1, 2, ...
 
     Raises:
-        ValueError: the model already carries a blend, an unknown evaluation, or an adapter that does not fit.
+        ValueError: the model already carries a blend, the evaluation is unknown, or an adapter does not fit.
     """
     if evaluation not in EVALUATIONS:
         raise ValueError(f"evaluation is {evaluation!r}: choose one of {', '.join(EVALUATIONS)}.")

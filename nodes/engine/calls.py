@@ -1,4 +1,4 @@
-"""The host's model call, repeatable: the same inputs for one row of a plan, or for several in one batch."""
+"""A model call of the host that can be repeated: for one row of a plan, or for several rows in one batch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ModelCall:
         x: noisy latents, float[N, ...], N = chunks of conditionings * images.
         t: noise levels, float[N].
         args: c_concat, c_crossattn, control, transformer_options, as the host passes them.
-        kwargs: further conditionings.
+        kwargs: further conditioning inputs.
     """
 
     def __init__(self, executor: Any, x: Tensor, t: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -34,9 +34,15 @@ class ModelCall:
         self.images = x.shape[0] // self.chunks
 
     def __call__(self, rows: list[tuple[Gates, ...]]) -> Tensor:
-        """The prediction for each row of gates, row-major: float[K * N, ...]. The gates themselves are in the side path.
+        """Predict for each row of gates. The gates themselves are set in the side path.
 
-        Everything that the network may consume or mark is a copy.
+        The network gets copies of everything that it may consume or mark.
+
+        Args:
+            rows: K rows of gates.
+
+        Returns:
+            Row-major predictions, float[K * N, ...].
         """
         count = len(rows)
         inputs = {
@@ -45,14 +51,14 @@ class ModelCall:
             if name not in ("control", "transformer_options")
         }
         control = self.named["control"]
-        if control is not None:  # lists that the network empties as it goes
+        if control is not None:  # the network empties these lists
             control = {name: [self._repeat(part, count) for part in parts] for name, parts in control.items()}
         options = self.transformer_options.copy()
         for name in ("cond_or_uncond", "uuids"):
             if name in options:
                 options[name] = list(options[name]) * count
         if "uuids" in options:
-            # Caches inside the network are keyed on these: another row of gates is another input.
+            # Caches inside the network use these as keys, and another row of gates is another input.
             each = len(options["uuids"]) // count
             options["uuids"] = [
                 uuid.uuid5(original, repr(rows[number // each])) for number, original in enumerate(options["uuids"])
@@ -62,12 +68,12 @@ class ModelCall:
 
     @property
     def conditionings(self) -> tuple[Hashable, ...]:
-        """What tells the call's chunks from the others of a step, the same at every step of a run."""
+        """Keys of the call's conditionings, the same at every step of a run."""
         branches = self.transformer_options.get("cond_or_uncond", (0,))
         return tuple(zip(branches, self.transformer_options.get("uuids", branches), strict=True))
 
     def gates_of_batch(self, row: tuple[Gates, ...]) -> tuple[Gates, ...]:
-        """A row's gates over this call: one for all where it is so, else of every image, again for every chunk."""
+        """A row's gates for this call: one for the whole batch, or those of every image, repeated for every chunk."""
         return row if len(row) == 1 else row * self.chunks
 
     def gates_of_each(self, row: tuple[Gates, ...]) -> tuple[Gates, ...]:
@@ -75,7 +81,7 @@ class ModelCall:
         return row * (self.x.shape[0] // len(row))
 
     def memory_shapes(self, rows: int) -> tuple[list[int], dict[str, list[torch.Size]]]:
-        """What the host's memory estimate needs for that many rows in one call."""
+        """The shapes that the host's memory estimate takes, for this many rows in one call."""
         shapes: dict[str, list[torch.Size]] = defaultdict(list)
         for name, value in self.named.items():
             if isinstance(value, Tensor):
@@ -83,7 +89,7 @@ class ModelCall:
         return [self.x.shape[0] * rows, *self.x.shape[1:]], shapes
 
     def _repeat(self, value: Any, count: int) -> Any:
-        """Repeat what has one entry per input; the host's conditionings are batch-first tensors or lists of them."""
+        """Repeat tensors that have one entry per input. The host's conditionings are batch-first tensors or lists of them."""
         if count == 1:
             return value
         if isinstance(value, list):

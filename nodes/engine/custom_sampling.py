@@ -1,4 +1,4 @@
-"""A run of a sampler object as the host's KSampler would run it."""
+"""A run of a sampler object, as ComfyUI's KSampler would run it."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def sample_with(sampler: Any, like: str, model: Any, **sampling: Unpack[Sampling
 
     Args:
         sampler: the host's sampler object.
-        like: the name of the host's sampler whose schedule it has.
+        like: the name of a host sampler with the same schedule.
         model: the host's ModelPatcher.
-        sampling: what KSampler takes.
+        sampling: the inputs of KSampler.
 
     Returns:
-        The denoised latent, with what else the given one holds.
+        The denoised latent, with the other entries of the given one.
     """
     latent_image, steps, seed = sampling["latent_image"], sampling["steps"], sampling["seed"]
     schedule = comfy.samplers.KSampler(
@@ -48,12 +48,12 @@ def sample_with(sampler: Any, like: str, model: Any, **sampling: Unpack[Sampling
         disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED,
         seed=seed,
     )
-    dropped = ("downscale_ratio_spacial", "downscale_ratio_temporal")  # described the empty latent, not the result
+    dropped = ("downscale_ratio_spacial", "downscale_ratio_temporal")  # they describe the empty latent, not the result
     return {key: value for key, value in latent_image.items() if key not in dropped} | {"samples": samples}
 
 
 def _latent(model: Any, latent_image: dict[str, Any]) -> Tensor:
-    """The latent with the channels and sizes this model wants; what the host takes for it differs by version."""
+    """The latent with the channels and sizes of this model. The arguments of the host's function differ by version."""
     fix = comfy.sample.fix_empty_latent_channels
     known = inspect.signature(fix).parameters
     ratios = {

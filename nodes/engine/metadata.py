@@ -1,10 +1,10 @@
-"""What was blended, readable in every saved image.
+"""Records of blends in the metadata of saved images.
 
-The host writes each entry of a prompt's ``extra_pnginfo`` into the files that are saved by it: its own Save Image as a text
-chunk of the PNG, savers of other packs in their own ways. A node can add an entry while it runs; but a node whose result is
-cached does not run again, and an image saved from the cached latent would carry nothing. So each node's entry is a list that
-is put into a prompt before it runs, and that prompts share in which the node is the same with everything before it: the
-conditions under which the host itself takes the cached result.
+The host writes each entry of a prompt's ``extra_pnginfo`` into the files that the prompt saves. Its own Save Image makes a
+text chunk of the PNG. A node can add an entry while it runs. But a node whose result is cached does not run again, and an
+image that is saved from the cached latent would carry no entry. So each node's entry is a list that is put into the prompt
+before the prompt runs. Prompts share the list of a node if the node and everything before it are the same, which is the
+condition under which the host uses the cached result.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ from ...blending.preference import AnyPreference, Preference
 from ..adapters.files import RewardLoRAs
 
 KEY = "diffusion_blend"
-"""The entry's name: in a PNG, the text chunk's keyword."""
+"""The name of the entry, which is the keyword of the text chunk in a PNG."""
 
 RECORDED = (io.Hidden.extra_pnginfo,)
-"""Hidden inputs of a node that records."""
+"""Hidden inputs of a node that records its blend."""
 
-# Nodes that record, by id.
+# Ids of the nodes that record.
 RECORDING = frozenset(
     {"BlendModel", "BlendedKSampler", "KLScaleSampler", "StochasticAdapterSampler", "MSDDASampler", "BlendProbe"}
 )
 
-# Far more than a session's cached results.
+# Far more than the number of cached results of a session.
 MOST_RECORDS = 4096
 
 
 def record_of(method: str, preference: AnyPreference, loras: RewardLoRAs, **details: Any) -> dict[str, Any]:
-    """What was blended, as plain data.
+    """Describe a blend as plain data.
 
     Args:
         method: the method's name.
-        preference: what was asked for.
+        preference: the requested preference.
         loras: the adapters.
-        details: what else the method takes.
+        details: further settings of the method.
 
     Returns:
         ``{"method": ..., "adapters": [{"name": ..., "file": ..., "strength": ..., "weight": ...}], "kl_scale": ...}``; a
@@ -67,37 +67,37 @@ def record_of(method: str, preference: AnyPreference, loras: RewardLoRAs, **deta
 def record_blend(
     node: type[io.ComfyNode], method: str, preference: AnyPreference, loras: RewardLoRAs, **details: Any
 ) -> None:
-    """Note for the running prompt what a node blends; outside a prompt there is nothing to note.
+    """Record a node's blend in the running prompt. Outside a prompt this does nothing.
 
     Args:
         node: the running node's class, with its hidden inputs.
-        method: as the other arguments, see `record_of`.
+        method: see `record_of`, also for the other arguments.
     """
     context = get_executing_context()
     extra = None if node.hidden is None else node.hidden.extra_pnginfo
     if context is None or extra is None:
         return
     records = extra.setdefault(KEY, {}).setdefault(context.node_id, [])
-    if not context.list_index:  # a run replaces an earlier one's; a node that runs for each item of a list starts at 0
+    if not context.list_index:  # a run replaces the records of an earlier run; in a list the first item does so
         records.clear()
     records.append(record_of(method, preference, loras, **details))
 
 
 class BlendRecords:
-    """The server's prompt handler: gives every blend in a prompt the list in which it is recorded."""
+    """The server's prompt handler, which gives every blend node of a prompt the list for its records."""
 
     def __init__(self) -> None:
         self._records: OrderedDict[str, list[dict[str, Any]]] = OrderedDict()
 
     def __call__(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Add the lists to a request for a prompt, before it is checked and queued.
+        """Add the lists to a request, before the server checks and queues it.
 
         Args:
             request: the body of the request, ``{"prompt": {id: {"class_type": ..., "inputs": {...}}}, "extra_data": ...}``.
         """
         prompt = request.get("prompt")
         if not isinstance(prompt, dict):
-            return request  # the server answers what is wrong with it
+            return request  # the server reports the error
         found = {node_id: node for node_id, node in prompt.items() if _class_of(node) in RECORDING}
         if found:
             digests: dict[str, str] = {}
@@ -115,7 +115,7 @@ class BlendRecords:
 
 
 def install() -> None:
-    """Register the prompt handler with the running server, where there is one."""
+    """Register the prompt handler with the running server, if there is one."""
     server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
     if server is not None:
         server.add_on_prompt_handler(BlendRecords())
@@ -126,9 +126,9 @@ def _class_of(node: Any) -> Any:
 
 
 def _digest(prompt: Mapping[str, Any], node_id: str, digests: dict[str, str]) -> str:
-    """What a node and everything before it are, whatever their ids: equal digests may share a cached result."""
+    """A digest of a node and everything before it, without their ids. Nodes of equal digest may share a cached result."""
     if node_id not in digests:
-        digests[node_id] = ""  # ends a circle, which the server refuses
+        digests[node_id] = ""  # ends the recursion in a cycle, which the server refuses
         node = prompt.get(node_id)
         inputs = node.get("inputs") if isinstance(node, dict) else None
         inputs = inputs if isinstance(inputs, dict) else {}

@@ -1,4 +1,4 @@
-"""The shipped miniature model as the host's own MODEL, CLIP and VAE, built from the host's own classes.
+"""The miniature as ComfyUI's own MODEL, CLIP and VAE, built from ComfyUI's classes.
 
 The network folds pixels 2 x 2 into channels at its door and unfolds them at its exit, so to the host it is a pixel-space
 model: latents are pictures in -1..1 at full size, and the host's pixel-space VAE decodes them.

@@ -1,4 +1,4 @@
-"""MSDDA as a sampler of the host: it needs every adapter's prediction for itself, so it is no model patch."""
+"""MSDDA as a sampler of the host. It needs every adapter's prediction for itself, so it is no model patch."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
 
 class ChosenRow:
-    """A planner that runs the one row its owner has chosen: the sampler goes through the adapters with it."""
+    """A planner that runs the row which its owner has chosen. The sampler uses it to evaluate one adapter after another."""
 
     def __init__(self) -> None:
         self.row: tuple[Gates, ...] = ()
 
-    def __call__(self, step: StepInfo) -> Plan:  # noqa: ARG002  the sampler knows the step
+    def __call__(self, step: StepInfo) -> Plan:  # noqa: ARG002  the row does not depend on the step
         return Plan((self.row,), (1.0,))
 
 
@@ -44,7 +44,7 @@ class Transition:
     Args:
         a: factor on x.
         b: factor on D.
-        s: standard deviation, or a number proportional to it where all steps' deviations go to 0 together.
+        s: standard deviation, or a number proportional to it where the deviations of all steps go to 0 together.
     """
 
     a: float
@@ -104,11 +104,11 @@ def sample_msdda(
         extra_args: the host's, with the seed.
         callback: the host's, once a step.
         disable: no progress bar.
-        chosen: the planner on the model, pointed at one row after the other.
-        coefficients: the adapters' c, float[m], or a course of them.
+        chosen: the planner on the model, which is set to one row after the other.
+        coefficients: the adapters' c, float[m], or a schedule of them.
         shares: the coefficients at KL scale 1; see `blending.msdda.step_factors`.
         etas: noise scale of the first adapters, above 0; see `adapter_etas`.
-        renormalise: top the noise up to the schedule's level where unequal etas leave less.
+        renormalise: add noise up to the schedule's level, which unequal etas do not reach.
 
     Returns:
         Denoised latents, float[B, ...].
@@ -136,19 +136,21 @@ def sample_msdda(
         x, deviation = fuse_gaussians(means, [step.s for step in steps], mix)
         if levels[i + 1] > 0:
             if renormalise:
-                deviation = topped_up(steps, mix, levels[i], levels[i + 1])
+                deviation = renormalised_deviation(steps, mix, levels[i], levels[i + 1])
             x = x + noise(sigmas[i], sigmas[i + 1]) * deviation
     return x
 
 
-def topped_up(steps: Sequence[Transition], coefficients: Sequence[float], sigma: float, sigma_next: float) -> float:
-    """The noise that brings the fused step to level sigma_next: ``sqrt(sigma_next^2 - (sum_i p_i a_i sigma)^2)``.
+def renormalised_deviation(
+    steps: Sequence[Transition], coefficients: Sequence[float], sigma: float, sigma_next: float
+) -> float:
+    """The standard deviation that brings the fused step to level sigma_next: ``sqrt(sigma_next^2 - (sum_i p_i a_i sigma)^2)``.
 
-    ``p_i`` are the factors' shares of the mean, ``p_i ~ c_i / s_i^2``; the mean keeps ``p_i a_i`` of x's noise sigma.
+    ``p_i`` are the shares of the factors in the mean, ``p_i ~ c_i / s_i^2``. The mean retains ``sum_i p_i a_i`` of x's noise.
     """
     shares = [c / step.s**2 for c, step in zip(coefficients, steps, strict=True)]
-    kept = sigma * math.fsum(p * step.a for p, step in zip(shares, steps, strict=True)) / math.fsum(shares)
-    return math.sqrt(max(0.0, sigma_next**2 - kept**2))
+    retained = sigma * math.fsum(p * step.a for p, step in zip(shares, steps, strict=True)) / math.fsum(shares)
+    return math.sqrt(max(0.0, sigma_next**2 - retained**2))
 
 
 def factors_of(
@@ -168,7 +170,7 @@ def sample_with_msdda(
     renormalise: bool,
     **sampling: Unpack[SamplingWithoutSampler],
 ) -> dict[str, Any]:
-    """A run of `sample_msdda` as the host's KSampler would run it: empty latents, masks, previews, progress bar.
+    """Run `sample_msdda` as the host's KSampler would: empty latents, masks, previews, progress bar.
 
     Args:
         model: the host's ModelPatcher.

@@ -1,4 +1,4 @@
-"""Say something to the artist: in the log, and on the node that is running."""
+"""Messages to the artist: on the running node and in the log."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ logger = logging.getLogger("diffusion_blend")
 
 
 def notify(text: str) -> None:
-    """One info line in the log and, where a server runs the node, the text on the node.
+    """Show a message on the running node and write it to the log.
 
     Args:
-        text: a sentence in plain words.
+        text: one or two plain sentences.
     """
     logger.info("%s", text)
     context = get_executing_context()

@@ -1,4 +1,4 @@
-"""Measure on one run how far plain stacking is from the blend, and what each costs."""
+"""Measures on one run how far plain stacking is from the blend, and the cost of each."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ TOLERANCE = 1e-3
 
 @dataclass
 class Probe:
-    """A planner that answers with the method its owner has chosen, and what was measured with it.
+    """A planner that runs the method that its owner selects, and the measurements.
 
     Args:
         coefficients: the blend's, the same all over the image.
         adapters: m.
-        method: one of `METHODS`, or "" outside a measurement, where the blend runs.
-        steps: the steps that were measured, from 0.
+        method: one of `METHODS`, or "" outside a measurement, when the blend runs.
+        steps: the measured steps, from 0.
         gaps: the linearity gap at each.
-        effects: how far the blend is from the base at each, as a norm in latent units.
-        seconds: what each method took at each, guidance included.
-        calls: the most model calls of a blended step.
+        effects: the distance of the blend from the base at each, a norm in latent units.
+        seconds: the time of each method at each, guidance included.
+        calls: the largest number of model calls of a blended step.
     """
 
     coefficients: Coefficients | CoefficientSchedule
@@ -59,8 +59,8 @@ class Probe:
         if self.method == "base":
             return Blend((0.0,) * self.adapters)(step)
         if self.method != "blend":
-            # The soup asks for the step and the blend after it does not: some samplers' steps are known by the order in
-            # which predictions are asked for.
+            # Only the soup asks for the step, not the blend after it: the steps of some samplers are known by the order of
+            # their evaluations.
             self._now = coefficients_at(self.coefficients, step)
         if self.method == "soup":
             return Soup(self._now)(step)
@@ -70,23 +70,23 @@ class Probe:
 
     @property
     def mean_gap(self) -> float:
-        """The mean of the gaps."""
+        """The mean gap."""
         return statistics.fmean(self.gaps)
 
     def seconds_per_step(self, method: str) -> float:
-        """The median over the steps after the first, which also loads and prepares."""
+        """The median over the steps. The first step is left out, because it also loads and prepares."""
         return statistics.median(self.seconds[method][1:] or self.seconds[method])
 
     def measure(self, step: int, predict: Callable[[], Tensor]) -> Tensor:
-        """Run the three methods on the same input and note gap and seconds; the blend's prediction.
+        """Run the three methods on the same input, record gap and seconds, and return the blend's prediction.
 
-        The blend comes last: samplers that look at what guidance saw find the blend's branches.
+        The blend comes last, because some samplers read the branches that guidance saw last.
         """
         denoised: dict[str, Tensor] = {}
         for self.method in METHODS:
             start = time.perf_counter()
             denoised[self.method] = predict()
-            float(denoised[self.method].flatten()[0])  # reading a number waits for the device
+            float(denoised[self.method].flatten()[0])  # waits for the device
             self.seconds[self.method].append(time.perf_counter() - start)
         self.method = ""
         self.steps.append(step)
@@ -97,7 +97,7 @@ class Probe:
 
 
 def linearity_gap(blend: Tensor, soup: Tensor, base: Tensor) -> tuple[float, float]:
-    """How much of the adapters' joint effect plain stacking misses.
+    """The share of the adapters' joint effect that plain stacking misses.
 
     ``|| sum_i c_i (D_i - D_0) - (D_soup - D_0) || / || sum_i c_i (D_i - D_0) || = ||D_blend - D_soup|| / ||D_blend - D_0||``
 
@@ -107,7 +107,7 @@ def linearity_gap(blend: Tensor, soup: Tensor, base: Tensor) -> tuple[float, flo
         base: the same without adapters.
 
     Returns:
-        The gap, at least 0, and 0 where nothing is missed; and the effect ``||D_blend - D_0||``.
+        The gap, at least 0, and the effect ``||D_blend - D_0||``.
     """
     missed, effect = (float((blend - other).double().norm()) for other in (soup, base))
     if missed == 0:
@@ -116,11 +116,11 @@ def linearity_gap(blend: Tensor, soup: Tensor, base: Tensor) -> tuple[float, flo
 
 
 class ProbedModel:
-    """The host's denoiser, which a probe measures at the first evaluation of each step.
+    """The host's denoiser, measured by a probe at the first evaluation of each step.
 
     Args:
         model: the denoiser as the sampler gets it.
-        probe: where the measurements go.
+        probe: stores the measurements.
         levels: the run's noise levels, float[steps + 1].
     """
 
@@ -146,10 +146,13 @@ def probe_run(
     coefficients: Coefficients | CoefficientSchedule,
     **sampling: Unpack[SamplingOfWholeRuns],
 ) -> tuple[Probe, dict[str, Any]]:
-    """A run of the blend, with soup and base evaluated beside it at every step; the measurements, and the latent.
+    """Run the blend, and evaluate soup and base beside it at every step.
+
+    Returns:
+        The measurements, and the latent.
 
     Raises:
-        ValueError: the coefficients differ within the image, the blend has no effect at all, or the sampler evaluates at no
+        ValueError: the coefficients differ within the image, the blend has no effect, or the sampler never evaluates at a
             level of its schedule.
     """
     if not is_uniform(coefficients):
@@ -164,7 +167,7 @@ def probe_run(
     sampler: Any = comfy.samplers.sampler_object(name)
     inner = sampler.sampler_function
 
-    @functools.wraps(inner)  # the name says which samplers look ahead
+    @functools.wraps(inner)  # the step tracker reads the function's name
     def probed(denoiser: Any, noise: Tensor, sigmas: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         levels = [float(sigma) for sigma in sigmas]
         return inner(ProbedModel(denoiser, probe, levels), noise, sigmas, *args, **kwargs)

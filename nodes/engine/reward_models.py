@@ -1,4 +1,4 @@
-"""Rewards as the host runs them: loaded by name, their networks in the host's memory management."""
+"""Rewards in the host: loaded by name, with their networks in the host's memory management."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One sampling run: hooks on at the first model call, off whatever happens; each call's prediction by the plan."""
+"""One sampling run: installs the hooks, predicts every call by the plan, and always removes the hooks."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from .steps import StepTracker
 logger = logging.getLogger("diffusion_blend")
 
 KEY = "diffusion_blend"
-"""Under this name the extension's wrappers and adapters hang on a MODEL."""
+"""The name of the extension's wrappers and adapters on a MODEL."""
 
-# The host itself batches while its estimate times this fits into free memory.
+# The host itself batches conditionings while its memory estimate times this factor fits into free memory.
 MEMORY_MARGIN = 1.5
 
 
@@ -46,7 +46,7 @@ class BlendRun:
         self.paths: dict[int, SidePath] = {}
         self.residuals = ResidualCache()
         self.steps: StepTracker
-        self.most_rows = 1 if evaluation == "sequential" else 2**31  # falls when a batched call does not fit
+        self.most_rows = 1 if evaluation == "sequential" else 2**31  # lowered when a batched call does not fit
         self.checked = False
 
     def __enter__(self) -> BlendRun:
@@ -58,17 +58,17 @@ class BlendRun:
         self.remove()
 
     def remove(self) -> None:
-        """Take every hook off; again does no harm."""
+        """Remove every hook. A second call has no effect."""
         for path in self.paths.values():
             path.remove()
         self.paths.clear()
 
     def sample(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
-        """The host's OUTER_SAMPLE, with this run's wrapper around every model call.
+        """Wrap the host's OUTER_SAMPLE: run it with this run's wrappers around every model call.
 
         Args:
-            executor: the host's next wrapper; its ``class_obj`` is the guider, whose options are this run's own copy.
-            args: noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed; more in later hosts.
+            executor: the host's next wrapper. Its ``class_obj`` is the guider, whose options are a copy for this run.
+            args: noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed; later hosts add more.
         """
         named = dict(zip(_OUTER_SAMPLE_NAMES, args, strict=False)) | kwargs
         self.steps = StepTracker(named["sampler"], named.get("seed"), self.images, named["noise"].shape)
@@ -89,24 +89,26 @@ class BlendRun:
         try:
             return executor(*first, *rest, **named)
         finally:
-            # An interrupt is no Exception. Here and in __exit__, so that a thread that dies in one of them is survived.
+            # An interrupt is no Exception, so only `finally` cleans up. __exit__ repeats it, in case this block is cut off.
             self.remove()
 
     def prepare(self, executor: Any, model: Any, noise_shape: Any, *args: Any, **kwargs: Any) -> Any:
-        """The host's PREPARE_SAMPLING: ask it to free memory for all rows of the plan in one call."""
-        # A schedule may need more in the middle than at its ends; a region's pixels change no row.
+        """Wrap the host's PREPARE_SAMPLING: let it free memory for all rows of the plan in one call."""
+        # A schedule may need more rows in the middle than at its ends. The pixels of a region do not change the rows.
         rows = max(len(self.planner(StepInfo(index, 3, self.steps.seed)).gates) for index in range(3))
         return executor(model, [noise_shape[0] * rows, *noise_shape[1:]], *args, **kwargs)
 
     def predict_noise(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
-        """The host's PREDICT_NOISE, once per evaluation of the sampler however many model calls it takes."""
+        """Wrap the host's PREDICT_NOISE, which is called once per evaluation of the sampler, for any number of model calls."""
         self.steps.begin_evaluation()
         return executor(*args, **kwargs)
 
     def apply_model(self, executor: Any, x: Tensor, t: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """The host's APPLY_MODEL, once per chunk of conditionings: the plan's x0 prediction, float32[N, ...].
+        """Wrap the host's APPLY_MODEL, which is called once per chunk of conditionings.
 
-        Rows of N are conditioning-major: all images of the first chunk, then all of the second.
+        Returns:
+            The plan's x0 prediction, float32[N, ...]. Rows are conditioning-major: all images of the first conditioning,
+            then all of the second.
         """
         network = executor.class_obj
         call = ModelCall(executor, x, t, args, kwargs)
@@ -143,10 +145,10 @@ class BlendRun:
             done += count
 
     def _rows_that_fit(self, network: Any, call: ModelCall, rows: int) -> int:
-        """How many rows of the plan go into one call."""
+        """The number of rows of the plan that one call takes."""
         rows = min(rows, self.most_rows)
         if self.evaluation == "auto" and comfy.model_management.is_device_cpu(call.x.device):
-            return 1  # a CPU gains nothing from a larger batch
+            return 1  # a CPU gains nothing from a larger batch (docs/speed.md)
         while rows > 1 and network.memory_required(*call.memory_shapes(rows)) * MEMORY_MARGIN >= free_memory(
             network, call.x.device
         ):
@@ -154,11 +156,11 @@ class BlendRun:
         return rows
 
     def _path(self, network: Any) -> SidePath:
-        """The side path on the model that runs: the host may run another copy than the one the MODEL names."""
+        """The side path on the network that runs, which may be another copy than the one that the MODEL names."""
         path = self.paths.get(id(network))
         if path is None:
             _refuse_compiled(network)
-            # Known before it is installed: whatever ends the installation, the hooks made so far are taken off.
+            # Registered before the installation, so that its hooks are removed even if it is interrupted.
             path = self.paths[id(network)] = SidePath(self.bank)
             path.install(network)
         return path
@@ -169,7 +171,7 @@ class BlendRun:
         if missed and not path.any_called():
             raise RuntimeError(
                 f"None of the adapters' {len(missed)} layers was called, so the image would be the base model's. Another node "
-                "replaces or compiles the network's code: take it away, or use the host's Load LoRA."
+                "replaces or compiles the network's code: remove that node, or use ComfyUI's Load LoRA."
             )
         if missed:
             logger.warning(
@@ -180,13 +182,13 @@ class BlendRun:
 
 
 def _refuse_compiled(network: Any) -> None:
-    """Refuse a network with compiled parts in it: what was compiled before the hooks came does not call them."""
+    """Refuse a network with compiled parts, because code that was compiled before the hooks does not call them."""
     for name, module in network.named_modules():
-        # An attribute of torch's own compiled modules, of which each that is not compiled in place wraps the original.
+        # torch marks modules compiled in place by the first attribute; others wrap the original as the second.
         if getattr(module, "_compiled_call_impl", None) is not None or "_orig_mod" in module._modules:
             raise ValueError(
                 f"{name or 'The network'} is compiled by torch.compile, and compiled code does not call the blended adapters: "
-                "the image would be the base model's. Take the node that compiles this MODEL away."
+                "the image would be the base model's. Remove the node that compiles this MODEL."
             )
 
 
@@ -194,7 +196,7 @@ _OUTER_SAMPLE_NAMES = ("noise", "latent_image", "sampler", "sigmas", "denoise_ma
 
 
 def free_memory(network: Any, device: torch.device) -> int:
-    """Bytes the host would let a call use: its patcher knows best, where this version has it (0.14 does, 0.8 does not)."""
+    """The bytes that the host would let a call use: by its patcher where that version can tell (0.14 can, 0.8 cannot)."""
     patcher = network.current_patcher
     if hasattr(patcher, "get_free_memory"):
         return patcher.get_free_memory(device)

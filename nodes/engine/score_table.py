@@ -1,4 +1,4 @@
-"""Scores of images by several rewards, and which of them are best."""
+"""Scores of images by several rewards, and the best of them."""
 
 from __future__ import annotations
 

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from ...blending.step_info import StepInfo
 
-# Samplers of the host that also evaluate at a later level of the schedule before their step ends: Heun's at its end, the
-# two-stage ancestral ones at the midpoint towards sigma_down, which for eta 1 is the next level. The noise level alone
-# cannot tell such a call from the next step's first one; the order of calls and callbacks can.
+# These samplers of the host also evaluate at a later level of the schedule before their step ends. Heun's do so at the
+# step's end, the two-stage ancestral ones at the midpoint towards sigma_down, which for eta 1 is the next level. The noise
+# level alone cannot tell such a call from the first call of the next step. The order of calls and callbacks can.
 LOOK_AHEAD_SAMPLERS = frozenset(
     {
         "sample_heun",
@@ -24,18 +24,18 @@ LOOK_AHEAD_SAMPLERS = frozenset(
     }
 )
 
-# Samplers compute levels through log and exp, so equal levels may differ by rounding.
+# Samplers compute noise levels by log and exp, so equal levels may differ by rounding.
 TOLERANCE = 1e-4
 
 
 class StepTracker:
-    """Follows a run's steps through its noise levels and the sampler's callback.
+    """Tracks the steps of a run by its noise levels and the sampler's callback.
 
     Args:
-        sampler: the host's sampler object; its function's name says whether it looks ahead.
+        sampler: the host's sampler object. The name of its function tells whether it looks ahead.
         seed: the run's seed.
         images: image indices of the batch, None for 0, 1, 2, ...
-        latent: the run's latent's shape, [B, C, ...].
+        latent: shape of the run's latent, [B, C, ...].
     """
 
     def __init__(
@@ -49,16 +49,19 @@ class StepTracker:
         self._schedule: list[float] | None = None
         self._callback_of: int | None = None
         self._seen: list[float] = []
-        self._inside = False  # an evaluation between two levels since the callback
+        self._inside = False  # whether an evaluation since the callback was between two levels
         self._evaluations = 0
-        self._known: tuple[int, int] | None = None  # evaluation, its step
+        self._known: tuple[int, int] | None = None  # an evaluation and its step
 
     def begin_evaluation(self) -> None:
-        """The sampler asks for a prediction; it may take several model calls, which all belong to one step."""
+        """Count an evaluation of the sampler. All its model calls belong to one step."""
         self._evaluations += 1
 
     def observe(self, callback: Callable[..., Any] | None) -> Callable[..., Any]:
-        """The sampler's callback, with an ear: samplers call it after the first evaluation of each step."""
+        """Wrap the sampler's callback to track the current step.
+
+        Samplers call it after the first evaluation of each step.
+        """
 
         def observed(step: int, *args: Any, **kwargs: Any) -> Any:
             self._callback_of, self._seen, self._inside = step, [], False
@@ -108,19 +111,19 @@ class StepTracker:
         return shape[-2], shape[-1]
 
     def schedule_of(self, transformer_options: dict[str, Any]) -> list[float]:
-        """The run's noise levels, float[steps + 1], read once a run."""
+        """Return the run's noise levels, float[steps + 1]. They are read once a run."""
         if self._schedule is None:
             schedule = transformer_options.get("sample_sigmas")
             if schedule is None or len(schedule) < 2:
                 raise ValueError(
-                    "This sampler gives no schedule of noise levels, which a preference schedule and drawing one adapter "
-                    "per step need."
+                    "This sampler gives no schedule of noise levels. A preference schedule, and drawing one adapter per "
+                    "step, need it."
                 )
             self._schedule = [float(sigma) for sigma in schedule]
         return self._schedule
 
     def index(self, transformer_options: dict[str, Any], sigmas: Tensor) -> int:
-        """The step of a model call at this noise level, worked out once an evaluation."""
+        """Return the step of a model call. It is determined once per evaluation."""
         if self._known is None or self._known[0] != self._evaluations or self._evaluations == 0:
             step = self._step_of_evaluation(float(sigmas.flatten()[0]), self.schedule_of(transformer_options))
             self._known = (self._evaluations, step)
@@ -131,13 +134,13 @@ class StepTracker:
         if self._callback_of is None:
             return step_of(sigma, schedule)
         if not any(_close(sigma, level) for level in schedule):
-            # Inside a step; ancestral samplers go below the step's end there, so the level says nothing.
+            # Inside a step. Ancestral samplers go below the step's end there, so the level does not tell the step.
             self._inside = True
             return min(self._callback_of, last)
         if not self.looks_ahead:
             return step_of(sigma, schedule)
-        # The second at this level since the callback is the next step; and if the midpoint was none of the levels (flow
-        # models, an eta below 1), so is the first.
+        # The second evaluation at this level since the callback belongs to the next step. If the midpoint was not a level
+        # of the schedule (flow models, an eta below 1), the first one does, too.
         if self._inside or any(_close(sigma, seen) for seen in self._seen):
             return min(self._callback_of + 1, last)
         self._seen.append(sigma)
@@ -145,19 +148,19 @@ class StepTracker:
 
 
 def image_indices(images: tuple[int, ...] | None, batch: int) -> Sequence[int]:
-    """The images' indices; a latent's own where it gives one for each image."""
+    """Return the images' indices: those of the latent if it has one for each image, else 0, 1, 2, ..."""
     return images if images is not None and len(images) == batch else range(batch)
 
 
 def step_of(sigma: float, schedule: Sequence[float]) -> int:
-    """The step whose interval of noise levels holds sigma: it starts at one level and ends before the next.
+    """Return the step whose interval of noise levels contains sigma. An interval excludes the next step's level.
 
     Args:
         sigma: noise level.
-        schedule: the run's levels, float[steps + 1], falling (or rising, where noise is added).
+        schedule: the run's levels, float[steps + 1], falling (or rising, when noise is added).
 
     Returns:
-        0 .. steps - 1; levels outside the schedule belong to the nearest step.
+        0 .. steps - 1. A level outside the schedule belongs to the nearest step.
     """
     falling = schedule[0] >= schedule[-1]
     reached = sum(1 for level in schedule if (level >= sigma if falling else level <= sigma) or _close(level, sigma))

@@ -1,4 +1,4 @@
-"""The preferences of a sweep, and their names: a line, a simplex, a row of KL scales."""
+"""The preferences of a sweep and their labels: a line, a simplex, a row of KL scales."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Pictures that nodes make: contact sheets and Pareto figures."""

@@ -1,4 +1,4 @@
-"""What the contact sheet and the Pareto figure share: colours, text, pictures. Pillow only, as every host has it."""
+"""Colours, text and images for the contact sheet and the Pareto figure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Pareto figure: the images themselves where two rewards put them."""
+"""The Pareto figure: each image drawn at the place that two rewards give it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The contact sheet of a sweep: every image in its place, with its name."""
+"""The contact sheet of a sweep: each image in its place, with its label."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the images of a sweep belong: a triangle, a row, or a tidy grid."""
+"""The layout of a sweep's images: a triangle, a row or a grid."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from comfy_world import difference, preference
 from diffusion_blend.blending.msdda import step_factors
-from diffusion_blend.nodes.engine.msdda import ancestral_transition, factors_of, flow_transition, topped_up
+from diffusion_blend.nodes.engine.msdda import ancestral_transition, factors_of, flow_transition, renormalised_deviation
 from diffusion_blend.nodes.samplers import BlendedKSampler, MSDDASampler
 
 
@@ -100,7 +100,7 @@ def test_renormalising_restores_the_schedules_level():
     shares = [0.5 / step.s**2 for step in steps]
     kept = sum(p * step.a * sigma for p, step in zip(shares, steps, strict=True)) / sum(shares)
     plain = sum(shares) ** -0.5
-    full = topped_up(steps, (0.5, 0.5), sigma, sigma_next)
+    full = renormalised_deviation(steps, (0.5, 0.5), sigma, sigma_next)
     assert kept**2 + full**2 == pytest.approx(sigma_next**2)
     assert plain < full
 

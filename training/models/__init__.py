@@ -1,0 +1,1 @@
+"""Models that can be trained: the protocol, diffusers networks, and loading them."""

@@ -1,4 +1,4 @@
-"""Loading a base: hub id, diffusers folder, single checkpoint, or a function of one's own."""
+"""Loads a base model: hub id, diffusers folder, single checkpoint, or a function of the user's own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A diffusers UNet with a LoRA adapter as the trainer's model; the base is the same network with the adapter off."""
+"""A diffusers UNet with a LoRA adapter as the trainer's model. The base is the same network with the adapter off."""
 
 from __future__ import annotations
 

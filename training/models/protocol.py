@@ -1,4 +1,4 @@
-"""What the trainer needs from a text-to-image model: one small protocol, and the conditioning it passes around."""
+"""The protocol of a text-to-image model, and the conditioning that it takes."""
 
 from __future__ import annotations
 
