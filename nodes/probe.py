@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
 from comfy_api.latest import io
-from torch import Tensor
 
 from ..blending.preference import AnyPreference
 from .adapters.files import RewardLoRAs
 from .engine.metadata import RECORDED, record_blend
 from .engine.probe import Probe, probe_run
+from .figures.canvas import empty_figure
+from .figures.drawing import tensor
+from .figures.gap import gap_figure
 from .samplers import coefficients_of
 from .schema import SamplingOfWholeRuns, make_schema, model_input, preference_input, reward_loras_input, sampling_inputs
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from typing_extensions import Unpack
 
 SAME = 0.05
@@ -52,10 +52,11 @@ class BlendProbe(io.ComfyNode):
     def execute(
         cls, model: Any, reward_loras: RewardLoRAs, preference: AnyPreference, **sampling: Unpack[SamplingOfWholeRuns]
     ) -> io.NodeOutput:
-        figure = empty_figure()
+        empty_figure(1, 1)  # a missing matplotlib is reported before the run
         probe, latent = probe_run(model, reward_loras, coefficients_of(preference, reward_loras), **sampling)
         record_blend(cls, "blend", preference, reward_loras)
-        return io.NodeOutput(gap_image(figure, probe), verdict(probe), probe.mean_gap, latent)
+        figure = gap_figure(probe.steps, probe.gaps, probe.mean_gap, SAME)
+        return io.NodeOutput(tensor(figure), verdict(probe), probe.mean_gap, latent)
 
 
 def verdict(probe: Probe) -> str:
@@ -76,43 +77,3 @@ def verdict(probe: Probe) -> str:
         f"{found} Measured here, one step takes {seconds['blend']} for the blend ({probe.calls} model calls), "
         f"{seconds['soup']} for plain stacking and {seconds['base']} for the base model."
     )
-
-
-def empty_figure() -> Figure:
-    """A figure of matplotlib's without its global state.
-
-    Raises:
-        ValueError: matplotlib is not installed.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            "Blend Probe draws with matplotlib, which is not installed: run pip install -r requirements.txt in this extension's "
-            "folder, or let the Manager do it."
-        ) from error
-    return Figure(figsize=(6, 3.5), dpi=120, layout="constrained")
-
-
-def gap_image(figure: Figure, probe: Probe) -> Tensor:
-    """The gap over the steps, drawn.
-
-    Returns:
-        IMAGE, float[1, H, W, 3] in [0, 1].
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.ticker import MaxNLocator
-
-    axes = figure.add_subplot()
-    axes.plot([step + 1 for step in probe.steps], probe.gaps, marker="o", markersize=3, label="gap")
-    axes.axhline(probe.mean_gap, linestyle=":", color="tab:blue", label=f"mean {probe.mean_gap:.3f}")
-    axes.axhline(SAME, linestyle="--", color="tab:gray", label=f"the same below {SAME}")
-    axes.set(xlabel="step", ylabel="linearity gap", title="What plain stacking misses of the adapters' effect")
-    axes.set_ylim(bottom=0)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend()
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    width, height = canvas.get_width_height()
-    pixels = torch.frombuffer(bytearray(canvas.buffer_rgba()), dtype=torch.uint8).view(1, height, width, 4)
-    return pixels[..., :3].float() / 255

@@ -138,7 +138,7 @@ def test_without_matplotlib_it_says_so_before_sampling(sd3, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     calls = []
     handle = sd3.model.model.diffusion_model.register_forward_hook(lambda *_: calls.append(1))
-    with pytest.raises(ValueError, match="draws with matplotlib, which is not installed"):
+    with pytest.raises(ValueError, match="needs matplotlib, which is not installed"):
         BlendProbe.execute(sd3.model, sd3.loras(2), preference(1, 1), **sampling(sd3))
     handle.remove()
     assert calls == []

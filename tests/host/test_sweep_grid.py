@@ -13,7 +13,7 @@ from diffusion_blend.nodes.adapters.files import RewardLoRA, RewardLoRAs
 from diffusion_blend.nodes.engine.score_table import Scores
 from diffusion_blend.nodes.engine.sweep_points import kl_row, labels, line, simplex
 from diffusion_blend.nodes.figures.drawing import ACCENT, PAPER
-from diffusion_blend.nodes.figures.pareto import FADED, Axis
+from diffusion_blend.nodes.figures.pareto import FADED, LARGEST, limits
 from diffusion_blend.nodes.figures.sheet_layout import arrange, on_a_line, triangle
 from diffusion_blend.nodes.grid import PreferenceGrid
 from hypothesis import HealthCheck, given, settings
@@ -257,16 +257,13 @@ def test_preferences_without_weights_get_a_row_with_labels():
 
 
 @patient
-@given(st.floats(-1e4, 1e4), st.floats(1e-4, 1e4))
-def test_ticks_are_round_even_and_inside(low, span):
-    axis = Axis(low, low + span, 0.0, 100.0)
-    ticks = axis.ticks()
-    assert 2 <= len(ticks) <= 7
-    assert all(low - 1e-6 * span <= tick <= low + span * (1 + 1e-6) for tick in ticks)
-    steps = np.diff(ticks)
-    assert steps == pytest.approx(steps[0], rel=1e-6, abs=1e-9)
-    mantissa = steps[0] / 10 ** np.floor(np.log10(steps[0]) + 1e-9)
-    assert min(abs(mantissa - round_one) for round_one in (1, 2, 5)) < 1e-3
+@given(st.lists(st.floats(-1e4, 1e4), min_size=1, max_size=9), st.floats(600, 1200))
+def test_the_largest_images_lie_whole_inside_the_frame(values, pixels):
+    low, high = limits(values, pixels)
+    assert low < high
+    for value in values:
+        place = (value - low) / (high - low) * pixels
+        assert LARGEST / 2 < place < pixels - LARGEST / 2
 
 
 def test_equal_scores_have_a_figure_too():
