@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ...blending.adapters import AdapterBank, LowRank
 from ...blending.side_path import layer_shape
+from ..host import Network, Patcher
 from .files import RewardLoRA, RewardLoRAs
 from .kinds import MERGE, CannotBlend, check_kind, check_size, low_rank_form
 
@@ -22,7 +23,7 @@ logger = logging.getLogger("diffusion_blend")
 TEXT_ENCODER_PREFIXES = ("lora_te", "lora_prior_te", "text_encoder", "text_model", "clip_l", "clip_g", "bundle_emb")
 
 
-def bank_patcher(loras: RewardLoRAs, model: Any) -> Any:
+def bank_patcher(loras: RewardLoRAs, model: Patcher) -> Any:
     """Build the adapters' factors for a model, in a patcher of their own that the host loads and counts.
 
     Args:
@@ -47,7 +48,7 @@ def bank_patcher(loras: RewardLoRAs, model: Any) -> Any:
     return patcher
 
 
-def compute_dtype(network: Any) -> torch.dtype:
+def compute_dtype(network: Network) -> torch.dtype:
     """Return the network's compute dtype, in which the factors are stored."""
     dtype = network.manual_cast_dtype or network.get_dtype()
     return dtype if dtype in (torch.float16, torch.bfloat16, torch.float32) else torch.float32

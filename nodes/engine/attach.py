@@ -12,6 +12,7 @@ from ...blending.adapters import AdapterBank
 from ...blending.plans import Planner
 from ..adapters.files import RewardLoRAs
 from ..adapters.fitting import bank_patcher
+from ..host import Executor, Patcher
 from .run import KEY, BlendRun
 
 EVALUATIONS = ("auto", "batched", "sequential")
@@ -33,13 +34,13 @@ class AttachedBlend:
     evaluation: str
     images: tuple[int, ...] | None
 
-    def __call__(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, executor: Executor, *args: Any, **kwargs: Any) -> Any:
         with BlendRun(self.bank, self.planner, self.evaluation, self.images) as run:
             return run.sample(executor, *args, **kwargs)
 
 
 def attach(
-    model: Any,
+    model: Patcher,
     loras: RewardLoRAs,
     planner: Planner,
     evaluation: str = "auto",

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ...blending.plans import Gates
+from ..host import Executor
 
 _NAMES = ("c_concat", "c_crossattn", "control", "transformer_options")
 
@@ -26,7 +27,7 @@ class ModelCall:
         kwargs: further conditioning inputs.
     """
 
-    def __init__(self, executor: Any, x: Tensor, t: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def __init__(self, executor: Executor, x: Tensor, t: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.executor, self.x, self.t = executor, x, t
         self.named: dict[str, Any] = dict.fromkeys(_NAMES) | dict(zip(_NAMES, args, strict=False)) | kwargs
         self.transformer_options: dict[str, Any] = self.named["transformer_options"] or {}

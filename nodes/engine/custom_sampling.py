@@ -11,13 +11,16 @@ import comfy.utils
 import latent_preview
 from torch import Tensor
 
+from ..host import Patcher, Sampler
 from ..schema import SamplingWithoutSampler
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
-def sample_with(sampler: Any, like: str, model: Any, **sampling: Unpack[SamplingWithoutSampler]) -> dict[str, Any]:
+def sample_with(
+    sampler: Sampler, like: str, model: Patcher, **sampling: Unpack[SamplingWithoutSampler]
+) -> dict[str, Any]:
     """Run a sampler object: empty latents, masks, previews, progress bar and noise as in KSampler.
 
     Args:
@@ -52,7 +55,7 @@ def sample_with(sampler: Any, like: str, model: Any, **sampling: Unpack[Sampling
     return {key: value for key, value in latent_image.items() if key not in dropped} | {"samples": samples}
 
 
-def _latent(model: Any, latent_image: dict[str, Any]) -> Tensor:
+def _latent(model: Patcher, latent_image: dict[str, Any]) -> Tensor:
     """The latent with the channels and sizes of this model. The arguments of the host's function differ by version."""
     fix = comfy.sample.fix_empty_latent_channels
     known = inspect.signature(fix).parameters

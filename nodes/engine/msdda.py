@@ -19,6 +19,7 @@ from ...blending.plans import Gates, Plan
 from ...blending.schedules import Coefficient, Coefficients, CoefficientSchedule, coefficients_at, is_uniform
 from ...blending.step_info import StepInfo
 from ..adapters.files import RewardLoRAs
+from ..host import Denoiser, Patcher
 from ..schema import SamplingWithoutSampler
 from .attach import attach
 from .custom_sampling import sample_with
@@ -82,7 +83,7 @@ def flow_transition(sigma: float, sigma_next: float, eta: float) -> Transition:
 
 
 def sample_msdda(
-    model: Any,
+    model: Denoiser,
     x: Tensor,
     sigmas: Tensor,
     extra_args: dict[str, Any] | None = None,
@@ -162,7 +163,7 @@ def factors_of(
 
 
 def sample_with_msdda(
-    model: Any,
+    model: Patcher,
     loras: RewardLoRAs,
     coefficients: Coefficients | CoefficientSchedule,
     shares: Coefficients | CoefficientSchedule,

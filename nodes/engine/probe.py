@@ -17,6 +17,7 @@ from ...blending.plans import Blend, Plan, Soup
 from ...blending.schedules import Coefficients, CoefficientSchedule, coefficients_at, is_uniform
 from ...blending.step_info import StepInfo
 from ..adapters.files import RewardLoRAs
+from ..host import Denoiser, Patcher
 from ..schema import SamplingOfWholeRuns
 from .attach import attach
 from .custom_sampling import sample_with
@@ -124,7 +125,7 @@ class ProbedModel:
         levels: the run's noise levels, float[steps + 1].
     """
 
-    def __init__(self, model: Any, probe: Probe, levels: Sequence[float]) -> None:
+    def __init__(self, model: Denoiser, probe: Probe, levels: Sequence[float]) -> None:
         self._model, self._probe, self._levels = model, probe, levels
         self._next = 0
 
@@ -141,7 +142,7 @@ class ProbedModel:
 
 
 def probe_run(
-    model: Any,
+    model: Patcher,
     loras: RewardLoRAs,
     coefficients: Coefficients | CoefficientSchedule,
     **sampling: Unpack[SamplingOfWholeRuns],
@@ -168,7 +169,7 @@ def probe_run(
     inner = sampler.sampler_function
 
     @functools.wraps(inner)  # the step tracker reads the function's name
-    def probed(denoiser: Any, noise: Tensor, sigmas: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def probed(denoiser: Denoiser, noise: Tensor, sigmas: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         levels = [float(sigma) for sigma in sigmas]
         return inner(ProbedModel(denoiser, probe, levels), noise, sigmas, *args, **kwargs)
 

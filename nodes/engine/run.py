@@ -19,6 +19,7 @@ from ...blending.plans import Gates, Plan, Planner
 from ...blending.residual_cache import ResidualCache
 from ...blending.side_path import RowsDoNotFit, SidePath
 from ...blending.step_info import StepInfo
+from ..host import Executor, Network, Patcher
 from .calls import ModelCall
 from .steps import StepTracker
 
@@ -63,7 +64,7 @@ class BlendRun:
             path.remove()
         self.paths.clear()
 
-    def sample(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
+    def sample(self, executor: Executor, *args: Any, **kwargs: Any) -> Any:
         """Wrap the host's OUTER_SAMPLE: run it with this run's wrappers around every model call.
 
         Args:
@@ -92,18 +93,18 @@ class BlendRun:
             # An interrupt is no Exception, so only `finally` cleans up. __exit__ repeats it, in case this block is cut off.
             self.remove()
 
-    def prepare(self, executor: Any, model: Any, noise_shape: Any, *args: Any, **kwargs: Any) -> Any:
+    def prepare(self, executor: Executor, model: Patcher, noise_shape: Any, *args: Any, **kwargs: Any) -> Any:
         """Wrap the host's PREPARE_SAMPLING: let it free memory for all rows of the plan in one call."""
         # A schedule may need more rows in the middle than at its ends. The pixels of a region do not change the rows.
         rows = max(len(self.planner(StepInfo(index, 3, self.steps.seed)).gates) for index in range(3))
         return executor(model, [noise_shape[0] * rows, *noise_shape[1:]], *args, **kwargs)
 
-    def predict_noise(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
+    def predict_noise(self, executor: Executor, *args: Any, **kwargs: Any) -> Any:
         """Wrap the host's PREDICT_NOISE, which is called once per evaluation of the sampler, for any number of model calls."""
         self.steps.begin_evaluation()
         return executor(*args, **kwargs)
 
-    def apply_model(self, executor: Any, x: Tensor, t: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def apply_model(self, executor: Executor, x: Tensor, t: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Wrap the host's APPLY_MODEL, which is called once per chunk of conditionings.
 
         Returns:
@@ -127,7 +128,7 @@ class BlendRun:
             self._check_called(path)
         return denoised
 
-    def _evaluate(self, network: Any, path: SidePath, call: ModelCall, plan: Plan) -> Iterator[Tensor]:
+    def _evaluate(self, network: Network, path: SidePath, call: ModelCall, plan: Plan) -> Iterator[Tensor]:
         rows = list(plan.gates)
         done = 0
         while done < len(rows):
@@ -144,7 +145,7 @@ class BlendRun:
             yield from predictions
             done += count
 
-    def _rows_that_fit(self, network: Any, call: ModelCall, rows: int) -> int:
+    def _rows_that_fit(self, network: Network, call: ModelCall, rows: int) -> int:
         """The number of rows of the plan that one call takes."""
         rows = min(rows, self.most_rows)
         if self.evaluation == "auto" and comfy.model_management.is_device_cpu(call.x.device):
@@ -181,7 +182,7 @@ class BlendRun:
             )
 
 
-def _refuse_compiled(network: Any) -> None:
+def _refuse_compiled(network: Network) -> None:
     """Refuse a network with compiled parts, because code that was compiled before the hooks does not call them."""
     for name, module in network.named_modules():
         # torch marks modules compiled in place by the first attribute; others wrap the original as the second.
@@ -195,7 +196,7 @@ def _refuse_compiled(network: Any) -> None:
 _OUTER_SAMPLE_NAMES = ("noise", "latent_image", "sampler", "sigmas", "denoise_mask", "callback", "disable_pbar", "seed")
 
 
-def free_memory(network: Any, device: torch.device) -> int:
+def free_memory(network: Network, device: torch.device) -> int:
     """The bytes that the host would let a call use: by its patcher where that version can tell (0.14 can, 0.8 cannot)."""
     patcher = network.current_patcher
     if hasattr(patcher, "get_free_memory"):

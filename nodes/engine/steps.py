@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from ...blending.step_info import StepInfo
+from ..host import Sampler
 
 # These samplers of the host also evaluate at a later level of the schedule before their step ends. Heun's do so at the
 # step's end, the two-stage ancestral ones at the midpoint towards sigma_down, which for eta 1 is the next level. The noise
@@ -39,7 +40,7 @@ class StepTracker:
     """
 
     def __init__(
-        self, sampler: Any, seed: int | None, images: tuple[int, ...] | None, latent: Sequence[int] = ()
+        self, sampler: Sampler, seed: int | None, images: tuple[int, ...] | None, latent: Sequence[int] = ()
     ) -> None:
         function = getattr(sampler, "sampler_function", None)
         self.looks_ahead = getattr(function, "__name__", "") in LOOK_AHEAD_SAMPLERS
