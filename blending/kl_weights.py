@@ -49,7 +49,7 @@ def kl_weight_factors(weights: Sequence[float], kl_weights: Sequence[float | Non
 
     Returns:
         float[m]; ``kl_scale * w_i * factor_i`` is coefficient i. All 1 where every known alpha is the same. An adapter of
-        unknown alpha counts with the mean of the known ones, whatever its weight, so that the factors stay continuous.
+        unknown alpha counts with the mean of all known ones, so that the factors stay continuous.
 
     Raises:
         ValueError: a known alpha is not a finite number above 0.

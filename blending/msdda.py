@@ -37,7 +37,7 @@ def step_factors(
     ``pi_0i^(1 - lambda) pi_i^lambda``. The product over the adapters is therefore
     ``prod_i pi_i^(lambda w_i) pi_0i^((1 - lambda) w_i)``: the base model takes part once per adapter, at that adapter's
     noise. Its share of the precision is the mean of the adapters' precisions, not a precision of its own. Equal etas give
-    the plain blend, whatever the KL scale. One adapter alone keeps its own noise at every KL scale.
+    the plain blend at every KL scale. One adapter alone keeps its own noise at every KL scale.
 
     Args:
         coefficients: c, float[m], any sign; ``lambda w`` for a fixed preference.

@@ -203,7 +203,7 @@ class PreferenceSchedule:
         ends = {"start": self.start.described(names), "end": self.end.described(names)}
         return ends | {"curve": self.curve, "start_percent": self.start_at, "end_percent": self.end_at}
 
-    def followed_by(self, other: Preference) -> NoReturn:  # noqa: ARG002  whatever it is
+    def followed_by(self, other: Preference) -> NoReturn:  # noqa: ARG002  every other preference is refused
         """Refused.
 
         Raises:
@@ -262,7 +262,7 @@ class RegionalPreference:
             "feather": self.feather,
         }
 
-    def followed_by(self, other: Preference) -> NoReturn:  # noqa: ARG002  whatever it is
+    def followed_by(self, other: Preference) -> NoReturn:  # noqa: ARG002  every other preference is refused
         """Refused.
 
         Raises:

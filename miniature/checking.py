@@ -59,7 +59,7 @@ def check(pipeline: StableDiffusionPipeline, count: int, seed: int, settings: Sa
 
     Returns:
         A row per kind, and one over the kinds for each set: pictures, the share that is exact with its 95 % Wilson
-        interval, the share with the right things whatever their places, and the mean grade.
+        interval, the share with the right things in any places, and the mean grade.
     """
     rows: list[dict[str, Any]] = []
     for held_out in (False, True):

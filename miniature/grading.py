@@ -22,7 +22,7 @@ POSITION_SHARE = 0.3
 
 @dataclass(frozen=True)
 class Grade:
-    """``score`` in 0..1; ``exact`` when colours, shapes, number and positions are all as told; ``things`` the same
+    """``score`` in 0..1; ``exact`` when colours, shapes, number and positions are all as in the prompt; ``things`` the same
     without the positions."""
 
     score: float
@@ -78,7 +78,7 @@ def _likeness(thing: Thing, seen: Found) -> float:
 
 
 def _clear(description: Description, matched: dict[int, Found]) -> float:
-    """How far the position is as told, in pixels; a thing that is not there is on the wrong side."""
+    """The distance, in pixels, by which the position agrees with the prompt. A missing thing counts as on the wrong side."""
     first, second = matched.get(0), matched.get(1)
     if first is None or (description.relation and second is None):
         return -CLEAR_BY

@@ -79,7 +79,7 @@ def descriptions(kind: str) -> list[Description]:
 
 
 def is_held_out(description: Description) -> bool:
-    """Whether this combination is kept from training; a fixed property of the words, whatever the seed.
+    """Whether this combination is held out of training. It is a property of the words and does not depend on a seed.
 
     Pairs are held out as a set of two things, so all their orders and relations are held out together.
     """

@@ -20,7 +20,7 @@ HUES = {"red": 0.0, "yellow": 55.0, "green": 120.0, "cyan": 180.0, "blue": 235.0
 RADII = {1: (5.0, 8.5), 2: (4.0, 5.6), 3: (3.8, 4.8)}  # pixels, by the number of things
 # The farthest corner of any shape of radius 1 (the triangle's) is this far from its centre.
 REACH = 1.3
-GAP = 1.5  # pixels between two things, so that equal ones can be told apart
+GAP = 1.5  # pixels between two things, so that equal things stay distinct
 # A thing lies on a side of the picture, or beyond another thing, by at least this many pixels.
 CLEAR_BY = 4.0
 

@@ -219,7 +219,7 @@ def main() -> None:
     comfy.cli_args.args.cpu = True
     logging.disable(logging.CRITICAL)  # a line for each file
     instrument_the_host()
-    atheris.enabled_hooks.add("str")  # where keys are told apart by how they begin and end
+    atheris.enabled_hooks.add("str")  # keys are distinguished by their beginnings and endings
     with atheris.instrument_imports(include=["diffusion_blend"]):
         import reader_law
     import torch

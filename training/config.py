@@ -82,7 +82,7 @@ class AlgorithmConfig:
             no policy gradient, so far fewer samples, but only what the base already makes can be reinforced), or draft
             (the gradient of reward and KL through the sampler: least noise by far, for differentiable rewards only).
         kl_weight: alpha of the objective reward - alpha * KL, in reward units per nat, the KL summed over all steps
-            and latent elements. 0 lets go of the base (over-optimisation); large values freeze it. The value 0.1 of
+            and latent elements. 0 removes the penalty (over-optimisation); large values freeze the model at the base. The value 0.1 of
             DPOK's code is about 0.001 here (0.01 for its single-prompt preset). For all but ddpo; rwr needs it
             above 0, and several samples a prompt (the log's effective_share says how many count).
         kl_in_return: count later steps' KL in a step's return, which makes the gradient exact, and measure the base
@@ -96,8 +96,9 @@ class AlgorithmConfig:
         updates: optimiser steps per iteration (dpok, rwr). More learn faster from stale data.
         recompute: run each denoising step again in the backward pass instead of keeping its activations (draft): a third
             more time, and memory for one step instead of all.
-        take_off_base_error: half of every batch takes off again what regression on the base's samples learns whatever their
-            reward, the sampler's own error (rwr). False is plain regression, which shrinks and softens at few steps.
+        take_off_base_error: half of each batch subtracts the part of the gradient that does not depend on the reward, which
+            is the sampler's own error (rwr, a control variate). False is plain regression, which shrinks and softens images
+            at few steps.
         epochs: passes over the fresh data per iteration (ddpo).
         statistics_window: rewards remembered per prompt (ddpo).
         statistics_minimum: rewards of a prompt needed before its own statistics are used (ddpo).
@@ -196,7 +197,7 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Fine-tune a LoRA adapter against a reward with a KL leash to the base.
+    """Fine-tune a LoRA adapter to maximize a reward under a KL penalty to the base model.
 
     Attributes:
         output: folder of the run: adapter.safetensors, checkpoints, metrics, pictures. Must be new, unless resuming.

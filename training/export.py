@@ -90,8 +90,10 @@ def adapter_metadata(
 
 
 def without_folders(value: Any) -> Any:
-    """A copy of JSON values in which every absolute path is only its last part: files are passed on, and whoever reads them
-    need not know how their maker's folders are called."""
+    """Copy JSON values and shorten every absolute path to its last part.
+
+    Adapter files are shared, and the names of their maker's folders are private.
+    """
     if isinstance(value, Mapping):
         return {key: without_folders(part) for key, part in value.items()}
     if isinstance(value, list | tuple):

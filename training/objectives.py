@@ -57,7 +57,7 @@ def clip_fraction(ratio: Tensor, clip_range: float) -> Tensor:
 
 
 def returns_to_go(reward: Tensor, kl: Tensor, kl_weight: float) -> Tensor:
-    """What a step earns from there on: the final reward less the leash's cost of every later step.
+    """Returns of every step: the final reward minus the KL penalty of all later steps.
 
     ``R_k = r(x_0) - alpha sum_{j > k} KL_j``. With these returns the policy gradient plus the direct gradient of each
     KL_k is the exact gradient of ``E[r(x_0) - alpha sum_k KL_k]`` (Diffusion Blend, arXiv 2505.18547, eq. 4); with

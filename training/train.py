@@ -131,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         path = train(config)
     except (ValueError, TrainingCollapsed, RewardFailed, OSError) as error:
         if isinstance(error, RewardFailed) and error.__cause__ is not None:
-            traceback.print_exception(error.__cause__)  # whoever wrote the reward needs the line
+            traceback.print_exception(error.__cause__)  # the author of the reward needs the line
         sys.stderr.write(f"diffusion-blend train: {error}\n")
         return 1
     sys.stdout.write(f"{path}\n")

@@ -20,7 +20,7 @@ class ValueFunction(nn.Module):
     """A small MLP on the (pooled) latent, the prompt's features and the timestep.
 
     Its output is ``mean + std * MLP``, with the mean and standard deviation of the first returns it saw, and the
-    MLP's last layer starts at 0: at first it predicts the mean return everywhere, whatever the reward's unit.
+    MLP's last layer starts at 0: at first it predicts the mean return everywhere, in any unit of the reward.
     """
 
     return_mean: Tensor

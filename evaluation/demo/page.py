@@ -51,7 +51,7 @@ def write_page(sweep: Sweep, rows: Sequence[Row], folder: Path) -> Path:
         triangle=_data(triangle),
         volumes=_table(volumes, ["method", "hypervolume", "low", "high", "- blend", "- blend, low", "- blend, high"]),
         means=_table(means(results, names), ["method", "weights", *names, "r(w)", "s/picture", "calls/picture"]),
-        # "</" would end the script element whatever stands around it.
+        # "</" would end the script element anywhere, also inside a string.
         world=json.dumps(_world(sweep, results), separators=(",", ":")).replace("</", "<\\/"),
     )
     write_atomically(folder / "index.html", text.encode())

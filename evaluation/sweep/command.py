@@ -32,7 +32,9 @@ def launched() -> PartialState:
     """
     state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
     count = int(os.environ.get("WORLD_SIZE", "1"))
-    if state.num_processes != count:  # accelerate pairs them up on an accelerator, or on the CPU if told to use it
+    if (
+        state.num_processes != count
+    ):  # accelerate connects processes on a GPU, or on the CPU if it is set to use the CPU
         raise ValueError(
             f"{count} processes were launched, and each would do the whole sweep: without a GPU, set "
             "ACCELERATE_USE_CPU=true"

@@ -133,7 +133,7 @@ class Planned:
 class PlannedWithResidual:
     """A plan whose steps recall what an earlier one of the run kept (``blending.plans.EarlyBlend``); one run each.
 
-    What is kept is a gap of x0 predictions, whatever the network puts out.
+    The residual is one of x0 predictions, for every prediction type of the network.
 
     Args:
         planner: makes the plans.

@@ -24,7 +24,7 @@ REFUSED = {
 
 
 class CannotBlend(ValueError):
-    """An adapter of a kind that cannot be blended, whatever its numbers."""
+    """An adapter of a kind that cannot be blended with any numbers."""
 
 
 def low_rank_form(patch: Any, sides: tuple[int, int]) -> LowRank:

@@ -9,7 +9,7 @@ from ...blending.preference import AnyPreference, Preference
 from ...blending.simplex import lattice, lattice_size
 
 MOST_POINTS = 1000
-"""Every point is a whole run of whatever follows; more is a slip of the hand."""
+"""The largest number of points. Each point runs all nodes that follow, so a larger number is most likely a typing error."""
 
 
 def shares(preference: Preference, count: int) -> tuple[float, ...]:

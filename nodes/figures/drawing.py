@@ -11,7 +11,7 @@ from torch import Tensor
 
 PAPER, INK, MUTED, LINE = "#fcfcfb", "#1f2328", "#6b7280", "#d8dbdf"
 ACCENT = "#d55e00"
-# Okabe and Ito's, in the preference pad's order; told apart by colour-blind eyes too.
+# The colours of Okabe and Ito, in the preference pad's order. Colour-blind people can distinguish them.
 ADAPTERS = ("#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#0072b2", "#d55e00", "#f0e442", "#999999")
 SMALLEST_TEXT = 9
 _TINY = 3  # enlarged this often and more, a smoothed picture is a blur and says less than its pixels

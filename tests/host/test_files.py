@@ -327,10 +327,18 @@ def test_reading_leaves_nothing_behind(tmp_path):
     assert sys.getallocatedblocks() - before < 20 * count / 4  # an object for every fourth tensor read
 
 
-@pytest.mark.parametrize("text", ["many", "-1", "0", "nan", "inf"])
+def test_a_kl_weight_of_0_in_the_metadata_means_unknown(tmp_path):
+    """Files of trainings without a KL penalty carried a 0 in version 0.1."""
+    path = write(tmp_path, "free", kohya("sd3", 1), {"diffusion_blend.kl_weight": "0"})
+    assert read_lora(path, 1.0).kl_weight is None
+
+
+@pytest.mark.parametrize("text", ["many", "-1", "nan", "inf"])
 def test_impossible_kl_weights_in_the_metadata_are_refused(tmp_path, text):
     path = write(tmp_path, "lying", kohya("sd3", 1), {"diffusion_blend.kl_weight": text})
-    with pytest.raises(ValueError, match=f"lying.safetensors: its metadata give diffusion_blend.kl_weight as '{text}'"):
+    with pytest.raises(
+        ValueError, match=f"lying.safetensors: the metadata entry diffusion_blend.kl_weight is '{text}'"
+    ):
         read_lora(path, 1.0)
 
 

@@ -240,8 +240,8 @@ def test_pictures_and_videos_have_pixels_and_other_latents_are_refused():
     from diffusion_blend.nodes.engine.steps import StepTracker
 
     video = StepTracker(None, 0, None, (2, 16, 5, 6, 8))
-    assert video.at({}, torch.ones(4), 2, (4, 16, 5, 6, 8)).pixels == (6, 8)
-    assert video.at({}, torch.ones(4), 2, (4, 16, 2, 6, 8)).pixels == (6, 8)  # a window of its frames
+    assert video.step_info({}, torch.ones(4), 2, (4, 16, 5, 6, 8)).pixels == (6, 8)
+    assert video.step_info({}, torch.ones(4), 2, (4, 16, 2, 6, 8)).pixels == (6, 8)  # a window of its frames
     tracker = StepTracker(None, 0, None, (1, 64, 512))
     with pytest.raises(ValueError, match="latent of an image or a video.*\\[1, 64, 512\\]"):
-        _ = tracker.at({}, torch.ones(1), 1, (1, 64, 512)).pixels
+        _ = tracker.step_info({}, torch.ones(1), 1, (1, 64, 512)).pixels

@@ -44,7 +44,7 @@ const LABELS = {
     [-10, 2, 'end']
   ]
 }
-const COLOURS = ['#56b4e9', '#e69f00', '#009e73', '#cc79a7'] // Okabe and Ito's, told apart by colour-blind eyes too
+const COLOURS = ['#56b4e9', '#e69f00', '#009e73', '#cc79a7'] // Okabe and Ito; colour-blind people can distinguish them
 const LONGEST_NAME = 15
 export const TRACK = { y: 170, from: 30, to: 270 }
 const [TEXT, MUTED] = ['var(--input-text, #ddd)', 'var(--descrip-text, #999)'] // the host's theme

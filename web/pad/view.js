@@ -158,7 +158,7 @@ export class PreferencePad {
     for (const name of ['pointerup', 'pointercancel', 'lostpointercapture']) this.svg.addEventListener(name, release)
   }
 
-  /** @type {(event: PointerEvent) => Point} The pointer in the picture's own units, whatever the zoom. */
+  /** @type {(event: PointerEvent) => Point} The pointer in the picture's own units, at any zoom. */
   positionOf(event) {
     const point = new DOMPoint(event.clientX, event.clientY).matrixTransform(this.svg.getScreenCTM().inverse())
     return [point.x, point.y]
