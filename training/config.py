@@ -82,7 +82,7 @@ class AlgorithmConfig:
             no policy gradient, so far fewer samples, but only what the base already makes can be reinforced), or draft
             (the gradient of reward and KL through the sampler: least noise by far, for differentiable rewards only).
         kl_weight: alpha of the objective reward - alpha * KL, in reward units per nat, the KL summed over all steps
-            and latent elements. 0 removes the penalty (over-optimisation); large values freeze the model at the base. The value 0.1 of
+            and latent elements. 0 removes the penalty (over-optimisation); large values freeze the model. The value 0.1 of
             DPOK's code is about 0.001 here (0.01 for its single-prompt preset). For all but ddpo; rwr needs it
             above 0, and several samples a prompt (the log's effective_share says how many count).
         kl_in_return: count later steps' KL in a step's return, which makes the gradient exact, and measure the base
