@@ -39,7 +39,7 @@ CATALOGUE = {
 
 MOVED = {
     "vila": "VILA needs TensorFlow in a Python of its own, so it is now an example of a reward of your own: copy "
-    "examples/vila into the folder from which you run the command and write vila:vila instead of vila",
+    "docs/examples/vila into the folder from which you run the command and write vila:vila instead of vila",
 }
 """Names of earlier versions, with what to do instead."""
 

@@ -11,11 +11,12 @@ from string import Template
 from typing import Any
 
 from ...artifacts.files import write_atomically
+from ...blending.simplex import triangle_point
 from ..sweep.figures import label, pareto_figure, write_weights
 from ..sweep.records import Row
 from ..sweep.run import Sweep
 from ..sweep.statistics import Result, collect_results, hypervolumes, means
-from .triangle import place, triangle_figure
+from .triangle import triangle_figure
 
 
 def write_page(sweep: Sweep, rows: Sequence[Row], folder: Path) -> Path:
@@ -77,7 +78,7 @@ def _world(sweep: Sweep, results: Sequence[Result]) -> dict[str, Any]:
             pictures = [store.setdefault(_data(file.read_bytes()), len(store)) for file in files]
             cells.append({"means": means_here, "pictures": pictures})
         methods[method] = {"label": label(method), "cells": cells}
-    places = [(round(x, 4), round(y, 4)) for x, y in map(place, preferences)]
+    places = [(round(x, 4), round(y, 4)) for x, y in map(triangle_point, preferences)]
     return {
         "names": names,
         "prompts": [prompts[image % len(prompts)] for image in kept],

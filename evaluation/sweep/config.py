@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ...artifacts.settings import bounded
 from ...training.config import BaseConfig, PromptConfig
 
 METHODS = (
@@ -70,23 +71,23 @@ class SweepConfig:
     rewards: dict[str, str]
     methods: list[str] = field(default_factory=lambda: ["base", "blend", "stochastic", "soup"])
     weights: list[list[float]] = field(default_factory=list)
-    grid: int = 0
+    grid: int = bounded(0, minimum=0)
     kl_scales: list[float] = field(default_factory=lambda: [1.0])
-    images: int = 64
-    steps: int = 50
-    eta: float = 1.0
+    images: int = bounded(64, minimum=1)
+    steps: int = bounded(50, minimum=1)
+    eta: float = bounded(1.0, above=0, maximum=1)
     guidance_scale: float = 7.5
-    batch: int = 8
+    batch: int = bounded(8, minimum=1)
     seed: int = 0
     measure_kl: bool = True
     reward_units: Literal["as_given", "kl_weight"] = "as_given"
     etas: dict[str, float] = field(default_factory=dict)
     morl: dict[str, str] = field(default_factory=dict)
-    code_block: int = 5
-    code_candidates: int = 20
-    rgg_alpha: float = 0.1
-    save_images: int = 8
-    resamples: int = 1000
+    code_block: int = bounded(5, minimum=1)
+    code_candidates: int = bounded(20, minimum=1)
+    rgg_alpha: float = bounded(0.1, above=0)
+    save_images: int = bounded(8, minimum=0)
+    resamples: int = bounded(1000, minimum=1)
     reward_folders: dict[str, str] = field(default_factory=dict)
     allow_download: bool = False
     base: BaseConfig = field(default_factory=BaseConfig)

@@ -15,7 +15,7 @@ from ...rewards.protocol import Reward, score, weighted_sum
 from ...training.ddim import DdimSteps
 from .adapters import Adapter, Update, average_factors
 from .config import SweepConfig
-from .network import Network, sampler_steps
+from .network import Network
 from .points import DRAWS, Point
 from .reward_guided import BlockwiseBestOfN, RewardGradientGuidance, clean_estimates
 from .steps import Chunk, Cost, MsddaStep, Planned, PlannedWithResidual, Samples, Stepper, run_steps
@@ -96,6 +96,6 @@ class MethodRunner:
         if name in DRAWS:
             return updates, Planned(Stochastic(coefficients, DRAWS[name]))
         if name == "msdda":
-            steps = {eta: sampler_steps(self.network.base, self.config.steps, eta) for eta in recipe["etas"]}
+            steps = {eta: self.network.base.ddim_steps(self.config.steps, eta) for eta in recipe["etas"]}
             return updates, MsddaStep(coefficients, recipe["etas"], steps)
         return updates, Planned(Blend(coefficients))  # blend, adapter

@@ -6,37 +6,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from diffusers import DDIMScheduler
 from torch import Tensor
 
 from ...blending.adapters import AdapterBank
 from ...blending.plans import Gates
 from ...blending.side_path import SidePath
-from ...training.ddim import DdimSteps, ddim_steps, guide
+from ...training.ddim import guide
 from ...training.models.diffusers_model import Base
 from ...training.models.protocol import Conditioning
 from .adapters import Update
-
-_DECODE_AT_ONCE = 64 * 64
-
-
-def sampler_steps(base: Base, steps: int, eta: float) -> DdimSteps:
-    """The DDIM sampler of a base's own noise schedule, timesteps spaced as diffusers' scheduler spaces them.
-
-    Args:
-        base: its scheduler's configuration counts.
-        steps: how many.
-        eta: noise scale, above 0 to 1.
-
-    Returns:
-        The coefficients of every step.
-    """
-    scheduler = DDIMScheduler.from_config(dict(base.scheduler))
-    assert isinstance(scheduler, DDIMScheduler)
-    scheduler.set_timesteps(steps)
-    timesteps = torch.as_tensor(scheduler.timesteps)
-    final = float(scheduler.final_alpha_cumprod)
-    return ddim_steps(scheduler.alphas_cumprod, timesteps, final, eta, scheduler.config["prediction_type"])
 
 
 class Network:
@@ -107,6 +85,5 @@ class Network:
         return guide(conditional, unconditional, self.guidance_scale)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Images float32[B, 3, H, W] in 0..1 of clean latents, on the device, a few at a time."""
-        at_once = max(1, _DECODE_AT_ONCE // (latents.shape[2] * latents.shape[3]))
-        return torch.cat([self.base.decode(part).float() for part in latents.split(at_once)])
+        """Decode clean latents, a few at a time: float32[B, 3, H, W] in 0..1, on the device."""
+        return self.base.decode_in_parts(latents)

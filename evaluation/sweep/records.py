@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...artifacts.files import write_atomically
+from ...artifacts.tables import csv_bytes
 
 Row = dict[str, Any]
 """One picture: its labels, every reward, ``kl`` (None: not measured or not defined), ``seconds``, ``calls``."""
@@ -73,8 +72,4 @@ class Records:
 
     def write_samples(self, rows: Sequence[Row]) -> None:
         """Write ``samples.csv``."""
-        text = io.StringIO()
-        writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_atomically(self.folder / "samples.csv", text.getvalue().encode())
+        write_atomically(self.folder / "samples.csv", csv_bytes(rows))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -11,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...artifacts.files import write_atomically
-from ...artifacts.tables import markdown_table
+from ...artifacts.tables import csv_bytes, markdown_table
 from .config import UNSCALED
 from .figures import label, pareto_figure, picture_grid, scale_figure, write_weights
 from .records import Row
@@ -38,7 +36,7 @@ def write_report(sweep: Sweep, rows: Sequence[Row]) -> str:
     text = _markdown(sweep, results, tables)
     write_atomically(folder / "summary.md", text.encode())
     write_atomically(folder / "summary.json", json.dumps(_plain(tables), indent=1).encode())
-    write_atomically(folder / "summary.csv", _csv(tables["means"]).encode())
+    write_atomically(folder / "summary.csv", _csv(tables["means"]))
     pairs = [(group[0], group[1]) for group in reward_groups(adapters, rewards) if len(group) == 2]
     if pairs and results:
         write_atomically(folder / "pareto.png", pareto_figure(results, adapters, pairs))
@@ -92,7 +90,7 @@ def _readable(row: Mapping[str, Any], several_scales: bool) -> dict[str, Any]:
     return shown
 
 
-def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
     flat = [
         {
             name: value
@@ -105,11 +103,7 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
         }
         for row in rows
     ]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(flat[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(flat)
-    return text.getvalue()
+    return csv_bytes(flat)
 
 
 def _plain(value: Any) -> Any:

@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ...artifacts.pictures import to_pil
+from ...artifacts.settings import check_bounds
 from ...blending.plans import Gates
 from ...blending.preference import Preference
 from ...rewards.catalogue import check_names
@@ -30,7 +31,7 @@ from ...training.randomness import trajectory_noise
 from .adapters import Adapter, read_adapter
 from .config import SweepConfig
 from .methods import MethodRunner
-from .network import Network, sampler_steps
+from .network import Network
 from .points import Point, make_points, reward_scales
 from .records import Records, Row
 from .steps import Chunk, Cost, now
@@ -187,7 +188,7 @@ def prepare(config: SweepConfig, state: PartialState, base: Base | None = None) 
     loaded = load_rewards(
         dict.fromkeys(config.rewards.values()), config.reward_folders, device, allow_download=config.allow_download
     )
-    steps = sampler_steps(base, config.steps, config.eta)
+    steps = base.ddim_steps(config.steps, config.eta)
     rewards = {name: loaded[reward] for name, reward in config.rewards.items()}
     if "rgg" in config.methods:
         check_differentiable("rgg", {name: rewards[name] for name in config.adapters}, base.resolution, prompts[0])
@@ -231,16 +232,9 @@ def _fingerprint(config: SweepConfig, adapters: Sequence[Adapter], prompts: Sequ
 
 
 def _check(config: SweepConfig) -> None:
-    for name in ("images", "steps", "batch", "resamples", "code_block", "code_candidates"):
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name} is {getattr(config, name)}: it must be at least 1")
-    for name in ("grid", "save_images"):
-        if getattr(config, name) < 0:
-            raise ValueError(f"{name} is {getattr(config, name)}: it must be 0 or more")
+    check_bounds(config)
     if not math.isfinite(config.guidance_scale):
         raise ValueError(f"guidance_scale is {config.guidance_scale}: it must be a finite number")
-    if not (math.isfinite(config.rgg_alpha) and config.rgg_alpha > 0):
-        raise ValueError(f"rgg_alpha is {config.rgg_alpha}: it must be a finite number above 0")
     for method in ("code", "rgg"):
         unscored = [name for name in config.adapters if name not in config.rewards]
         if method in config.methods and unscored:

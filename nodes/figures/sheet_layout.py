@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...blending.preference import Preference
+from ...blending.simplex import triangle_divisions
 from ..engine.sweep_points import shares, used_adapters
 
 LONGEST_ROW = 12
@@ -68,8 +69,8 @@ def triangle(weights: Sequence[Sequence[float]]) -> list[tuple[float, float]] | 
     Returns:
         One place a point, or None where the weights are no whole lattice.
     """
-    divisions = round((math.sqrt(8 * len(weights) + 1) - 3) / 2)  # of n = (d + 1)(d + 2) / 2
-    if divisions < 1 or (divisions + 1) * (divisions + 2) // 2 != len(weights):
+    divisions = triangle_divisions(len(weights))
+    if divisions is None:
         return None
     parts = [tuple(round(divisions * weight) for weight in point) for point in weights]
     even = all(

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusion_blend.blending.simplex import TRIANGLE_CORNERS, triangle_point
 from diffusion_blend.evaluation.demo import command
 from diffusion_blend.evaluation.demo.command import PROMPTS, find_adapters, main
-from diffusion_blend.evaluation.demo.triangle import CORNERS, place
 from diffusion_blend.miniature.model import make_pipeline
 from diffusion_blend.miniature.renderer import SIZE
 from diffusion_blend.training.config import AdapterConfig
@@ -100,11 +100,11 @@ def test_the_demo_samples_as_its_adapters_were_trained(shown: Path) -> None:
 
 
 def test_the_triangle_is_equilateral_and_its_middle_is_in_the_middle() -> None:
-    corners = [place(tuple(float(i == j) for j in range(3))) for i in range(3)]
-    np.testing.assert_allclose(corners, CORNERS)
+    corners = [triangle_point(tuple(float(i == j) for j in range(3))) for i in range(3)]
+    np.testing.assert_allclose(corners, TRIANGLE_CORNERS)
     sides = [float(np.linalg.norm(np.subtract(corners[i], corners[i - 1]))) for i in range(3)]
     assert sides == pytest.approx([1, 1, 1])
-    middle = place((1 / 3, 1 / 3, 1 / 3))
+    middle = triangle_point((1 / 3, 1 / 3, 1 / 3))
     assert [float(np.linalg.norm(np.subtract(middle, corner))) for corner in corners] == pytest.approx([3**-0.5] * 3)
 
 

@@ -156,7 +156,7 @@ def test_names() -> None:
 
 @pytest.mark.parametrize("name", MOVED)
 def test_a_name_of_an_earlier_version_says_what_to_do_instead(name: str) -> None:
-    with pytest.raises(ValueError, match=f"reward '{name}': .*examples/{name}.*{name}:{name}"):
+    with pytest.raises(ValueError, match=f"reward '{name}': .*docs/examples/{name}.*{name}:{name}"):
         load_rewards([name], {}, CPU, allow_download=False)
 
 
@@ -227,7 +227,7 @@ def fake_tensorflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
 def vila_example(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The example as a command finds it: in the folder in which it runs."""
-    monkeypatch.chdir(Path(__file__).parents[2] / "examples" / "vila")
+    monkeypatch.chdir(Path(__file__).parents[2] / "docs" / "examples" / "vila")
     monkeypatch.delitem(sys.modules, "vila", raising=False)
     return load_rewards(["vila:vila"], {}, CPU, allow_download=False)["vila:vila"]
 

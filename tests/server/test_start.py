@@ -10,6 +10,7 @@ import node_contract
 from comfy_server import ComfyServer
 
 RECORDED = Path(__file__).with_name("object_info.json")
+OLD = Path(__file__).with_name("object_info_0.1.json")
 # The order and defaults of design.md, written out by hand: what a saved workflow stores by position.
 SAMPLING = ["seed", "steps", "cfg", "sampler_name", "scheduler", "denoise"]
 WIDGETS = {
@@ -77,6 +78,22 @@ def test_object_info_is_what_was_recorded(server: ComfyServer) -> None:
         assert now[name] == node, (
             f"{name} changed: saved workflows store widget values by position, so only ever append"
         )
+
+
+def test_workflows_of_version_0_1_keep_their_meaning() -> None:
+    """Every node, input and output of that version is still there in its place; more may only follow."""
+    now, before = json.loads(RECORDED.read_text()), json.loads(OLD.read_text())
+    for name, node in before.items():
+        assert node["display_name"] == now[name]["display_name"]
+        assert now[name]["outputs"][: len(node["outputs"])] == node["outputs"]
+        for group in ("required", "optional"):
+            old = [entry for entry in node["inputs"] if entry["group"] == group]
+            new = [entry for entry in now[name]["inputs"] if entry["group"] == group]
+            for was, is_now in zip(old, new, strict=False):
+                options = was.get("options", [])
+                assert is_now.get("options", [])[: len(options)] == options
+                assert {**is_now, "options": options} == {**was, "options": options}
+            assert len(new) >= len(old)
 
 
 def test_recorded_contract_is_the_design(server: ComfyServer) -> None:

@@ -2,6 +2,7 @@
 
 import ast
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -119,3 +120,17 @@ def test_only_the_nodes_know_the_host(package):
         if level == 0 and module.split(".")[0] in host
     }
     assert found == set()
+
+
+def test_the_wheel_holds_every_shipped_package() -> None:
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    found = [file.parent for package in MAY_IMPORT for file in (ROOT / package).rglob("__init__.py")]
+    assert sorted(listed) == sorted(
+        ["diffusion_blend", *(".".join(("diffusion_blend", *folder.relative_to(ROOT).parts)) for folder in found)]
+    )
+
+
+def test_the_host_finds_one_folder_of_templates() -> None:
+    """ComfyUI serves templates from the first of these names that a pack has (app/custom_node_manager.py)."""
+    names = ("example_workflows", "example", "examples", "workflow", "workflows")
+    assert [name for name in names if (ROOT / name).exists()] == ["workflows"]

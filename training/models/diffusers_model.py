@@ -18,7 +18,8 @@ from ..ddim import DdimSteps, ddim_steps
 from ..export import adapter_bytes
 from .protocol import Conditioning
 
-_DECODE_AT_ONCE = 64 * 64
+# A VAE's activations outweigh the UNet's. At most one SD 1.5 image of 512 x 512 is decoded at once.
+_LATENT_PIXELS_AT_ONCE = 64 * 64
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,27 @@ class Base:
     resolution: tuple[int, int]
     encode: Callable[[Sequence[str]], Conditioning]
     decode: Callable[[Tensor], Tensor]
+
+    def ddim_steps(self, steps: int, eta: float) -> DdimSteps:
+        """The sampler's coefficients for the base's own noise schedule, spaced as diffusers' DDIM scheduler spaces them.
+
+        Each step leads to the next timestep of the list. diffusers leads it to ``t - N // steps``, which is the same when
+        ``steps`` divides N = 1000, and one timestep beside it otherwise.
+
+        Args:
+            steps: the number of steps.
+            eta: noise scale, above 0 to 1.
+        """
+        scheduler = DDIMScheduler.from_config(dict(self.scheduler))
+        assert isinstance(scheduler, DDIMScheduler)
+        scheduler.set_timesteps(steps)
+        timesteps, final = torch.as_tensor(scheduler.timesteps), float(scheduler.final_alpha_cumprod)
+        return ddim_steps(scheduler.alphas_cumprod, timesteps, final, eta, scheduler.config["prediction_type"])
+
+    def decode_in_parts(self, latents: Tensor) -> Tensor:
+        """Decode clean latents a few at a time: float32[B, 3, H, W] in 0..1, on the latents' device."""
+        rows = max(1, _LATENT_PIXELS_AT_ONCE // (latents.shape[2] * latents.shape[3]))
+        return torch.cat([self.decode(part).float() for part in latents.split(rows)])
 
 
 class DiffusersModel:
@@ -89,21 +111,7 @@ class DiffusersModel:
         return self._unet.device
 
     def ddim_steps(self, steps: int, eta: float) -> DdimSteps:
-        """The sampler's coefficients, from the base's own schedule, as diffusers' DDIM scheduler spaces them.
-
-        Each step leads to the next timestep of the list. diffusers leads it to ``t - N // steps``, which is the same
-        when ``steps`` divides N = 1000 and one timestep beside it otherwise.
-        """
-        scheduler = DDIMScheduler.from_config(dict(self.base.scheduler))
-        assert isinstance(scheduler, DDIMScheduler)
-        scheduler.set_timesteps(steps)
-        return ddim_steps(
-            scheduler.alphas_cumprod,
-            torch.as_tensor(scheduler.timesteps),
-            float(scheduler.final_alpha_cumprod),
-            eta,
-            scheduler.config["prediction_type"],
-        )
+        return self.base.ddim_steps(steps, eta)
 
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
         return self.base.encode(prompts)
@@ -134,11 +142,8 @@ class DiffusersModel:
             self._unet.enable_adapters()
 
     def decode(self, latents: Tensor) -> Tensor:
-        # A VAE's activations outweigh the UNet's: no more at once than one SD 1.5 image of 512 x 512.
-        rows = max(1, _DECODE_AT_ONCE // (latents.shape[2] * latents.shape[3]))
         with torch.no_grad():
-            parts = [self.base.decode(part.to(self.device)).float().cpu() for part in latents.split(rows)]
-        return torch.cat(parts)
+            return self.base.decode_in_parts(latents.to(self.device)).cpu()
 
     def decode_differentiable(self, latents: Tensor) -> Tensor:
         return self.base.decode(latents).float()
