@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...blending.adapters import LowRank
 from ...blending.kl_weights import parse_kl_weight
-from ...blending.side_path import layer_shape
+from ...blending.layers import layer_shape
 
 logger = logging.getLogger("diffusion_blend")
 
