@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import sys
+from pathlib import Path
 
+import diffusion_blend
 import numpy as np
 import pytest
 import tiny_clip
@@ -15,7 +17,7 @@ from diffusion_blend.nodes.engine import reward_models
 from diffusion_blend.nodes.engine.reward_models import REWARD_OPTIONS
 from diffusion_blend.nodes.engine.score_table import Scores
 from diffusion_blend.nodes.scores import LoadRewardModel, ScoreImages
-from diffusion_blend.rewards.catalogue import CATALOGUE
+from diffusion_blend.rewards.catalogue import CATALOGUE, MOVED
 from diffusion_blend.rewards.command import ScoreConfig, score_files
 from PIL import Image
 
@@ -150,6 +152,16 @@ def test_an_interrupt_stops_the_scoring(pictures, models):
     with pytest.raises(management.InterruptProcessingException):
         score(pictures[1], reward)
     assert len(score(pictures[1], reward)[0]) == 10
+
+
+@pytest.mark.parametrize("name", MOVED)
+def test_a_reward_that_runs_outside_comfyui_only_is_refused_with_a_way_that_the_node_has(name, models):
+    with pytest.raises(ValueError, match=f"{name} does not run in ComfyUI: .*Choose another reward here") as refused:
+        load(name)
+    folder = Path(diffusion_blend.__path__[0]) / MOVED[name].folder
+    assert f"{MOVED[name].folder}/README.md in this extension's folder" in str(refused.value)
+    assert "diffusion-blend score" in (folder / "README.md").read_text(encoding="utf-8")
+    assert MOVED[name].function not in str(refused.value)  # the node takes no function
 
 
 @pytest.mark.parametrize(
