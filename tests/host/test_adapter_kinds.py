@@ -31,7 +31,7 @@ def kohya_key(layer):
 
 
 def put(layer, **factors):
-    """Kohya keys for one layer; two underscores in a name stand for a dot."""
+    """Return kohya keys for one layer. Two underscores in a name mean a dot."""
     return {f"{kohya_key(layer)}.{name.replace('__', '.')}": tensor for name, tensor in factors.items()}
 
 
@@ -52,7 +52,7 @@ def locon_tucker(layer, rank=4):
 
 
 def loha(layer, ranks=(3, 5), **more):
-    """LyCORIS' LoHa: a convolution's kernel lies among the columns."""
+    """Make LyCORIS' LoHa, in which a convolution's kernel belongs to the columns."""
     rows, columns = shape_of(layer)[0], shape_of(layer)[1:].numel()
     factors = {}
     for number, rank in enumerate(ranks, 1):
@@ -72,7 +72,7 @@ def loha_tucker(layer, rank=3):
 
 
 def lokr(layer, first, second, alpha=ALPHA):
-    """LyCORIS' LoKr: an 8 x 16 matrix times one that fills the layer; each "whole", "factored" or "tucker"."""
+    """Make LyCORIS' LoKr: an 8 x 16 matrix times a matrix that fills the layer. Each is "whole", "factored" or "tucker"."""
     rows, columns, *kernel = shape_of(layer)
     rest = (rows // 8, columns // 16)
     factors = (
@@ -88,18 +88,18 @@ def lokr(layer, first, second, alpha=ALPHA):
 
 
 def lokr_of_a_column(layer):
-    """The whole factors' smaller sides are 1 and 40: small enough to be low-rank."""
+    """Make a LoKr whose whole factors have smaller sides 1 and 40, so that it is of low rank."""
     rows, columns = shape_of(layer)
     return put(layer, lokr_w1=random(rows // 40, 1), lokr_w2=random(40, columns) / 10)
 
 
 def rs_lora(layer, rank=9, alpha=ALPHA):
-    """LyCORIS scales by alpha / sqrt(rank) and writes alpha * sqrt(rank), so that alpha / rank gives that."""
+    """LyCORIS scales by alpha / sqrt(rank). It writes alpha * sqrt(rank), so that alpha / rank is that scale."""
     return lora(layer, rank, alpha * math.sqrt(rank))
 
 
 def slices_of(make):
-    """SimpleTuner's LyCORIS keys for SD3's separate to_q and to_v: slices of the host's fused qkv."""
+    """Return SimpleTuner's LyCORIS keys for SD3's separate to_q and to_v, which are slices of the host's fused qkv."""
     tensors = {}
     for number, part in enumerate(("to_q", "to_v")):
         for name, tensor in make(number).items():
@@ -193,7 +193,7 @@ def glora(layer, rank=4):
 
 
 DORA = {"dora_scale": torch.ones(320, 1)}
-# Kind -> (file, the host's name of it, what the message says besides the file, the layer and what to do).
+# Kind -> (file, the host's name of the kind, the part of the message besides file, layer and advice).
 REFUSED = {
     "DoRA": (lora(LINEAR) | put(LINEAR, **DORA), "lora", "this is a DoRA, which needs the model's own weights"),
     "DoRA of a LoHa": (loha(LINEAR, **DORA), "loha", "this is a DoRA"),
@@ -239,7 +239,7 @@ def test_each_other_kind_is_refused_by_name_with_what_to_do(name):
     tensors, kind, message = REFUSED[name]
     network = comfy_models.load("sd15").model
     key_map = comfy.lora.model_lora_keys_unet(network, {})
-    patches = comfy.lora.load_lora(dict(tensors), key_map)  # the keys are true ones: the host reads the kind from them
+    patches = comfy.lora.load_lora(dict(tensors), key_map)  # the host recognises the kind by these keys
     assert {patch[0] if isinstance(patch, tuple) else patch.name for patch in patches.values()} == {kind}
     with pytest.raises(ValueError, match=re.escape(message)) as error:
         low_rank_updates(RewardLoRA("a", "a.safetensors", tensors, None, 1.0), network, key_map)
@@ -250,7 +250,7 @@ def test_each_other_kind_is_refused_by_name_with_what_to_do(name):
 
 
 def other_spelling(tensors):
-    """The same layer under the host's generic name."""
+    """Return the same layer under the host's generic name."""
     return {key.replace(kohya_key(LINEAR), f"diffusion_model.{LINEAR}"): tensor for key, tensor in tensors.items()}
 
 
@@ -278,7 +278,7 @@ def test_two_updates_of_one_layer_are_refused_as_the_host_takes_only_one(name):
 
 
 def test_the_host_does_not_apply_a_lokr_with_a_tucker_core():
-    """Why it is refused. If this fails, the host has mended it, and so can we."""
+    """This is the reason of the refusal. If the test fails, a newer host applies such files, and the refusal can go."""
     import comfy.lora
 
     network = comfy_models.load("sd15").model
@@ -307,7 +307,7 @@ def test_a_file_that_lacks_any_one_of_its_tensors_is_refused(name):
             fitted("sd15", tensors)
 
 
-CONTROL = {  # the first two are how the host knows Flux control adapters
+CONTROL = {  # the host recognises Flux control adapters by the first two
     "img_in.lora_A.weight": random(2, 16),
     "single_blocks.0.norm.key_norm.scale": random(16),
     "img_in.lora_B.weight": random(128, 2),
@@ -330,7 +330,7 @@ CONTROL = {  # the first two are how the host knows Flux control adapters
     ],
 )
 def test_what_the_host_would_stumble_over_while_it_renames_keys_is_refused(changes, message):
-    """Found by `make fuzz`: the host's converters take for granted that what they look for is there and whole."""
+    """Found by `make fuzz`: the host's converters assume that the expected tensors are there and complete."""
     tensors = {key: tensor for key, tensor in (CONTROL | changes).items() if tensor is not None}
     with pytest.raises(ValueError, match=re.escape(f"a.safetensors: {message}")):
         fitted("sd15", tensors)
@@ -348,7 +348,7 @@ def test_what_the_host_would_stumble_over_while_it_renames_keys_is_refused(chang
     ids=["a core that is not square", "a kernel in down", "a core of three sides", "of five", "LoHa's of three"],
 )
 def test_a_core_that_the_host_cannot_apply_is_refused(make, factors):
-    """Found by `make fuzz`: the products fit, but the host stops with an error of torch."""
+    """Found by `make fuzz`: the shapes of the products fit, but the host stops with an error of torch."""
     tensors = make(KERNEL) | put(KERNEL, **factors)
     adapter, network, key_map = adapter_network_and_keys("sd15", tensors)
     with pytest.raises(
@@ -361,7 +361,7 @@ def test_a_core_that_the_host_cannot_apply_is_refused(make, factors):
 
 @pytest.mark.parametrize("name", ["LoRA", "LoHa", "LoHa with a Tucker core", "LoKr"])
 def test_factors_too_large_for_floats_are_refused_though_alpha_makes_them_small(name):
-    """Found by `make fuzz`: the host multiplies by alpha last, and its numbers are infinite by then."""
+    """Found by `make fuzz`: the host multiplies by alpha last, when its numbers are already infinite."""
     large = {key: tensor * (1e-30 if key.endswith("alpha") else 1e25) for key, tensor in COMPLETE[name].items()}
     with pytest.raises(
         ValueError, match=r"a\.safetensors: .*its factors make numbers as large as .*, more than a float"
@@ -387,7 +387,7 @@ def test_a_factor_of_another_shape_is_refused(name):
 
 
 def test_nothing_is_multiplied_out_before_it_is_known_to_fit():
-    """A few kilobytes that stand for terabytes: refused in the time it takes to look at their shapes."""
+    """A file of a few kilobytes that describes terabytes is refused by its shapes, before any product."""
     wide = torch.zeros(1, 1000)
     bombs = [
         put(LINEAR, lokr_w1=wide, lokr_w2=wide.expand(1, 1000)),

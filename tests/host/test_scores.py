@@ -1,4 +1,4 @@
-"""Scores in the host are the trainer's on the same pictures; no download, no network left behind, plain words."""
+"""Scores in the host equal the trainer's on the same pictures. Nothing is downloaded, no network stays, messages are plain."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def pictures(tmp_path):
 
 
 def by_the_trainer(files, reward, tmp_path, folder=None):
-    """``diffusion-blend score`` on the files."""
+    """Score the files with ``diffusion-blend score``."""
     (tmp_path / "prompt.txt").write_text(PROMPT)
     config = ScoreConfig(
         images=list(map(str, files)),
@@ -120,7 +120,7 @@ def test_a_chain_keeps_every_column_and_every_image(models):
 
 
 def test_the_network_is_the_hosts_to_load_and_unload(pictures, models):
-    """It counts in the host's accounting, and works again after the host took it off the device."""
+    """The host counts the network's memory, and the network works again after the host has moved it off the device."""
     import comfy.model_management as management
 
     models.mkdir(parents=True)
