@@ -1,4 +1,4 @@
-"""How near methods of fewer model calls come to the full blend: final latents of whole runs, in the host's shallow SD 1.5.
+"""The distance of methods with fewer model calls to the full blend, in final latents of whole runs of the host's shallow SD 1.5.
 
     python -P benchmarks/below_m_calls.py [--adapters N] [--steps N] [--sampler euler|euler_ancestral] [--size N]
         [--width N] [--strength S] [--seeds N] [--methods NAME ...] [--power P] [--ahead A] [--gaps] [--json FILE]
@@ -100,7 +100,7 @@ class RunState:
 
 
 def denoised_by(method: str, state: RunState) -> Tensor:
-    """A method's x0 prediction of both branches, float[2, C, H, W], the conditional one first."""
+    """Compute a method's x0 prediction of both branches, float[2, C, H, W], the conditional one first."""
     name, _, number = method.partition(" ")
     if name == "blend" or (name == "bare" and state.index < int(number)):
         return state.blend()
@@ -154,7 +154,7 @@ def print_gaps(options: argparse.Namespace, world: Any) -> None:
 
 
 def rotating(state: RunState, renewed: int) -> Tensor:
-    """The soup plus the adapters' cached differences to it. A step renews only some of the differences."""
+    """Add the adapters' cached differences to the soup. A step renews only some of the differences."""
     soup, count = state.soup(), len(state.weights)
     differences = state.memory.setdefault("differences", [None] * count)
     first = state.memory.setdefault("next", 0)
@@ -166,7 +166,7 @@ def rotating(state: RunState, renewed: int) -> Tensor:
 
 
 def directions(weights: tuple[float, ...]) -> Tensor:
-    """m - 1 directions with ``mean_j v_j v_j^T = diag(w) - w w^T`` and sum 0 each, float[m - 1, m]."""
+    """Return m - 1 directions of sum 0 with ``mean_j v_j v_j^T = diag(w) - w w^T``, float[m - 1, m]."""
     root = torch.tensor(weights).sqrt()
     basis = torch.linalg.qr(torch.cat([root[:, None], torch.eye(len(weights))[:, 1:]], 1)).Q[:, 1:]
     return math.sqrt(len(weights) - 1) * (root[:, None] * basis).t()
@@ -175,7 +175,7 @@ def directions(weights: tuple[float, ...]) -> Tensor:
 def run(
     method: str | Callable[[RunState], Tensor], options: argparse.Namespace, world: Any, seed: int
 ) -> tuple[Tensor, float]:
-    """A sampling run's latent, and its model calls per step."""
+    """Run a sampling; returns its latent and its model calls per step."""
     predict, sigmas, channels = world
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(1, channels, options.size, options.size, generator=generator) * sigmas[0]
@@ -199,7 +199,7 @@ def run(
 
 
 def make_world(options: argparse.Namespace) -> Any:
-    """x0 predictions of a shallow SD 1.5 through gates, the noise levels, and the latent's channels."""
+    """Return the gated x0 prediction of a shallow SD 1.5, the noise levels, and the latent's channels."""
     import comfy.model_sampling
     import comfy.ops
     import comfy.samplers
@@ -213,7 +213,7 @@ def make_world(options: argparse.Namespace) -> Any:
     comfy_models.fill(tensors, 0)
 
     class Sampling(comfy.model_sampling.EPS, comfy.model_sampling.ModelSamplingDiscrete):
-        """SD 1.5's own."""
+        """The sampling of SD 1.5."""
 
     sampling: Any = Sampling()
     endings = tuple(f"{ending}.weight" for ending in ATTENTION)
