@@ -1,7 +1,7 @@
-"""Run the extension's host tests on every supported ComfyUI, one after the other, and print what each version gave.
+"""Run the host tests on every supported ComfyUI, one after the other, and print each version's result.
 
 ``make matrix`` takes every host that `comfy_hosts` finds and every folder of ``~/hosts``; ``tools/matrix.py PATH...``
-takes those given. Each run's whole report is written beside the table, in the folder that is printed last.
+takes the named ones. The full report of each run is in the folder that is printed last.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from comfy_hosts import find_hosts, is_host, title, version
 
 ROOT = Path(__file__).resolve().parents[1]
 SUPPORTED = ("0.3.64", "0.8.0", "0.14.1", "0.20.1", "0.28.0", "0.33.0")
-"""The oldest version that is promised, one of every half year since, and the newest."""
+"""The oldest supported version, one of every half year since, and the newest."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Row:
 
     Args:
         version: of the host.
-        tests, failures, errors, skipped: pytest's counts; ``tests`` is all of them.
+        tests, failures, errors, skipped: pytest's counts; ``tests`` is their total.
         seconds: wall time.
         code: pytest's exit status.
     """
@@ -69,7 +69,7 @@ def run(host: Path, reports: Path, options: list[str]) -> Row:
 
 
 def hosts_of(arguments: list[str]) -> list[Path]:
-    """Return the hosts to run on, oldest first: those given, or all that are found."""
+    """Return the hosts for the run, oldest first: the named ones, or all that are found."""
     given = [Path(argument).expanduser().resolve() for argument in arguments]
     wrong = [str(path) for path in given if not is_host(path)]
     if wrong:

@@ -1,4 +1,4 @@
-"""Adapter files: every naming the host reads, and every refusal by its words."""
+"""Adapter files: every naming that the host reads, and the message of every refusal."""
 
 import gc
 import json
@@ -23,13 +23,13 @@ def renamed(tensors, rename):
 
 
 def module_of(key):
-    """lora_unet_<module>.<ending> -> module, ending."""
+    """Return module and ending of lora_unet_<module>.<ending>."""
     module, ending = key.split(".", 1)
     return module.removeprefix("lora_unet_"), ending
 
 
 def generic(kind, seed, endings):
-    """PEFT endings on the checkpoint's own names: diffusion_model.<layer>.lora_A/B.weight, no alpha."""
+    """Return PEFT endings on the checkpoint's own names: diffusion_model.<layer>.lora_A/B.weight, without alpha."""
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
     for name, shape in layers(kind, endings).items():
@@ -40,7 +40,7 @@ def generic(kind, seed, endings):
 
 
 def diffusers_names(kind):
-    """The host's table: diffusers' weight name -> the network's (with a slice for a fused one)."""
+    """Return the host's table: diffusers' weight name -> the network's (with a slice for a fused weight)."""
     import comfy.utils
 
     config = comfy_models.load(kind).model.model_config.unet_config
@@ -48,7 +48,7 @@ def diffusers_names(kind):
 
 
 def kohya_diffusers(seed):
-    """Kohya's naming over diffusers' layer names, as most SD 1.5 files have it."""
+    """Return kohya's naming over diffusers' layer names, as in most SD 1.5 files."""
     generator = torch.Generator().manual_seed(seed)
     shapes = comfy_models.state_dict("sd15")
     tensors = {}
@@ -66,7 +66,7 @@ def kohya_diffusers(seed):
 
 
 def diffusers_processor(seed):
-    """diffusers' attention processors: unet.<...>.processor.to_q_lora.up.weight."""
+    """Return the naming of diffusers' attention processors: unet.<...>.processor.to_q_lora.up.weight."""
     generator = torch.Generator().manual_seed(seed)
     shapes = comfy_models.state_dict("sd15")
     tensors = {}
@@ -80,7 +80,8 @@ def diffusers_processor(seed):
 
 
 def sd3_slices(seed):
-    """diffusers' separate to_q, to_k, to_v of SD3: slices of the host's fused qkv; and its swapped final modulation."""
+    """Return diffusers' separate to_q, to_k, to_v of SD3, which are slices of the host's fused qkv, and its swapped final
+    modulation."""
     generator = torch.Generator().manual_seed(seed)
     shapes = comfy_models.state_dict("sd3")
     tensors = {}
@@ -101,7 +102,7 @@ def sd3_slices(seed):
 
 
 def tucker(seed):
-    """LoCon with a Tucker core: down 1x1, mid k x k, up 1x1."""
+    """Make a LoCon with a Tucker core: down 1x1, mid k x k, up 1x1."""
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
     for name, shape in layers("sd15", ("in_layers.2", "out_layers.3")).items():
@@ -114,7 +115,7 @@ def tucker(seed):
 
 
 def mixed_linear_shapes(seed):
-    """Linear layers' factors stored as 1x1 convolutions, and the other way round: the host only looks at the product."""
+    """Store linear layers' factors as 1x1 convolutions, and the reverse. The host only looks at the product."""
     tensors = kohya("sd15", seed, endings=("attn1.to_q", "proj_in"))
     return {key: tensor[..., None, None] if "to_q" in key else tensor.flatten(1) for key, tensor in tensors.items()}
 
@@ -144,7 +145,7 @@ def test_every_naming_equals_the_hosts_own_patching(worlds, loras_folder, name):
     assert tensors
     write(loras_folder, "file", tensors)
     blended = blend_model(world.model, load_loras(["file.safetensors"]), preference(1.0))
-    expected = world.sample(comfy_adapters.Patched(kind).model(tensors))  # a copy that goes with the test
+    expected = world.sample(comfy_adapters.Patched(kind).model(tensors))  # a copy that ends with the test
     assert difference(world.sample(blended), expected) < 1e-5
     if name != "alpha 0":
         assert difference(world.sample(world.model), expected) > 1e-3
@@ -177,7 +178,7 @@ def test_the_name_is_the_metadatas_reward_or_the_files(loras_folder):
 
 
 def damaged(change):
-    """The first attention layer's factors of a good file, changed."""
+    """Change the first attention layer's factors of a good file."""
     tensors = kohya("sd3", 1)
     up = next(key for key in tensors if key.endswith("lora_up.weight"))
     change(tensors, up, up.replace("lora_up", "lora_down"))
@@ -300,7 +301,7 @@ KINDS = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.floa
 
 
 def test_what_is_read_is_what_safetensors_reads(tmp_path):
-    """Every kind of number, scalars, empty tensors, and numbers that begin at an odd place."""
+    """Every dtype, scalars, empty tensors, and tensors that begin at an odd byte."""
     tensors = {"odd": torch.ones(3).to(torch.float8_e5m2), "none": torch.empty(0, 4), "alpha": torch.tensor(4.0)}
     tensors |= {str(kind): torch.randn(3, 300).to(kind) for kind in KINDS}
     path = tmp_path / "kinds.safetensors"
@@ -315,7 +316,7 @@ def test_what_is_read_is_what_safetensors_reads(tmp_path):
 
 
 def test_numbers_at_an_odd_place(tmp_path):
-    """The format allows them where a tensor of single bytes comes first; its own writer sorts them away."""
+    """The format allows tensors at odd bytes after a tensor of bytes. Its own writer avoids them by sorting."""
     data = b"\x01" + struct.pack("<2f", 0.5, -3.0)
     header = json.dumps(
         {
@@ -332,7 +333,7 @@ def test_a_file_written_anew_does_not_change_what_was_read(tmp_path):
     tensors = kohya("sd3", 1)
     path = Path(write(tmp_path, "adapter", tensors))
     adapter = read_lora(str(path), 1.0)
-    with path.open("r+b") as file:  # in its place, as a trainer that writes over its last result
+    with path.open("r+b") as file:  # overwritten, as by a trainer that replaces its last result
         file.seek(-4096, 2)
         file.write(b"\0" * 4096)
     assert all(torch.equal(adapter.tensors[key], tensor) for key, tensor in tensors.items())
@@ -352,7 +353,7 @@ def test_reading_leaves_nothing_behind(tmp_path):
 
 
 def test_a_kl_weight_of_0_in_the_metadata_means_unknown(tmp_path):
-    """Files of trainings without a KL penalty carried a 0 in version 0.1."""
+    """Version 0.1 wrote a 0 after trainings without a KL penalty."""
     path = write(tmp_path, "free", kohya("sd3", 1), {"diffusion_blend.kl_weight": "0"})
     assert read_lora(path, 1.0).kl_weight is None
 

@@ -91,7 +91,7 @@ def test_the_table_of_commands(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_missing_extra_is_named(tmp_path: Path) -> None:
-    """In a Python where diffusers cannot be imported, the command says how to install it; without it nothing changes."""
+    """If diffusers cannot be imported, the command says how to install it."""
     (tmp_path / "diffusers.py").write_text("raise ModuleNotFoundError('gone', name='diffusers')\n")
     code = (
         f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"

@@ -1,4 +1,4 @@
-"""The law of the adapter reader, for whatever makes files: each fits and equals the host's own patching, or is refused by name.
+"""The law of the adapter reader: each file fits and equals the host's own patching, or is refused by name.
 
 `tests/host/test_fuzz.py` (hypothesis) and `fuzz_reader.py` (atheris) make the files.
 """
@@ -48,9 +48,9 @@ SOME_LAYERS = (
     "transformer.norm_out.",
     "transformer.transformer_blocks.1.attn.to_",
 )
-"""How keys of every form begin: names of weights, other parameters, slices of fused layers, halves the other way round."""
+"""Beginnings of keys of every form: weights, other parameters, slices of fused layers, swapped halves."""
 BOTH_FACTORED = {"lokr_w1_a": (4, 1), "lokr_w1_b": (1, 4), "lokr_w2_a": (32, 2), "lokr_w2_b": (2, 32)}
-# Kind -> key -> shape; one layer each, so that a change of one tensor changes what the file is.
+# Kind -> key -> shape. Each kind has one layer, so that a change of one tensor changes the kind of the file.
 SHAPES: dict[str, dict[str, tuple[int, ...]]] = {
     "PEFT": {f"{LINEAR}.lora_A.weight": (3, 128), f"{LINEAR}.lora_B.weight": (128, 3)},
     "slices": {
@@ -90,7 +90,7 @@ SHAPES: dict[str, dict[str, tuple[int, ...]]] = {
     "difference": {f"{KERNEL}.diff": (128, 16, 2, 2), f"{KERNEL}.diff_b": (128,)},
     "norm": {f"{LINEAR}.w_norm": (128,), f"{LINEAR}.b_norm": (128,)},
     "other weights": {f"{LINEAR}.set_weight": (128, 128)},
-    "control": {  # the first two are how the host knows Flux control adapters
+    "control": {  # the host recognises Flux control adapters by the first two
         "img_in.lora_A.weight": (2, 16),
         "single_blocks.0.norm.key_norm.scale": (16,),
         "img_in.lora_B.weight": (128, 2),
@@ -99,10 +99,10 @@ SHAPES: dict[str, dict[str, tuple[int, ...]]] = {
 
 
 class World:
-    """A network, its key map and good files to start from; a class for its short repr, which hypothesis prints.
+    """A network, its key map and good files. It is a class, because hypothesis prints its repr.
 
     Args:
-        layers: how the keys begin that are looked for; the host's reader takes its time for each. All by default.
+        layers: beginnings of the keys to look for. The host's reader is slow for each of them. All by default.
 
     Attributes:
         model: the host's MODEL of a small SD3.
@@ -127,16 +127,16 @@ class World:
 
 
 def check_file(content: bytes, path: Path, world: World) -> None:
-    """Write a file and hold the reader to the law.
+    """Write a file and check the law of the reader for it.
 
     Args:
         content: of the file.
-        path: where to write it.
-        world: what it is fitted to.
+        path: of the file.
+        world: the network that it must fit.
 
     Raises:
-        AssertionError: the file is refused without its name, or the update is not what the host makes of the file.
-        Exception: whatever the reader let through.
+        AssertionError: the refusal does not name the file, or the update differs from the host's own.
+        Exception: any other error of the reader.
     """
     path.write_bytes(content)
     weights = BaseWeights(world.model)
