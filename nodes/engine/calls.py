@@ -8,6 +8,7 @@ from collections.abc import Hashable
 from typing import Any
 
 import torch
+from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...blending.plans import Gates
@@ -68,6 +69,29 @@ class ModelCall:
         return self.executor(self._repeat(self.x, count), self._repeat(self.t, count), *first, **inputs)
 
     @property
+    def foreign_patches(self) -> list[str]:
+        """The kinds of patches and attention replacements that other nodes put on the model, by the host's names."""
+        groups = (self.transformer_options.get(name) or {} for name in ("patches", "patches_replace"))
+        return sorted({str(kind) for group in groups for kind, patches in group.items() if patches})
+
+    @property
+    def foreign_wrappers(self) -> bool:
+        """Whether other nodes wrap the network's calls from here on."""
+        wrappers = self.transformer_options.get("wrappers", {})
+        return any(wrappers.get(kind) for kind in (WrappersMP.DIFFUSION_MODEL,)) or (
+            len(wrappers.get(WrappersMP.APPLY_MODEL, {})) > 1
+        )
+
+    @property
+    def kind(self) -> Hashable:
+        """The shapes of everything that the network gets: calls of one kind treat their rows alike."""
+        control = self.named["control"]
+        shapes = {
+            name: _shapes(value) for name, value in self.named.items() if name not in ("control", "transformer_options")
+        }
+        return tuple(self.x.shape), self.chunks, tuple(sorted(shapes.items())), _shapes(control)
+
+    @property
     def conditionings(self) -> tuple[Hashable, ...]:
         """Keys of the call's conditionings, the same at every step of a run."""
         branches = self.transformer_options.get("cond_or_uncond", (0,))
@@ -98,3 +122,13 @@ class ModelCall:
         if isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == self.x.shape[0]:
             return value.repeat(count, *[1] * (value.ndim - 1))
         return value
+
+
+def _shapes(value: Any) -> Hashable:
+    if isinstance(value, Tensor):
+        return tuple(value.shape)
+    if isinstance(value, dict):
+        return tuple(sorted((str(name), _shapes(part)) for name, part in value.items()))
+    if isinstance(value, (list, tuple)):
+        return tuple(_shapes(part) for part in value)
+    return value if isinstance(value, (str, int, float, bool, type(None))) else type(value).__name__

@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
-import comfy.model_management
 import comfy.patcher_extension
-import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...blending.adapters import AdapterBank
 from ...blending.combine import combine
-from ...blending.plans import Gates, Plan, Planner
+from ...blending.plans import Planner
 from ...blending.residual_cache import ResidualCache
-from ...blending.side_path import RowsDoNotFit, SidePath
+from ...blending.side_path import SidePath
 from ...blending.step_info import StepInfo
 from ..host import Executor, Network, Patcher
 from .calls import ModelCall
+from .rows import RowEvaluator, Verdicts
 from .steps import StepTracker
 
 logger = logging.getLogger("diffusion_blend")
 
 KEY = "diffusion_blend"
 """The name of the extension's wrappers and adapters on a MODEL."""
-
-# The host itself batches conditionings while its memory estimate times this factor fits into free memory.
-MEMORY_MARGIN = 1.5
 
 
 class BlendRun:
@@ -40,14 +35,22 @@ class BlendRun:
         planner: makes the plan of a step.
         evaluation: "auto", "batched" or "sequential".
         images: image indices of the batch, None for 0, 1, 2, ...
+        verdicts: of earlier runs, on calls with several rows of gates.
     """
 
-    def __init__(self, bank: AdapterBank, planner: Planner, evaluation: str, images: tuple[int, ...] | None) -> None:
+    def __init__(
+        self,
+        bank: AdapterBank,
+        planner: Planner,
+        evaluation: str,
+        images: tuple[int, ...] | None,
+        verdicts: Verdicts,
+    ) -> None:
         self.bank, self.planner, self.evaluation, self.images = bank, planner, evaluation, images
+        self.rows = RowEvaluator(evaluation, verdicts)
         self.paths: dict[int, SidePath] = {}
         self.residuals = ResidualCache()
         self.steps: StepTracker
-        self.most_rows = 1 if evaluation == "sequential" else 2**31  # lowered when a batched call does not fit
         self.checked = False
 
     def __enter__(self) -> BlendRun:
@@ -117,9 +120,9 @@ class BlendRun:
         plan = self.planner(step)
         path = self._path(network)
         if plan.residual_mix is None:
-            denoised = combine(self._evaluate(network, path, call, plan), plan.mix)
+            denoised = combine(self.rows.evaluate(network, path, call, plan.gates), plan.mix)
         else:
-            rows = list(self._evaluate(network, path, call, plan))
+            rows = list(self.rows.evaluate(network, path, call, plan.gates))
             denoised = combine(rows, plan.mix)
             self.residuals.store(call.conditionings, combine(rows, plan.residual_mix), t, step.index)
         if plan.extrapolation is not None:
@@ -127,34 +130,6 @@ class BlendRun:
         if not self.checked:
             self._check_called(path)
         return denoised
-
-    def _evaluate(self, network: Network, path: SidePath, call: ModelCall, plan: Plan) -> Iterator[Tensor]:
-        rows = list(plan.gates)
-        done = 0
-        while done < len(rows):
-            comfy.model_management.throw_exception_if_processing_interrupted()
-            count = self._rows_that_fit(network, call, len(rows) - done)
-            try:
-                predictions = _predict(path, call, rows[done : done + count])
-            except (RowsDoNotFit, torch.cuda.OutOfMemoryError):
-                if count == 1:
-                    raise
-                self.most_rows = count // 2
-                comfy.model_management.soft_empty_cache()
-                continue
-            yield from predictions
-            done += count
-
-    def _rows_that_fit(self, network: Network, call: ModelCall, rows: int) -> int:
-        """The number of rows of the plan that one call takes."""
-        rows = min(rows, self.most_rows)
-        if self.evaluation == "auto" and comfy.model_management.is_device_cpu(call.x.device):
-            return 1  # a CPU gains nothing from a larger batch (docs/speed.md)
-        while rows > 1 and network.memory_required(*call.memory_shapes(rows)) * MEMORY_MARGIN >= free_memory(
-            network, call.x.device
-        ):
-            rows //= 2
-        return rows
 
     def _path(self, network: Any) -> SidePath:
         """The side path on the network that runs, which may be another copy than the one that the MODEL names."""
@@ -194,20 +169,3 @@ def _refuse_compiled(network: Network) -> None:
 
 
 _OUTER_SAMPLE_NAMES = ("noise", "latent_image", "sampler", "sigmas", "denoise_mask", "callback", "disable_pbar", "seed")
-
-
-def free_memory(network: Network, device: torch.device) -> int:
-    """The bytes that the host would let a call use: by its patcher where that version can tell (0.14 can, 0.8 cannot)."""
-    patcher = network.current_patcher
-    if hasattr(patcher, "get_free_memory"):
-        return patcher.get_free_memory(device)
-    return comfy.model_management.get_free_memory(device)
-
-
-def _predict(path: SidePath, call: ModelCall, rows: list[tuple[Gates, ...]]) -> tuple[Tensor, ...]:
-    if len(rows) == 1:
-        with path.gated(call.gates_of_batch(rows[0])):
-            return (call(rows),)
-    gates = tuple(gates for row in rows for gates in call.gates_of_each(row))
-    with path.gated(gates):
-        return call(rows).chunk(len(rows))
