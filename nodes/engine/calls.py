@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ...blending.plans import Gates
 from ..host import Executor
+from .images import frames_of
 
 _NAMES = ("c_concat", "c_crossattn", "control", "transformer_options")
 
@@ -93,9 +94,26 @@ class ModelCall:
 
     @property
     def conditionings(self) -> tuple[Hashable, ...]:
-        """Keys of the call's conditionings, the same at every step of a run."""
+        """Keys of the call's conditionings, the same at every step of a run.
+
+        Besides the conditioning itself a key names the part of the latent that a context window covers, and the patches of other
+        nodes: guidance nodes call the model again with further patches.
+        """
         branches = self.transformer_options.get("cond_or_uncond", (0,))
-        return tuple(zip(branches, self.transformer_options.get("uuids", branches), strict=True))
+        window = self.transformer_options.get("context_window")
+        part = (None if window is None else (window.dim, frames_of(window)), self._patched_places)
+        return tuple(
+            (*key, *part) for key in zip(branches, self.transformer_options.get("uuids", branches), strict=True)
+        )
+
+    @property
+    def _patched_places(self) -> Hashable:
+        counts = {kind: len(patches) for kind, patches in (self.transformer_options.get("patches") or {}).items()}
+        places = {
+            kind: tuple(map(str, replaced))
+            for kind, replaced in (self.transformer_options.get("patches_replace") or {}).items()
+        }
+        return tuple(sorted(counts.items())), tuple(sorted(places.items()))
 
     def gates_of_batch(self, row: tuple[Gates, ...]) -> tuple[Gates, ...]:
         """A row's gates for this call: one for the whole batch, or those of every image, repeated for every chunk."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
+from collections.abc import Hashable
 from types import TracebackType
 from typing import Any
 
@@ -18,6 +20,7 @@ from ...blending.side_path import SidePath
 from ...blending.step_info import StepInfo
 from ..host import Executor, Network, Patcher
 from .calls import ModelCall
+from .images import ImageIndices
 from .rows import RowEvaluator, Verdicts
 from .steps import StepTracker
 
@@ -50,6 +53,7 @@ class BlendRun:
         self.rows = RowEvaluator(evaluation, verdicts)
         self.paths: dict[int, SidePath] = {}
         self.residuals = ResidualCache()
+        self.calls_of_evaluation: Counter[Hashable] = Counter()  # by conditioning
         self.steps: StepTracker
         self.checked = False
 
@@ -75,7 +79,8 @@ class BlendRun:
             args: noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed; later hosts add more.
         """
         named = dict(zip(_OUTER_SAMPLE_NAMES, args, strict=False)) | kwargs
-        self.steps = StepTracker(named["sampler"], named.get("seed"), self.images, named["noise"].shape)
+        images = ImageIndices(self.images, named["noise"], named.get("seed"))
+        self.steps = StepTracker(named["sampler"], named.get("seed"), images, named["noise"].shape)
         rest = args[len(_OUTER_SAMPLE_NAMES) :]
         named["callback"] = self.steps.observe(named.get("callback"))
         options = executor.class_obj.model_options["transformer_options"]
@@ -105,6 +110,7 @@ class BlendRun:
     def predict_noise(self, executor: Executor, *args: Any, **kwargs: Any) -> Any:
         """Wrap the host's PREDICT_NOISE, which is called once per evaluation of the sampler, for any number of model calls."""
         self.steps.begin_evaluation()
+        self.calls_of_evaluation.clear()
         return executor(*args, **kwargs)
 
     def apply_model(self, executor: Executor, x: Tensor, t: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -118,18 +124,29 @@ class BlendRun:
         call = ModelCall(executor, x, t, args, kwargs)
         step = self.steps.step_info(call.transformer_options, t, call.images, x.shape)
         plan = self.planner(step)
+        keys = self._keys(call)
+        if plan.without_residual is not None and not self.residuals.covers(keys, x.shape):
+            plan = plan.without_residual
         path = self._path(network)
         if plan.residual_mix is None:
             denoised = combine(self.rows.evaluate(network, path, call, plan.gates), plan.mix)
         else:
             rows = list(self.rows.evaluate(network, path, call, plan.gates))
             denoised = combine(rows, plan.mix)
-            self.residuals.store(call.conditionings, combine(rows, plan.residual_mix), t, step.index)
+            self.residuals.store(keys, combine(rows, plan.residual_mix), t, step.index)
         if plan.extrapolation is not None:
-            denoised = self.residuals.extrapolate(call.conditionings, denoised, t, plan.extrapolation)
+            denoised = self.residuals.extrapolate(keys, denoised, t, plan.extrapolation)
         if not self.checked:
             self._check_called(path)
         return denoised
+
+    def _keys(self, call: ModelCall) -> list[Hashable]:
+        """Keys of a call's conditionings. Tiles and windows ask for the same conditioning several times in an evaluation."""
+        keys: list[Hashable] = []
+        for conditioning in call.conditionings:
+            keys.append((conditioning, self.calls_of_evaluation[conditioning]))
+            self.calls_of_evaluation[conditioning] += 1
+        return keys
 
     def _path(self, network: Any) -> SidePath:
         """The side path on the network that runs, which may be another copy than the one that the MODEL names."""

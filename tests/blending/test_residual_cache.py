@@ -65,3 +65,6 @@ def test_an_unknown_conditioning_or_shape_is_not_moved():
     assert torch.equal(kept.extrapolate(["no"], prediction, levels(2, 1), FADES), prediction)
     other = torch.randn(1, 3, 4, 4)
     assert torch.equal(kept.extrapolate(["yes"], other, levels(2, 1), FADES), other)
+    assert kept.covers(["yes"], prediction.shape)
+    assert not kept.covers(["yes", "no"], (2, 3, 2, 2))
+    assert not kept.covers(["yes"], other.shape)
