@@ -15,6 +15,9 @@ from ...blending.plans import Gates
 from ..host import Executor
 from .images import frames_of
 
+WITHOUT_CACHES = {"qwen_image21_cache": {"device": "off"}}
+"""Options of the host that switch off caches of keys and values, which are right for constant weights only."""
+
 _NAMES = ("c_concat", "c_crossattn", "control", "transformer_options")
 
 
@@ -66,6 +69,7 @@ class ModelCall:
             options["uuids"] = [
                 uuid.uuid5(original, repr(rows[number // each])) for number, original in enumerate(options["uuids"])
             ]
+        options.update(WITHOUT_CACHES)
         first = (inputs.pop("c_concat"), inputs.pop("c_crossattn"), control, options)
         return self.executor(self._repeat(self.x, count), self._repeat(self.t, count), *first, **inputs)
 
@@ -74,6 +78,15 @@ class ModelCall:
         """The kinds of patches and attention replacements that other nodes put on the model, by the host's names."""
         groups = (self.transformer_options.get(name) or {} for name in ("patches", "patches_replace"))
         return sorted({str(kind) for group in groups for kind, patches in group.items() if patches})
+
+    @property
+    def patches(self) -> list[Any]:
+        """The patches that other nodes put on the model."""
+        listed = (self.transformer_options.get("patches") or {}).values()
+        replaced = (self.transformer_options.get("patches_replace") or {}).values()
+        return [patch for group in listed for patch in group] + [
+            patch for group in replaced for patch in group.values()
+        ]
 
     @property
     def foreign_wrappers(self) -> bool:

@@ -15,10 +15,10 @@ import comfy.model_management
 import torch
 from torch import Tensor
 
-from ...blending.plans import Gates
-from ...blending.side_path import RowsDoNotFit, SidePath
+from ...blending.side_path import RowsDoNotFit
 from ..host import Network
 from .calls import ModelCall
+from .gated import GatedNetwork, Row
 from .notices import notify
 from .row_check import Comparison, agrees, shows_a_difference
 
@@ -27,8 +27,6 @@ MEMORY_MARGIN = 1.5
 
 MOST_CHECKS = 4
 """The largest number of comparisons in a run. More than one happens only where the gates make no difference at first."""
-
-Row = tuple[Gates, ...]
 
 
 @dataclass
@@ -57,7 +55,9 @@ class RowEvaluator:
         self._checks = 0
         self._said: set[str] = set()
 
-    def evaluate(self, network: Network, path: SidePath, call: ModelCall, rows: tuple[Row, ...]) -> Iterator[Tensor]:
+    def evaluate(
+        self, network: Network, target: GatedNetwork, call: ModelCall, rows: tuple[Row, ...]
+    ) -> Iterator[Tensor]:
         """Predict for each row of gates.
 
         Returns:
@@ -68,39 +68,35 @@ class RowEvaluator:
             comfy.model_management.throw_exception_if_processing_interrupted()
             count = self._rows_that_fit(network, call, left)
             if count == 1:
-                yield self._single(path, call, left.pop(0))
+                yield self._single(target, call, left.pop(0))
                 continue
-            predictions = self._batch(path, call, left[:count])
+            predictions = self._batch(target, call, left[:count])
             if predictions is not None:
                 del left[:count]
                 yield from predictions
 
-    def _single(self, path: SidePath, call: ModelCall, row: Row) -> Tensor:
+    def _single(self, target: GatedNetwork, call: ModelCall, row: Row) -> Tensor:
         if len(row) == 1:
-            return _predict(path, call, [row])[0]
+            return target.predict(call, [row])[0]
         key = ("images", len(row), call.kind)
         if self._verdict(call, key) is False:
-            return _chosen(path, call, row)
+            return target.predict_one_by_one(call, row)
         try:
-            prediction = _predict(path, call, [row])[0]
+            prediction = target.predict(call, [row])[0]
         except RowsDoNotFit:
             self._judge(call, key, False)
-            return _chosen(path, call, row)
+            return target.predict_one_by_one(call, row)
         if self._is_due(call, key):
-            last = _predict(path, call, [row[-1:]])[0]
+            last = target.predict(call, [row[-1:]])[0]
             alike, others = _images(call, row, like=True), _images(call, row, like=False)
-
-            def uniform() -> Tensor:
-                with path.gated(call.gates_of_batch(row[-1:] * len(row))):
-                    return call([row])[alike]
-
-            self._compare(call, key, Comparison(prediction[alike], last[alike], call.x[alike]), uniform,
-                          shows_a_difference(prediction[others], last[others], call.x[others]))  # fmt: skip
+            pair = Comparison(prediction[alike], last[alike], call.x[alike])
+            shown = shows_a_difference(prediction[others], last[others], call.x[others])
+            self._compare(call, key, pair, lambda: target.predict_alike(call, row[-1], len(row))[alike], shown)
             if self._verdict(call, key) is False:
-                return _chosen(path, call, row)
+                return target.predict_one_by_one(call, row)
         return prediction
 
-    def _batch(self, path: SidePath, call: ModelCall, rows: list[Row]) -> tuple[Tensor, ...] | None:
+    def _batch(self, target: GatedNetwork, call: ModelCall, rows: list[Row]) -> tuple[Tensor, ...] | None:
         """The predictions, or None where the rows have to be evaluated in smaller numbers."""
         key = ("rows", len(rows), call.kind)
         if self._verdict(call, key) is False:
@@ -108,7 +104,7 @@ class RowEvaluator:
             self._say(ONE_BY_ONE)
             return None
         try:
-            predictions = _predict(path, call, rows)
+            predictions = target.predict(call, rows)
         except RowsDoNotFit:
             self._judge(call, key, False)
             return None
@@ -117,10 +113,10 @@ class RowEvaluator:
             comfy.model_management.soft_empty_cache()
             return None
         if self._is_due(call, key):
-            last = _predict(path, call, rows[-1:])[0]
+            last = target.predict(call, rows[-1:])[0]
             shown = any(shows_a_difference(other, predictions[-1], call.x) for other in predictions[:-1])
-            self._compare(call, key, Comparison(predictions[-1], last, call.x),
-                          lambda: _predict(path, call, rows[-1:] * len(rows))[-1], shown)  # fmt: skip
+            pair = Comparison(predictions[-1], last, call.x)
+            self._compare(call, key, pair, lambda: target.predict(call, rows[-1:] * len(rows))[-1], shown)
             if self._verdict(call, key) is False:
                 return None
         return predictions
@@ -191,27 +187,6 @@ def free_memory(network: Network, device: torch.device) -> int:
     if hasattr(patcher, "get_free_memory"):
         return patcher.get_free_memory(device)
     return comfy.model_management.get_free_memory(device)
-
-
-def _predict(path: SidePath, call: ModelCall, rows: list[Row]) -> tuple[Tensor, ...]:
-    if len(rows) == 1:
-        with path.gated(call.gates_of_batch(rows[0])):
-            return (call(rows),)
-    gates = tuple(gates for row in rows for gates in call.gates_of_each(row))
-    with path.gated(gates):
-        return call(rows).chunk(len(rows))
-
-
-def _chosen(path: SidePath, call: ModelCall, row: Row) -> Tensor:
-    """The prediction of a row with gates per image, by one plain call for each of its gates."""
-    chosen: Tensor | None = None
-    for gates in dict.fromkeys(row):
-        prediction = _predict(path, call, [(gates,)])[0]
-        which = torch.tensor([own == gates for own in call.gates_of_batch(row)], device=prediction.device)
-        which = which.view(-1, *[1] * (prediction.ndim - 1))
-        chosen = prediction if chosen is None else torch.where(which, prediction, chosen)
-    assert chosen is not None
-    return chosen
 
 
 def _images(call: ModelCall, row: Row, like: bool) -> list[int]:

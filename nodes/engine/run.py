@@ -20,6 +20,7 @@ from ...blending.side_path import SidePath
 from ...blending.step_info import StepInfo
 from ..host import Executor, Network, Patcher
 from .calls import ModelCall
+from .gated import GatedNetwork
 from .images import ImageIndices
 from .rows import RowEvaluator, Verdicts
 from .steps import StepTracker
@@ -51,7 +52,7 @@ class BlendRun:
     ) -> None:
         self.bank, self.planner, self.evaluation, self.images = bank, planner, evaluation, images
         self.rows = RowEvaluator(evaluation, verdicts)
-        self.paths: dict[int, SidePath] = {}
+        self.networks: dict[int, GatedNetwork] = {}
         self.residuals = ResidualCache()
         self.calls_of_evaluation: Counter[Hashable] = Counter()  # by conditioning
         self.steps: StepTracker
@@ -67,9 +68,9 @@ class BlendRun:
 
     def remove(self) -> None:
         """Remove every hook. A second call has no effect."""
-        for path in self.paths.values():
-            path.remove()
-        self.paths.clear()
+        for network in self.networks.values():
+            network.path.remove()
+        self.networks.clear()
 
     def sample(self, executor: Executor, *args: Any, **kwargs: Any) -> Any:
         """Wrap the host's OUTER_SAMPLE: run it with this run's wrappers around every model call.
@@ -127,17 +128,17 @@ class BlendRun:
         keys = self._keys(call)
         if plan.without_residual is not None and not self.residuals.covers(keys, x.shape):
             plan = plan.without_residual
-        path = self._path(network)
+        target = self._gated(network)
         if plan.residual_mix is None:
-            denoised = combine(self.rows.evaluate(network, path, call, plan.gates), plan.mix)
+            denoised = combine(self.rows.evaluate(network, target, call, plan.gates), plan.mix)
         else:
-            rows = list(self.rows.evaluate(network, path, call, plan.gates))
+            rows = list(self.rows.evaluate(network, target, call, plan.gates))
             denoised = combine(rows, plan.mix)
             self.residuals.store(keys, combine(rows, plan.residual_mix), t, step.index)
         if plan.extrapolation is not None:
             denoised = self.residuals.extrapolate(keys, denoised, t, plan.extrapolation)
         if not self.checked:
-            self._check_called(path)
+            self._check_called(target.path)
         return denoised
 
     def _keys(self, call: ModelCall) -> list[Hashable]:
@@ -148,15 +149,15 @@ class BlendRun:
             self.calls_of_evaluation[conditioning] += 1
         return keys
 
-    def _path(self, network: Any) -> SidePath:
-        """The side path on the network that runs, which may be another copy than the one that the MODEL names."""
-        path = self.paths.get(id(network))
-        if path is None:
+    def _gated(self, network: Any) -> GatedNetwork:
+        """The network that runs, which may be another copy than the one that the MODEL names, with the side path."""
+        target = self.networks.get(id(network))
+        if target is None:
             _refuse_compiled(network)
             # Registered before the installation, so that its hooks are removed even if it is interrupted.
-            path = self.paths[id(network)] = SidePath(self.bank)
-            path.install(network)
-        return path
+            target = self.networks[id(network)] = GatedNetwork(self.bank, network)
+            target.path.install(network)
+        return target
 
     def _check_called(self, path: SidePath) -> None:
         self.checked = True
