@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -124,7 +124,7 @@ class Regional:
 
     outside: Coefficients | CoefficientSchedule
     inside: Coefficients | CoefficientSchedule
-    mask: Tensor
+    mask: Tensor = field(repr=False)
 
     @property
     def uniform(self) -> bool:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ...blending.kl_weights import parse_kl_weight
+from .names import cleaned_name
 
 DTYPES = {
     "F64": torch.float64,
@@ -47,7 +48,7 @@ class RewardLoRA:
 
     name: str
     file: str
-    tensors: Mapping[str, Tensor]
+    tensors: Mapping[str, Tensor] = field(repr=False)
     kl_weight: float | None
     strength: float
 
@@ -101,7 +102,7 @@ def read_lora(path: str, strength: float) -> RewardLoRA:
     except (ValueError, TypeError, KeyError, RuntimeError, OSError, safetensors.SafetensorError) as error:
         raise ValueError(f"{file} cannot be read as safetensors (truncated or damaged?): {error}") from error
     _check_tensors(file, tensors)
-    name = metadata.get("diffusion_blend.reward") or Path(path).stem
+    name = cleaned_name(metadata.get("diffusion_blend.reward") or "") or cleaned_name(Path(path).stem)
     return RewardLoRA(name, file, tensors, _kl_weight(file, metadata), strength)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from comfy.patcher_extension import WrappersMP
@@ -31,11 +31,11 @@ class AttachedBlend:
         verdicts: of the runs with these adapters, on calls with several rows of gates.
     """
 
-    bank: AdapterBank
+    bank: AdapterBank = field(repr=False)
     planner: Planner
     evaluation: str
     images: tuple[int, ...] | None
-    verdicts: Verdicts
+    verdicts: Verdicts = field(repr=False)
 
     def __call__(self, executor: Executor, *args: Any, **kwargs: Any) -> Any:
         with BlendRun(self.bank, self.planner, self.evaluation, self.images, self.verdicts) as run:
