@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ...blending.kl_weights import parse_kl_weight
+from .names import cleaned_name
 
 DTYPES = {
     "F64": torch.float64,
@@ -48,10 +49,10 @@ class RewardLoRA:
 
     name: str
     file: str
-    tensors: Mapping[str, Tensor]
+    tensors: Mapping[str, Tensor] = field(repr=False)
     kl_weight: float | None
     strength: float
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +105,7 @@ def read_lora(path: str, strength: float) -> RewardLoRA:
         raise ValueError(f"{file} cannot be read as safetensors (truncated or damaged?): {error}") from error
     if not tensors:
         raise ValueError(f"{file} holds no tensors: it is not an adapter.")
-    name = metadata.get("diffusion_blend.reward") or Path(path).stem
+    name = cleaned_name(metadata.get("diffusion_blend.reward") or "") or cleaned_name(Path(path).stem)
     return RewardLoRA(name, file, tensors, _kl_weight(file, metadata), strength, metadata)
 
 
