@@ -8,6 +8,7 @@ from typing import Literal
 from ...artifacts.settings import bounded
 from ...training.config import BaseConfig, PromptConfig
 
+
 @dataclass(frozen=True)
 class SweepConfig:
     """Compare methods of blending adapters over preference weights, with the same noise for all of them.

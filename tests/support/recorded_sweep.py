@@ -36,7 +36,7 @@ def measure(folder: Path) -> list[dict[str, Any]]:
         "code_block": 2,
         "batch": 2,
     }
-    ready = sweep(settings(folder / "out", base, adapters, **over, **{"images": 3, "steps": 3}))
+    ready = sweep(settings(folder / "out", base, adapters, **over, **{"images_per_point": 3, "steps": 3}))
     rows = ready.run()
     folders = {(point.method, point.weights, point.kl_scale): point.folder for point in ready.points}
     keep = ("method", "w_a", "w_b", "kl_scale", "image", "prompt", "number", "a", "b", "kl", "calls", "kl_calls")
