@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from .files import find_file
 from .settings import range_text
 
 Settings = TypeVar("Settings")
@@ -65,7 +66,7 @@ def present_spelling(arguments: Sequence[str], renamed: Mapping[str, str]) -> li
 
 
 def _renamed_files(words: Sequence[str], renamed: Mapping[str, str]) -> list[str]:
-    """Replace each ``--config FILE`` that uses an earlier name at its top level by the file's content with present names."""
+    """Find each ``--config FILE``, and replace one with an earlier name at its top level by its content with present names."""
     result: list[str] = []
     for word in words:
         option, separator, value = word.partition("=")
@@ -80,6 +81,8 @@ def _renamed_files(words: Sequence[str], renamed: Mapping[str, str]) -> list[str
 
 def _renamed_content(file: str, renamed: Mapping[str, str]) -> str:
     import yaml
+
+    file = str(find_file(file))
 
     try:
         content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))

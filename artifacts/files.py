@@ -90,3 +90,16 @@ def check_file(file: Path) -> None:
         raise ValueError(f"cannot write {file}: it is a folder; give the name of a file")
     check_folder(file.parent)
     file.parent.mkdir(parents=True, exist_ok=True)
+
+
+def find_file(path: str) -> Path:
+    """A file by its path, or one of the package's own: ``miniature/sweep.yaml`` is found from any folder.
+
+    Args:
+        path: as the user gave it. A relative path that is not there is looked up in the package's folder.
+
+    Returns:
+        The path of the file, or the path as given if there is no such file.
+    """
+    own = Path(__file__).parents[1] / path
+    return own if not Path(path).exists() and not Path(path).is_absolute() and own.is_file() else Path(path)

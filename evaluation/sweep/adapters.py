@@ -6,7 +6,6 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
@@ -14,9 +13,10 @@ from diffusers.utils.state_dict_utils import convert_unet_state_dict_to_peft
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ...artifacts.files import find_file
 from ...blending.adapters import LowRank
 from ...blending.kl_weights import parse_kl_weight
-from ...blending.side_path import layer_shape
+from ...blending.layers import layer_shape
 
 logger = logging.getLogger("diffusion_blend")
 
@@ -73,7 +73,7 @@ def open_adapter(name: str, file: str) -> AdapterFile:
     Raises:
         ValueError: it cannot be read, or is of a kind that is not low-rank.
     """
-    path = Path(file)
+    path = find_file(file)
     try:
         with safe_open(path, framework="pt") as opened:
             metadata = opened.metadata() or {}
