@@ -75,7 +75,11 @@ def pack(options: argparse.Namespace) -> dict[str, int]:
     for host in hosts:
         write_tar(out / "hosts" / f"{host.name}.tar.xz", host, host_files(host))
     add_wheels(out, options.wheels, with_kitchen=options.with_kitchen)
-    manifest = {"commit": commit(), "hosts": [comfy_hosts.title(host) for host in hosts], "wheels": pinned()}
+    manifest = {
+        "commit": commit(),
+        "hosts": [{"folder": host.name, "title": comfy_hosts.title(host)} for host in hosts],
+        "wheels": pinned(),
+    }
     (out / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
     sizes = {str(file.relative_to(out)): file.stat().st_size for file in sorted(out.rglob("*")) if file.is_file()}
     if sum(sizes.values()) > LIMIT:
