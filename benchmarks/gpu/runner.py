@@ -9,6 +9,7 @@ output goes to ``OUT/log.txt``. The whole run ends ``--seconds`` after its start
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -19,11 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from records import FILE, UNIT, Records
-from units import PARTS, UNITS, Unit, chosen
-
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
+sys.path.insert(0, str(HERE))
+
+from records import FILE, UNIT, Records  # noqa: E402  after their folder is on the path
+from units import PARTS, UNITS, Unit, chosen  # noqa: E402
+
 LEAST = 15
 """Seconds below which no unit is started: importing torch and the host takes most of them."""
 
@@ -124,10 +127,8 @@ def run(unit: Unit, host: Host, options: argparse.Namespace, seconds: float) -> 
 def end(child: subprocess.Popen[bytes]) -> None:
     """End a unit and its processes, first by a request."""
     for request, patience in ((signal.SIGTERM, 5), (signal.SIGKILL, 10)):
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, request)
-        except ProcessLookupError:
-            pass
         try:
             child.wait(patience)
         except subprocess.TimeoutExpired:

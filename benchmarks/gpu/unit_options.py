@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import datetime
 import os
 import platform
 import time
@@ -58,8 +57,8 @@ def machine(*, cpu: bool) -> dict[str, str | int]:
     """Names of the card, of torch, of the host and of the checkout, and the date."""
     import torch
 
-    now = datetime.datetime.now(datetime.timezone.utc).date().isoformat()  # noqa: UP017  Python 3.10 has no datetime.UTC
-    values: dict[str, str | int] = {"date": now, "torch": torch.__version__, "python": platform.python_version()}
+    today = time.strftime("%Y-%m-%d", time.gmtime())
+    values: dict[str, str | int] = {"date": today, "torch": torch.__version__, "python": platform.python_version()}
     values |= {"commit": os.environ.get("GPU_KIT_COMMIT", "unknown"), "host": os.environ.get("GPU_KIT_HOST", "none")}
     if cpu:
         return values | {"card": "CPU", "threads": torch.get_num_threads()}
