@@ -34,7 +34,7 @@ LIMIT = 55 * 2**20
 PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in (5, 12, 17, 24, 27, 28)]
 PLATFORMS += ["manylinux1_x86_64", "manylinux2010_x86_64", "manylinux2014_x86_64"]
 HOST_SUFFIXES = {".py", ".json", ".yaml", ".txt", ".toml", ".ini"}
-NOT_OF_THE_HOST = {"__pycache__", "web", "tests", "tests-unit", "blueprints", "models", "input", "output", "user", "temp",
+NOT_OF_THE_HOST = {"web", "tests", "tests-unit", "blueprints", "models", "input", "output", "user", "temp",
                    "custom_nodes", "script_examples", "comfy_api_nodes"}  # fmt: skip
 LARGEST_HOST_FILE = 2_000_000
 """Bytes. Tokenizers of large language models are larger, and no text is encoded on that machine."""
@@ -125,9 +125,9 @@ def host_files(host: Path) -> list[Path]:
 
 def is_host_code(file: Path, host: Path) -> bool:
     """Return whether the benchmark's machine needs a file of the host."""
-    folders = set(file.relative_to(host).parts[:-1])
-    hidden = any(part.startswith(".") for part in folders)
-    if hidden or folders & NOT_OF_THE_HOST or file.suffix not in HOST_SUFFIXES or not file.is_file():
+    folders = file.relative_to(host).parts[:-1]
+    hidden = any(part.startswith((".", "__pycache__")) for part in folders)
+    if hidden or NOT_OF_THE_HOST.intersection(folders[:1]) or file.suffix not in HOST_SUFFIXES or not file.is_file():
         return False
     return file.stat().st_size <= LARGEST_HOST_FILE
 

@@ -40,7 +40,7 @@ def arguments() -> argparse.Namespace:
     options.add_argument("--no-merged", action="store_true", help="leave out the host's merged LoRAs: a second network")
     chosen = options.parse_args()
     if chosen.tiny:
-        chosen.size, chosen.steps, chosen.rounds = 8, 2, 3
+        chosen.size, chosen.steps, chosen.rounds = 8, 1, 2
     return chosen
 
 

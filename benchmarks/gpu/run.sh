@@ -25,7 +25,7 @@ mkdir -p "$work/site" "$work/import" "$work/hosts" "$work/home" "$work/stubs"
 if [[ -f $packed/checkout.tar.xz ]]; then
   checkout=$work/import/diffusion_blend
   mkdir -p "$checkout"
-  "$python" -I -m tarfile -e "$packed/checkout.tar.xz" "$checkout"
+  "$python" -I -m tarfile --filter data -e "$packed/checkout.tar.xz" "$checkout"
 else
   checkout=$PWD
   [[ -f $checkout/benchmarks/gpu/runner.py ]] || { echo "$checkout is no checkout: run this from its root." >&2; exit 1; }
@@ -34,12 +34,12 @@ fi
 for host in "$packed"/hosts/*.tar.xz; do
   folder=$work/hosts/$(basename "$host" .tar.xz)
   mkdir -p "$folder/custom_nodes" "$folder/models" "$folder/input" "$folder/output"
-  "$python" -I -m tarfile -e "$host" "$folder"
+  "$python" -I -m tarfile --filter data -e "$host" "$folder"
 done
 "$python" -I -m pip install --quiet --disable-pip-version-check --no-index --no-deps --no-compile --no-cache-dir \
   --root-user-action=ignore --upgrade --target "$work/site" "$packed"/wheels/*.whl
 if [[ -f $packed/kitchen/cuda.tar.xz ]]; then
-  "$python" -I -m tarfile -e "$packed/kitchen/cuda.tar.xz" "$work/site"
+  "$python" -I -m tarfile --filter data -e "$packed/kitchen/cuda.tar.xz" "$work/site"
 fi
 "$python" -I -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("av") is None)' ||
   cp "$checkout/benchmarks/gpu/stubs/av.py" "$work/stubs/"
