@@ -92,8 +92,15 @@ def environment(unit: str, host: Host, results: Path) -> dict[str, str]:
     }
 
 
-def run(unit: Unit, host: Host, options: argparse.Namespace, seconds: float) -> dict[str, Any]:
+def run(name: str, unit: Unit, host: Host, options: argparse.Namespace, seconds: float) -> dict[str, Any]:
     """Run one unit for at most some seconds.
+
+    Args:
+        name: of the unit, with the host's where that is not the first.
+        unit: what to run.
+        host: on what.
+        options: of the whole run.
+        seconds: that it may take.
 
     Returns:
         Its status (``done``, ``failed`` or ``cut``), seconds, and the last lines of its output if it failed.
@@ -103,12 +110,12 @@ def run(unit: Unit, host: Host, options: argparse.Namespace, seconds: float) -> 
     command += ["--seconds", f"{seconds:.0f}", *["--cpu"] * options.cpu, *["--tiny"] * options.tiny]
     log = out / "log.txt"
     with log.open("ab") as file:
-        file.write(f"\n=== {unit.name}\n".encode())
+        file.write(f"\n=== {name}\n".encode())
         file.flush()
         begin = file.tell()
         # A group of its own, so that a unit's own processes end with it; not a session, so that all end with this one.
         child = subprocess.Popen(
-            command, cwd=ROOT, env=environment(unit.name, host, out / "results.jsonl"), stdout=file,
+            command, cwd=ROOT, env=environment(name, host, out / "results.jsonl"), stdout=file,
             stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, preexec_fn=os.setpgrp,
         )  # fmt: skip
         try:
@@ -167,7 +174,8 @@ def main() -> int:
             print(f"{unit.part}  {unit.name:22}{unit.seconds:4} s  {PARTS[unit.part]}")
         return 0
     try:
-        work = work_list(options, hosts(options))
+        available = hosts(options)
+        work = work_list(options, available)
     except ValueError as error:
         raise SystemExit(str(error)) from error
     signal.signal(signal.SIGTERM, stop)
@@ -177,12 +185,12 @@ def main() -> int:
     failed = 0
     for unit, host in work:
         left = options.started + total - time.time()
-        name = unit.name if host is work[0][1] else f"{unit.name} on {host.title}"
+        name = unit.name if host is available[0] else f"{unit.name}@{host.folder.name}"
         if left < LEAST:
             result: dict[str, Any] = {"status": "no time", "seconds": 0.0}
         else:
-            result = run(unit, host, options, min(unit.seconds * factor, left))
-        Records(options.out / "results.jsonl", unit.name).write("unit", host=host.title, part=unit.part, **result)
+            result = run(name, unit, host, options, min(unit.seconds * factor, left))
+        Records(options.out / "results.jsonl", name).write("unit", host=host.title, part=unit.part, **result)
         failed += result["status"] == "failed"
         print(f"{result['status']:8}{result['seconds']:7.1f} s  {name}", flush=True)
         for line in result.get("said", []):
