@@ -231,7 +231,7 @@ def main() -> int:
         return 0
     kinds = {"quantised": ["sd3"], "compile": ["sd3"]}.get(options.mode, ["sd15", "sd3", "sdxl"])
     if options.tiny:
-        kinds = kinds[:2]
+        kinds = kinds[:1]
     good = True
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         import folder_paths
