@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import comfy.lora
 import comfy.model_patcher
 import torch
+from torch import Tensor
 
 from ...blending.adapters import AdapterBank
 from ...blending.updates import LowRank, Update
 from ..engine.notices import notify
 from ..host import Network, Patcher
 from .base_weights import BaseWeights
-from .conversion import Updates, bytes_of, convert
+from .conversion import Updates, bytes_of, convert, convert_chain
 from .files import RewardLoRA, RewardLoRAs
 from .kinds import OtherShape
 from .reader import keys_of, read_content, stem
@@ -83,17 +85,12 @@ def fit_adapter(
     Raises:
         ValueError: as `bank_patcher`.
     """
-    content = read_content(adapter, network, hosts)
     report = Report(adapter, type(network.model_config).__name__)
-    report.count_unused(content.unused)
     updates: dict[str, list[Update]] = {}
     itemsize = compute_dtype(network).itemsize
-    for target, patch in content.patches.items():
-        magnitude = next(
-            (content.magnitudes[name] for name in map(stem, keys_of(patch)) if name in content.magnitudes), None
-        )
+    for target, kind, make in _conversions(adapter, network, hosts, weights, report):
         try:
-            found = convert(patch, locate(network, target), adapter.strength, weights, magnitude)
+            found = make()
         except Absent:
             report.absent.append(parameter_of(target))
         except OtherShape as error:
@@ -103,14 +100,42 @@ def fit_adapter(
                 f"{adapter.file}: {parameter_of(target)}: {error} The file is damaged, or made for another architecture."
             ) from error
         else:
-            report.kinds[
-                patch[0] if isinstance(patch, tuple) and len(patch) > 1 else getattr(patch, "name", "diff")
-            ] += 1
+            report.kinds[kind] += 1
             report.dense_bytes += _dense_bytes(found, itemsize)
             for name, update in found:
                 updates.setdefault(name, []).append(update)
     report.check()
     return updates, report
+
+
+Conversion = tuple[Any, str, Callable[[], Updates]]
+"""A target of the host, the kind of its update, and the function that converts it."""
+
+
+def _conversions(
+    adapter: RewardLoRA, network: Any, hosts: Mapping[str, Any], weights: BaseWeights, report: Report
+) -> Iterator[Conversion]:
+    """The conversions of an adapter's parts, one for each parameter that it changes."""
+    if adapter.patches is not None:
+        for key, entries in adapter.patches.items():
+            yield key, "chain", partial(convert_chain, entries, key, network, weights)
+        return
+    content = read_content(adapter, network, hosts)
+    report.count_unused(content.unused)
+    for target, patch in content.patches.items():
+        names = map(stem, keys_of(patch))
+        magnitude = next((content.magnitudes[name] for name in names if name in content.magnitudes), None)
+        yield target, _kind(patch), partial(_convert, patch, network, target, adapter.strength, weights, magnitude)
+
+
+def _convert(
+    patch: Any, network: Any, target: Any, strength: float, weights: BaseWeights, magnitude: Tensor | None
+) -> Updates:
+    return convert(patch, locate(network, target), strength, weights, magnitude)
+
+
+def _kind(patch: Any) -> str:
+    return patch[0] if isinstance(patch, tuple) and len(patch) > 1 else getattr(patch, "name", "diff")
 
 
 def _dense_bytes(updates: Updates, itemsize: int) -> int:

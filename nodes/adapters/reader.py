@@ -107,20 +107,43 @@ def read_content(adapter: RewardLoRA, network: Any, hosts: Mapping[str, Any]) ->
         ValueError: the file is damaged in a part that is used: half an update, a factor that is no matrix, an alpha of several
             numbers, two updates of one layer.
     """
-    try:
-        tensors = comfy.lora_convert.convert_lora(dict(adapter.tensors))
-    except HOST_FAILURES as error:
-        raise ValueError(f"{adapter.file}: the host cannot read it ({error}); the file is incomplete.") from error
+    tensors = _converted(adapter)
     names = key_map(network, hosts, {stem(key) for key in tensors})
+    patches, used = read_patches(adapter, names)
+    magnitudes = {stem(key): tensor for key, tensor in used.items() if key.endswith(MAGNITUDES)}
+    return Content(patches, magnitudes, frozenset(tensors.keys() - used.keys()))
+
+
+def read_patches(adapter: RewardLoRA, names: Mapping[str, Any]) -> tuple[Mapping[Any, Any], dict[str, Tensor]]:
+    """Let the host read the part of a file that belongs to the named weights.
+
+    Args:
+        adapter: the file.
+        names: names of layers in the file -> the host's targets.
+
+    Returns:
+        The host's patches by target, and the tensors that were used.
+
+    Raises:
+        ValueError: as `read_content`.
+    """
+    tensors = _converted(adapter)
     used = {key: tensor for key, tensor in tensors.items() if stem(key) in names or key in names}
     _check_complete(adapter, used)
     _check_single(adapter, used, names)
-    magnitudes = {stem(key): tensor for key, tensor in used.items() if key.endswith(MAGNITUDES)}
+    wanted = {stem(key) for key in used} | used.keys()
     try:
-        patches = comfy.lora.load_lora(used, names, log_missing=False)
+        patches = comfy.lora.load_lora(used, {key: names[key] for key in wanted & names.keys()}, log_missing=False)
     except HOST_FAILURES as error:
         raise ValueError(f"{adapter.file}: the host cannot read it ({error}); the file is damaged.") from error
-    return Content(patches, magnitudes, frozenset(tensors.keys() - used.keys()))
+    return patches, used
+
+
+def _converted(adapter: RewardLoRA) -> dict[str, Tensor]:
+    try:
+        return comfy.lora_convert.convert_lora(dict(adapter.tensors))
+    except HOST_FAILURES as error:
+        raise ValueError(f"{adapter.file}: the host cannot read it ({error}); the file is incomplete.") from error
 
 
 def keys_of(patch: Any) -> frozenset[str]:

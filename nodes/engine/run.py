@@ -24,6 +24,7 @@ from .gated import GatedNetwork
 from .images import ImageIndices
 from .rows import RowEvaluator, Verdicts
 from .steps import StepTracker
+from .texts import RunTexts, texts_of_run
 
 logger = logging.getLogger("diffusion_blend")
 
@@ -57,6 +58,7 @@ class BlendRun:
         self.calls_of_evaluation: Counter[Hashable] = Counter()  # by conditioning
         self.steps: StepTracker
         self.checked = False
+        self.texts: RunTexts | None = None
 
     def __enter__(self) -> BlendRun:
         return self
@@ -93,6 +95,7 @@ class BlendRun:
         add_wrapper = comfy.patcher_extension.add_wrapper_with_key
         add_wrapper(WrappersMP.PREDICT_NOISE, KEY, self.predict_noise, options)
         add_wrapper(WrappersMP.APPLY_MODEL, KEY, self.apply_model, options)
+        add_wrapper(WrappersMP.SAMPLER_SAMPLE, KEY, self.prepare_texts, options)
         if self.evaluation == "batched":
             add_wrapper(WrappersMP.PREPARE_SAMPLING, KEY, self.prepare, options)
         first = [named.pop(name) for name in _OUTER_SAMPLE_NAMES if name in named]
@@ -108,6 +111,15 @@ class BlendRun:
         rows = max(len(self.planner(StepInfo(index, 3, self.steps.seed)).gates) for index in range(3))
         return executor(model, [noise_shape[0] * rows, *noise_shape[1:]], *args, **kwargs)
 
+    def prepare_texts(self, executor: Executor, guider: Any, *args: Any, **kwargs: Any) -> Any:
+        """Wrap the host's SAMPLER_SAMPLE, which is called when the guider has prepared its conditionings."""
+        names = ("sigmas", "extra_args", "callback", "noise", "latent_image", "denoise_mask", "disable_pbar")
+        named = dict(zip(names, args, strict=False)) | kwargs
+        options = {name: named.get(name) for name in ("latent_image", "denoise_mask")}
+        seed = named["extra_args"].get("seed")
+        self.texts = texts_of_run(guider, named["noise"], self.bank.adapters, seed=seed, **options)
+        return executor(guider, *args, **kwargs)
+
     def predict_noise(self, executor: Executor, *args: Any, **kwargs: Any) -> Any:
         """Wrap the host's PREDICT_NOISE, which is called once per evaluation of the sampler, for any number of model calls."""
         self.steps.begin_evaluation()
@@ -122,7 +134,7 @@ class BlendRun:
             then all of the second.
         """
         network = executor.class_obj
-        call = ModelCall(executor, x, t, args, kwargs)
+        call = ModelCall(executor, x, t, args, kwargs, self.texts)
         step = self.steps.step_info(call.transformer_options, t, call.images, x.shape)
         plan = self.planner(step)
         keys = self._keys(call)
