@@ -180,8 +180,8 @@ def switch(model: Any, files: list[str]) -> Callable[[], Any]:
     def run() -> Any:
         blended = blend_model(model, loras, preference(*[1 + (next(position) + i) % 7 for i in range(len(files))]))
         (blend,) = blended.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY)
-        with BlendRun(blend.bank, blend.planner, blend.evaluation, blend.images) as begun:
-            begun._path(blended.model)
+        with BlendRun(blend.bank, blend.planner, blend.evaluation, blend.images, blend.verdicts) as begun:
+            begun._gated(blended.model)
         return blended
 
     return run

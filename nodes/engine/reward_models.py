@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,8 +45,8 @@ class RewardModel:
     """
 
     name: str
-    reward: Reward
-    patcher: Any
+    reward: Reward = field(repr=False)
+    patcher: Any = field(repr=False)
 
 
 def load_reward_model(name: str, model_folder: str, allow_download: bool) -> RewardModel:

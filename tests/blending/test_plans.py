@@ -78,7 +78,10 @@ def test_early_blends_its_first_steps_and_extrapolates_the_residual_after_them(c
         if blend.gates == soup.gates or not early:
             assert plan == soup
         elif step.index not in blended:
-            assert plan == Plan(soup.gates, soup.mix, extrapolation=Extrapolation(power=2.5, ahead=0.5))
+            assert (plan.gates, plan.mix) == (soup.gates, soup.mix)
+            assert plan.extrapolation == Extrapolation(power=2.5, ahead=0.5)
+            assert plan.without_residual.gates == (*blend.gates, *soup.gates)
+            assert plan.without_residual.residual_mix == (*blend.mix, -1)
         elif step.index + 1 in blended or step.index + 1 == count:
             assert plan == blend
         else:

@@ -67,3 +67,6 @@ def test_an_unknown_conditioning_or_shape_is_not_moved():
     assert torch.equal(cache.extrapolate(["no"], prediction, levels(2, 1), DECAY), prediction)
     other = torch.randn(1, 3, 4, 4)
     assert torch.equal(cache.extrapolate(["yes"], other, levels(2, 1), DECAY), other)
+    assert cache.covers(["yes"], prediction.shape)
+    assert not cache.covers(["yes", "no"], (2, 3, 2, 2))
+    assert not cache.covers(["yes"], other.shape)

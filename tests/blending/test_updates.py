@@ -11,8 +11,8 @@ from diffusion_blend.blending.updates import (
     HadamardProduct,
     KroneckerProduct,
     ParameterDifference,
-    RescaledOutput,
     RotatedOutput,
+    ScaledOutput,
     Slice,
 )
 from torch import nn
@@ -90,7 +90,7 @@ def rescaled(layer):
     inner = (up @ down.flatten(1)).view_as(layer.weight)
     patched = scale.view(-1, *[1] * (inner.ndim - 1)) * (layer.weight + inner)
     bias = None if layer.bias is None else layer.bias.detach()
-    return [RescaledOutput(LowRank(down, up), scale - 1, bias)], {"weight": patched - layer.weight}
+    return [ScaledOutput(scale - 1, bias), LowRank(down, scale[:, None] * up)], {"weight": patched - layer.weight}
 
 
 def rotated(layer):

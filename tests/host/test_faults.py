@@ -13,6 +13,7 @@ from comfy_adapters import hooks_on, kohya, write
 from comfy_world import blend_model, load_loras, preference
 from diffusion_blend.blending.adapters import AdapterBank
 from diffusion_blend.blending.side_path import SidePath
+from diffusion_blend.nodes.engine.rows import RowEvaluator
 from diffusion_blend.nodes.engine.run import BlendRun
 from diffusion_blend.nodes.samplers import MSDDASampler
 
@@ -183,9 +184,9 @@ class DieAtLine:
 
 
 DIES_IN = {
-    "installation": ((SidePath, "install"), (BlendRun, "_path")),
+    "installation": ((SidePath, "install"), (BlendRun, "_gated")),
     "removal": ((SidePath, "remove"), (BlendRun, "remove"), (BlendRun, "__exit__")),
-    "a call": ((BlendRun, "sample"), (BlendRun, "apply_model"), (BlendRun, "_evaluate")),
+    "a call": ((BlendRun, "sample"), (BlendRun, "apply_model"), (RowEvaluator, "evaluate")),
 }
 
 

@@ -177,17 +177,6 @@ def test_the_name_is_the_metadatas_reward_or_the_files(loras_folder):
     assert loras.kl_weights == [None, 0.25]
 
 
-def test_text_encoder_weights_are_named_in_one_warning_and_not_blended(sd15, loras_folder, caplog):
-    tensors = kohya("sd15", 1) | {"lora_te_text_model_encoder_layers_0_mlp_fc1.lora_up.weight": torch.ones(4, 1)}
-    tensors |= {"lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": torch.ones(1, 4)}
-    write(loras_folder, "with-text", tensors)
-    with caplog.at_level(logging.WARNING, logger="diffusion_blend"):
-        blended = blend_model(sd15.model, load_loras(["with-text.safetensors"]), preference(1.0))
-    assert [record.name for record in caplog.records] == ["diffusion_blend"]
-    assert "with-text.safetensors also holds 2 text-encoder weights" in caplog.text
-    assert difference(sd15.sample(blended), sd15.sample(sd15.patched.model(sd15.adapters[0]))) < 1e-5
-
-
 def damaged(change):
     """Change the first attention layer's factors of a good file."""
     tensors = kohya("sd3", 1)
@@ -203,31 +192,25 @@ def put(key, value):
 BAD_TENSORS = {
     "NaN": (put("up", torch.full((384, 4), torch.nan)), "holds NaN or infinite numbers"),
     "infinity": (put("down", torch.full((4, 128), torch.inf)), "holds NaN or infinite numbers"),
-    "integers": (put("up", torch.ones(384, 4, dtype=torch.int8)), "has dtype torch.int8"),
+    "NaN of 8 bits": (
+        put("up", torch.full((384, 4), torch.nan).to(torch.float8_e5m2)),
+        "holds NaN or infinite numbers",
+    ),
     "rank 0": (lambda t, up, down: t.update({up: torch.zeros(384, 0), down: torch.zeros(0, 128)}), "its rank is 0"),
     "unequal ranks": (put("up", torch.ones(384, 3)), "no low-rank pair"),
-    "wrong width": (put("down", torch.ones(4, 64)), "its update is 384 x 64, but the layer's weight is 384 x 128"),
-    "wrong height": (put("up", torch.ones(128, 4)), "its update is 128 x 128, but the layer's weight is 384 x 128"),
     "missing down": (lambda t, up, down: t.pop(down), "has no lora_down.weight beside it"),
     "missing up": (lambda t, up, down: t.pop(up), "has no lora_up.weight beside it"),
     "alpha of two numbers": (
         put("lora_unet_joint_blocks_0_x_block_attn_qkv.alpha", torch.ones(2)),
         "alpha is a single number",
     ),
-    "alpha NaN": (put("lora_unet_joint_blocks_0_x_block_attn_qkv.alpha", torch.tensor(torch.nan)), "holds NaN"),
-    "a layer that is not there": (
-        lambda t, up, down: t.update(
-            {
-                "lora_unet_no_such_layer.lora_up.weight": torch.ones(4, 1),
-                "lora_unet_no_such_layer.lora_down.weight": torch.ones(1, 4),
-            }
-        ),
-        "2 of its weights do not belong to this model, for example lora_unet_no_such_layer",
+    "alpha NaN": (
+        put("lora_unet_joint_blocks_0_x_block_attn_qkv.alpha", torch.tensor(torch.nan)),
+        "as large as nan, more than a float holds",
     ),
-    "DoRA": (put("lora_unet_joint_blocks_0_x_block_attn_qkv.dora_scale", torch.ones(384, 1)), "is a DoRA"),
-    "full difference": (
-        put("diffusion_model.final_layer.linear.diff", torch.ones(64, 128)),
-        "an update of kind 'diff' is a full difference",
+    "a difference with NaN": (
+        put("diffusion_model.final_layer.linear.diff", torch.full((64, 128), torch.nan)),
+        "holds NaN or infinite numbers",
     ),
 }
 
@@ -245,15 +228,56 @@ def test_bad_tensors_are_refused_by_name_and_nothing_is_applied(sd3, loras_folde
 
 
 def test_an_adapter_for_another_architecture_is_refused(sd3, sd15, loras_folder):
-    with pytest.raises(ValueError, match=r"sd15-0\.safetensors: none of its .* belongs to this model"):
+    with pytest.raises(
+        ValueError, match=r"sd15-0\.safetensors: only 0 of its \d+ layers fit this model.*\(SD 1.5\).*is SD3"
+    ):
         blend_model(sd3.model, load_loras([sd15.files[0]]), preference(1.0))
-    wider = {
-        key: tensor.repeat(1, 2) if "attn2_to_k.lora_down" in key else tensor
-        for key, tensor in sd15.adapters[0].items()
-    }
+    wider = {key: tensor.repeat(1, 2) if "lora_down" in key else tensor for key, tensor in sd15.adapters[0].items()}
     write(loras_folder, "wider", wider)
-    with pytest.raises(ValueError, match=r"wider\.safetensors: .*320 x 1536, but .*320 x 768.*another architecture"):
+    with pytest.raises(ValueError, match=r"wider\.safetensors: only 0 of .*another architecture.* of another shape"):
         blend_model(sd15.model, load_loras(["wider.safetensors"]), preference(1.0))
+
+
+PARTS = {
+    "layers that are not there": (
+        {
+            f"lora_unet_no_such_layer_{i}.lora_{part}.weight": torch.ones(4, 4)
+            for i in range(2)
+            for part in ("up", "down")
+        },
+        "Skipped: 2 that this model does not have (lora_unet_no_such_layer_0, lora_unet_no_such_layer_1)",
+    ),
+    "a layer of another shape": (
+        {
+            "diffusion_model.x_embedder.proj.lora_B.weight": torch.ones(128, 2, 1, 1),
+            "diffusion_model.x_embedder.proj.lora_A.weight": torch.ones(2, 24, 2, 2),
+        },
+        "Skipped: 1 of another shape (diffusion_model.x_embedder.proj.weight: its update is 128 x 96, but the layer's weight "
+        "is 128 x 64)",
+    ),
+    "text encoders": (
+        {f"lora_te1_text_model_encoder_layers_0_mlp_fc1.lora_{part}.weight": torch.tensor(torch.nan) for part in "ab"},
+        "also holds 2 text-encoder weights",
+    ),
+    "extras": (
+        {
+            "diffusion_model.joint_blocks.0.x_block.attn.qkv.bias_indices": torch.ones(2, 3, dtype=torch.int16),
+            "lora_unet_gone.alpha": torch.tensor(torch.nan),
+            "some.other.thing": torch.zeros(3, dtype=torch.int64),
+        },
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_the_part_that_fits_is_applied_and_what_is_skipped_is_said(sd3, loras_folder, caplog, name):
+    more, message = PARTS[name]
+    write(loras_folder, "part", sd3.adapters[0] | more)
+    with caplog.at_level(logging.INFO, logger="diffusion_blend"):
+        blended = blend_model(sd3.model, load_loras(["part.safetensors"]), preference(1.0))
+    assert message in caplog.text and bool(message) == ("part.safetensors" in caplog.text)
+    assert difference(sd3.sample(blended), sd3.sample(sd3.patched.model(sd3.adapters[0]))) < 1e-5
 
 
 def test_files_that_are_no_safetensors_are_refused(loras_folder, tmp_path):

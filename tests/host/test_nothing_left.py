@@ -220,7 +220,7 @@ def test_too_little_free_memory_is_not_even_tried(sd3, monkeypatch):
     batches = []
     handle = network(sd3.model).register_forward_pre_hook(lambda _, args: batches.append(args[0].shape[0]))
     need = sd3.model.model.memory_required([8, 16, 8, 8]) * 1.5
-    monkeypatch.setattr("diffusion_blend.nodes.engine.run.free_memory", lambda *_: need + 1)
+    monkeypatch.setattr("diffusion_blend.nodes.engine.rows.free_memory", lambda *_: need + 1)
     sd3.sample(blend_model(sd3.model, sd3.loras(3), preference(1, 1, 1), evaluation="batched"), steps=1)
     handle.remove()
     assert max(batches) <= 8

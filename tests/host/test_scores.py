@@ -18,7 +18,8 @@ from diffusion_blend.nodes.engine.reward_models import REWARD_OPTIONS
 from diffusion_blend.nodes.engine.score_table import Scores
 from diffusion_blend.nodes.scores import LoadRewardModel, ScoreImages
 from diffusion_blend.rewards.catalogue import CATALOGUE, MOVED
-from diffusion_blend.rewards.command import ScoreConfig, score_files
+from diffusion_blend.rewards.command import ScoreConfig
+from diffusion_blend.rewards.scoring import score_files
 from PIL import Image
 
 PROMPT = "a red cat"

@@ -80,6 +80,15 @@ class FrontEnd:
         self.page.evaluate("async (workflow) => { await app.loadGraphData(workflow) }", workflow)
         self.settle()
 
+    def open_file(self, workflow: dict[str, Any], name: str = "opened") -> None:
+        """Open a workflow as a file in a tab of its own."""
+        self.page.evaluate(
+            "async ([workflow, name]) => { await app.loadGraphData(workflow, true, true, name) }", [workflow, name]
+        )
+        self.settle()
+        self.fit()
+        self.pause(500)
+
     def settle(self) -> None:
         """Wait until the front end has drawn twice."""
         self.page.evaluate(

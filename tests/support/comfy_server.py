@@ -177,6 +177,27 @@ def prepare(base: Path, models: Path, with_extension: bool = True) -> None:
     shutil.copyfile(SUPPORT / "network_watch.py", base / "hide" / "network_watch.py")
 
 
+def front_end_root() -> Path | None:
+    """The folder of the front end that ``COMFYUI_FRONT_END`` names; None for the one that the host pins.
+
+    The variable names the unpacked package, or its folder ``static``.
+
+    Raises:
+        ValueError: there is no front end.
+    """
+    named = os.environ.get("COMFYUI_FRONT_END")
+    if not named:
+        return None
+    folder = Path(named).expanduser().resolve()
+    for root in (folder, folder / "static", folder / "comfyui_frontend_package" / "static"):
+        if (root / "index.html").is_file():
+            return root
+    raise ValueError(
+        f"COMFYUI_FRONT_END names no front end: {named} (no index.html). Unpack one: `pip download --no-deps "
+        "comfyui-frontend-package`, then unzip the wheel."
+    )
+
+
 @contextmanager
 def running(host: Path, base: Path, seconds: float = 180) -> Iterator[ComfyServer]:
     """Run the host's server on a prepared base directory, and stop it at the end."""
@@ -184,6 +205,8 @@ def running(host: Path, base: Path, seconds: float = 180) -> Iterator[ComfyServe
     log = base / "server.log"
     command = [sys.executable, "main.py", "--cpu", "--port", str(port), "--base-directory", str(base)]
     command += ["--disable-auto-launch", "--disable-api-nodes", "--database-url", f"sqlite:///{base / 'comfyui.db'}"]
+    root = front_end_root()
+    command += [] if root is None else ["--front-end-root", str(root)]
     environment = os.environ | {"PYTHONPATH": str(base / "hide"), "PYTHONUNBUFFERED": "1"}
     environment["NETWORK_LOG"] = str(base / NETWORK_LOG)
     with log.open("wb") as output:

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
+from diffusion_blend.artifacts.workers import Worker
 from diffusion_blend.evaluation.sweep.config import SweepConfig
-from diffusion_blend.evaluation.sweep.run import Sweep, prepare
+from diffusion_blend.evaluation.sweep.prepare import prepare
+from diffusion_blend.evaluation.sweep.run import Sweep
 from diffusion_blend.training.config import AdapterConfig, BaseConfig, PromptConfig
 from diffusion_blend.training.models.bases import load_base
 from diffusion_blend.training.models.diffusers_model import DiffusersModel
@@ -44,7 +45,7 @@ def settings(output: Path, base: Path, adapters: dict[str, Path], **over: Any) -
         "rewards": dict.fromkeys(adapters, "own_rewards:plain_redness"),
         "methods": ["blend"],
         "weights": [[1.0, 1.0]],
-        "images": 4,
+        "images_per_point": 4,
         "steps": 5,
         "guidance_scale": 3.0,
         "batch": 4,
@@ -57,8 +58,8 @@ def settings(output: Path, base: Path, adapters: dict[str, Path], **over: Any) -
 
 
 def sweep(config: SweepConfig) -> Sweep:
-    """Return the sweep, ready to run."""
-    return prepare(config, PartialState(cpu=True))
+    """The sweep, ready to run."""
+    return prepare(config, Worker(torch.device("cpu"), True))
 
 
 def latents(ready: Sweep, point: int, images: Sequence[int]) -> torch.Tensor:
