@@ -76,7 +76,7 @@ class ResidualCache:
 
 
 def _decayed(entry: Residual, level: Tensor, power: float) -> Tensor:
-    """The residual at another noise level, ``r (sigma / sigma_stored)^power``."""
+    """Return the residual at another noise level, ``r (sigma / sigma_stored)^power``."""
     residual, stored_level = entry
     factor = (level / stored_level) ** power
     return residual * factor.to(residual).view(-1, *[1] * (residual.ndim - 1))

@@ -1,4 +1,4 @@
-"""Where a sampling run stands when a plan is made."""
+"""The denoising step for which a plan is made."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ class StepInfo:
     """One denoising step of a run.
 
     Args:
-        index: the step, from 0; the same for every model call of one step. It may be a function, which is called when the
-            index is first asked for: reading a noise level waits for a GPU.
+        index: the step, from 0; the same for every model call of one step. It may be a function, which is
+            called at the first use of the index, because reading a noise level waits for a GPU.
         count: the number of steps of the run, or a function.
         seed: the run's seed.
         images: the index of each image of the batch, [B]; None where it is unknown which image is which. It may be a function.

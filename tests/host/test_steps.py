@@ -1,4 +1,4 @@
-"""Which step a noise level belongs to."""
+"""The step to which a noise level belongs."""
 
 import pytest
 from diffusion_blend.nodes.engine.steps import step_of
