@@ -83,7 +83,8 @@ class BlendRun:
         """
         named = dict(zip(_OUTER_SAMPLE_NAMES, args, strict=False)) | kwargs
         images = ImageIndices(self.images, named["noise"], named.get("seed"))
-        self.steps = StepTracker(named["sampler"], named.get("seed"), images, named["noise"].shape)
+        caller = name_of(executor.class_obj.model_options.get("model_function_wrapper"))
+        self.steps = StepTracker(named["sampler"], named.get("seed"), images, named["noise"].shape, caller)
         rest = args[len(_OUTER_SAMPLE_NAMES) :]
         named["callback"] = self.steps.observe(named.get("callback"))
         options = executor.class_obj.model_options["transformer_options"]
@@ -196,6 +197,14 @@ def _refuse_compiled(network: Network) -> None:
                 f"{name or 'The network'} is compiled by torch.compile, and compiled code does not call the blended adapters: "
                 "the image would be the base model's. Remove the node that compiles this MODEL."
             )
+
+
+def name_of(function: Any) -> str:
+    """The name of another node's function or callable object, with its module; empty for None."""
+    if function is None:
+        return ""
+    named = function if hasattr(function, "__qualname__") else type(function)
+    return f"{named.__module__}.{named.__qualname__}"
 
 
 _OUTER_SAMPLE_NAMES = ("noise", "latent_image", "sampler", "sigmas", "denoise_mask", "callback", "disable_pbar", "seed")
