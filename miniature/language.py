@@ -91,6 +91,11 @@ def is_held_out(description: Description) -> bool:
     return zlib.crc32(key.encode()) % one_in == 0
 
 
+def training_descriptions() -> list[Description]:
+    """Every description that training may draw, in a fixed order."""
+    return [one for kind in KINDS for one in descriptions(kind) if not is_held_out(one)]
+
+
 def write(description: Description) -> str:
     """The prompt of a description, for example ``"a red circle above a blue square"``."""
     things = description.things

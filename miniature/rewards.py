@@ -97,7 +97,7 @@ def compressibility(images: Tensor, prompts: Sequence[str]) -> Tensor:
 
 
 def smooth_compressibility(images: Tensor, prompts: Sequence[str]) -> Tensor:
-    """A differentiable stand-in of `compressibility`: what JPEG's entropy coder would spend, by the size of the coefficients.
+    """A differentiable estimate of `compressibility`: the bits that JPEG's entropy coder needs for coefficients of this size.
 
     ``-20 (header + per_bit sum log2(1 + |c / q|)) / 1000`` with c the discrete cosine coefficients of Y and of Cb, Cr at half
     the resolution, q the standard's tables (ITU-T T.81, Annex K) at quality 95; the two constants fitted to pictures of the
@@ -207,5 +207,5 @@ REWARDS: dict[str, Callable[[Tensor, Sequence[str]], Tensor]] = {
 }
 """Every reward of this world by name."""
 
-STAND_INS = {"compressibility": smooth_compressibility}
-"""For rewards without a gradient, what an adapter is trained on instead."""
+DIFFERENTIABLE = {"compressibility": smooth_compressibility}
+"""Rewards without a gradient -> the differentiable reward that an adapter is trained on instead."""

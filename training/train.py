@@ -1,28 +1,23 @@
-"""``diffusion-blend train``: from the command line or YAML to an adapter file."""
+"""A training run, from its settings to an adapter file."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import logging
-import sys
-import traceback
-from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 
-from ..artifacts.command_line import parse_settings
 from ..artifacts.files import write_atomically
 from ..rewards.catalogue import check_names
-from ..rewards.guarded import RewardFailed
 from ..rewards.load import load_rewards
 from ..rewards.protocol import check_differentiable
-from .adapter_optimizer import TrainingCollapsed
 from .algorithms import algorithm_class
 from .checks import check_config
+from .command import main as main
+from .command import parse as parse
 from .config import TrainConfig
 from .export import adapter_metadata
 from .models.bases import load_base
@@ -30,19 +25,6 @@ from .models.diffusers_model import Base, DiffusersModel
 from .prompts import load_prompts
 from .resume import check_output
 from .trainer import Trainer
-
-logger = logging.getLogger("diffusion_blend")
-
-
-def parse(arguments: Sequence[str]) -> TrainConfig:
-    """Read settings from the command line; see `parse_settings`."""
-    return parse_settings(
-        TrainConfig,
-        "train",
-        "Fine-tune a LoRA adapter of a text-to-image base against a reward, under a KL penalty to the base model.",
-        arguments,
-        switches=("--resume", "--allow_download", "--base.gradient_checkpointing"),
-    )
 
 
 def train(config: TrainConfig) -> Path:
@@ -120,19 +102,3 @@ def _metadata(config: TrainConfig, base: Base, has_kl_penalty: bool) -> dict[str
         }
         | ({"kl_weight": config.algorithm.kl_weight} if has_kl_penalty else {}),
     )
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit status."""
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    logger.setLevel(logging.INFO)
-    config = parse(sys.argv[1:] if arguments is None else arguments)
-    try:
-        path = train(config)
-    except (ValueError, TrainingCollapsed, RewardFailed, OSError) as error:
-        if isinstance(error, RewardFailed) and error.__cause__ is not None:
-            traceback.print_exception(error.__cause__)  # the author of the reward needs the line
-        sys.stderr.write(f"diffusion-blend train: {error}\n")
-        return 1
-    sys.stdout.write(f"{path}\n")
-    return 0

@@ -6,7 +6,6 @@ import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
@@ -14,9 +13,10 @@ from diffusers.utils.state_dict_utils import convert_unet_state_dict_to_peft
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ...artifacts.files import find_file
 from ...blending.adapters import LowRank
 from ...blending.kl_weights import parse_kl_weight
-from ...blending.side_path import layer_shape
+from ...blending.layers import layer_shape
 
 logger = logging.getLogger("diffusion_blend")
 
@@ -27,13 +27,30 @@ _PARTS = (".lora_down.weight", ".lora_up.weight", ".alpha")
 
 
 @dataclass(frozen=True)
-class Adapter:
-    """One adapter file.
+class AdapterFile:
+    """An adapter file that has been read, before a network is there.
 
     Attributes:
-        name: what the user called it.
-        update: layer name -> low-rank update, alpha / rank multiplied in.
+        name: the user's name for it.
+        tensors: the file's tensors of the denoiser, by their keys.
         kl_weight: the KL weight it was trained with, reward units per nat; None where the file does not say.
+        digest: SHA-256 of the file.
+    """
+
+    name: str
+    tensors: dict[str, Tensor]
+    kl_weight: float | None
+    digest: str
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """One adapter of a network.
+
+    Attributes:
+        name: the user's name for it.
+        update: layer name -> low-rank update, alpha / rank multiplied in.
+        kl_weight: see `AdapterFile`.
         digest: SHA-256 of the file.
     """
 
@@ -43,21 +60,20 @@ class Adapter:
     digest: str
 
 
-def read_adapter(name: str, file: str, unet: UNet2DConditionModel) -> Adapter:
+def open_adapter(name: str, file: str) -> AdapterFile:
     """Read a LoRA file with kohya keys (``lora_unet_<layer>.lora_down.weight``, ``.lora_up.weight``, ``.alpha``).
 
     Args:
-        name: what the user called it.
+        name: the user's name for it.
         file: a ``.safetensors`` file.
-        unet: the network it is for.
 
     Returns:
-        The adapter; text-encoder weights are left out, and one warning says so.
+        The file; text-encoder weights are left out, and one warning says so.
 
     Raises:
-        ValueError: it cannot be read, is of a kind that is not low-rank, or does not fit the network.
+        ValueError: it cannot be read, or is of a kind that is not low-rank.
     """
-    path = Path(file)
+    path = find_file(file)
     try:
         with safe_open(path, framework="pt") as opened:
             metadata = opened.metadata() or {}
@@ -69,7 +85,21 @@ def read_adapter(name: str, file: str, unet: UNet2DConditionModel) -> Adapter:
         logger.warning("adapter %s: the text-encoder weights in %s are not blended", name, path)
     tensors = {key: tensor for key, tensor in tensors.items() if not key.startswith("lora_te")}
     _check_kind(name, tensors)
-    return Adapter(name, _updates(name, tensors, unet), _kl_weight(name, metadata), digest)
+    return AdapterFile(name, tensors, _kl_weight(name, metadata), digest)
+
+
+def fit_adapter(file: AdapterFile, unet: UNet2DConditionModel) -> Adapter:
+    """Fit an adapter file to a network.
+
+    Raises:
+        ValueError: a layer of the file is not in the network, or has another shape there.
+    """
+    return Adapter(file.name, _updates(file.name, file.tensors, unet), file.kl_weight, file.digest)
+
+
+def read_adapter(name: str, file: str, unet: UNet2DConditionModel) -> Adapter:
+    """Read a LoRA file and fit it to a network; see `open_adapter` and `fit_adapter`."""
+    return fit_adapter(open_adapter(name, file), unet)
 
 
 def _check_kind(name: str, tensors: dict[str, Tensor]) -> None:

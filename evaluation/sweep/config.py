@@ -8,33 +8,19 @@ from typing import Literal
 from ...artifacts.settings import bounded
 from ...training.config import BaseConfig, PromptConfig
 
-METHODS = (
-    "base",
-    "blend",
-    "stochastic",
-    "stochastic-independent",
-    "soup",
-    "early",
-    "factor-soup",
-    "msdda",
-    "morl",
-    "code",
-    "rgg",
-)
-UNSCALED = ("base", "morl", "code", "rgg")
-"""Methods without coefficients, for which the KL scale means nothing."""
-
 
 @dataclass(frozen=True)
 class SweepConfig:
     """Compare methods of blending adapters over preference weights, with the same noise for all of them.
 
     Attributes:
-        output: folder of the sweep. One found there goes on where it stopped; methods, weights, KL scales and images may
-            be added to it, any other setting that changes pictures or scores is refused.
+        output: folder of the sweep, the union of all that was ever asked of it. A sweep found there goes on where it
+            stopped, and processes that are started at the same time share the work. Methods, weights, KL scales,
+            pictures and rewards may be added. Any other setting that changes pictures or scores is refused.
         adapters: name -> ``.safetensors`` LoRA file with kohya keys, in the order of the weights.
         rewards: name -> reward (a known name or module:function). A reward with an adapter's name is the one which
-            that adapter stands for: r(w) weighs these. Others are only measured.
+            that adapter stands for: r(w) weighs these. Others are only measured. Rewards may be added to a folder whose
+            pictures were all kept (save_images).
         methods: base, blend, stochastic (stratified draws), stochastic-independent, soup, early (blend first, then soup,
             as the node's), factor-soup (the paper's code), msdda, morl, code (blockwise best of N), rgg (reward
             gradients).
@@ -42,7 +28,7 @@ class SweepConfig:
         grid: also every preference whose weights are multiples of 1/grid; 0 adds none. 4 with two adapters is 0, .25,
             .5, .75, 1; with m adapters it is (grid + m - 1 choose m - 1) points.
         kl_scales: distances from the base; 0 is the base, 1 the blend. Only for methods with coefficients.
-        images: pictures per point. The interval's width falls with its square root.
+        images_per_point: pictures of each method, preference and KL scale. The interval's width falls with its square root.
         steps: DDIM steps per picture.
         eta: noise of the steps, above 0 to 1 (DDPM, the paper's).
         guidance_scale: classifier-free guidance; 1 is none (and half the work).
@@ -58,9 +44,13 @@ class SweepConfig:
         code_block: steps between CoDe's choices. 1 chooses at every step, as many as ``steps`` only at the end.
         code_candidates: pictures CoDe chooses among: about as many times the base's work. 1 is the base.
         rgg_alpha: KL weight in the guidance by reward gradients; small values pull hard and break pictures.
-        save_images: pictures per point that are kept as PNG files and shown in the grid.
+        save_images: pictures per point that are kept as PNG files and shown in the grid. As many as images_per_point keeps
+            all, so that rewards can be added later.
         resamples: of the bootstrap behind the hypervolume's interval.
         reward_folders: reward's name -> local folder with its model, instead of the hub's.
+        external_scores: CSV files with scores that another program gave to kept pictures: a column ``picture`` as in
+            samples.csv, every other column a reward. The folder keeps a copy.
+        claim_expiry: seconds without a sign of life after which another process takes over a unit of work.
         allow_download: permit downloads of the base and the reward models that are not on this machine yet.
         base: the model.
         prompts: what to draw.
@@ -73,7 +63,7 @@ class SweepConfig:
     weights: list[list[float]] = field(default_factory=list)
     grid: int = bounded(0, minimum=0)
     kl_scales: list[float] = field(default_factory=lambda: [1.0])
-    images: int = bounded(64, minimum=1)
+    images_per_point: int = bounded(64, minimum=1)
     steps: int = bounded(50, minimum=1)
     eta: float = bounded(1.0, above=0, maximum=1)
     guidance_scale: float = 7.5
@@ -89,6 +79,8 @@ class SweepConfig:
     save_images: int = bounded(8, minimum=0)
     resamples: int = bounded(1000, minimum=1)
     reward_folders: dict[str, str] = field(default_factory=dict)
+    external_scores: list[str] = field(default_factory=list)
+    claim_expiry: float = bounded(300.0, minimum=1)
     allow_download: bool = False
     base: BaseConfig = field(default_factory=BaseConfig)
     prompts: PromptConfig = field(default_factory=PromptConfig)

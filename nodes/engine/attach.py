@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from comfy.patcher_extension import WrappersMP
@@ -13,6 +13,7 @@ from ...blending.plans import Planner
 from ..adapters.files import RewardLoRAs
 from ..adapters.fitting import bank_patcher
 from ..host import Executor, Patcher
+from .rows import Verdicts
 from .run import KEY, BlendRun
 
 EVALUATIONS = ("auto", "batched", "sequential")
@@ -27,15 +28,17 @@ class AttachedBlend:
         planner: makes the plan of a step.
         evaluation: one of `EVALUATIONS`.
         images: image indices of the latent batch, or None for 0, 1, 2, ...
+        verdicts: of the runs with these adapters, on calls with several rows of gates.
     """
 
-    bank: AdapterBank
+    bank: AdapterBank = field(repr=False)
     planner: Planner
     evaluation: str
     images: tuple[int, ...] | None
+    verdicts: Verdicts = field(repr=False)
 
     def __call__(self, executor: Executor, *args: Any, **kwargs: Any) -> Any:
-        with BlendRun(self.bank, self.planner, self.evaluation, self.images) as run:
+        with BlendRun(self.bank, self.planner, self.evaluation, self.images, self.verdicts) as run:
             return run.sample(executor, *args, **kwargs)
 
 
@@ -71,6 +74,7 @@ def attach(
     bank = bank_patcher(loras, model)
     blended = model.clone()
     blended.set_additional_models(KEY, [bank])
-    wrapper = AttachedBlend(bank.model, planner, evaluation, None if images is None else tuple(images))
+    verdicts = bank.attachments.setdefault(KEY, Verdicts())
+    wrapper = AttachedBlend(bank.model, planner, evaluation, None if images is None else tuple(images), verdicts)
     blended.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, wrapper)
     return blended

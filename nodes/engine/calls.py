@@ -8,10 +8,15 @@ from collections.abc import Hashable
 from typing import Any
 
 import torch
+from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...blending.plans import Gates
 from ..host import Executor
+from .images import frames_of
+
+WITHOUT_CACHES = {"qwen_image21_cache": {"device": "off"}}
+"""Options of the host that switch off caches of keys and values, which are right for constant weights only."""
 
 _NAMES = ("c_concat", "c_crossattn", "control", "transformer_options")
 
@@ -64,14 +69,64 @@ class ModelCall:
             options["uuids"] = [
                 uuid.uuid5(original, repr(rows[number // each])) for number, original in enumerate(options["uuids"])
             ]
+        options.update(WITHOUT_CACHES)
         first = (inputs.pop("c_concat"), inputs.pop("c_crossattn"), control, options)
         return self.executor(self._repeat(self.x, count), self._repeat(self.t, count), *first, **inputs)
 
     @property
+    def foreign_patches(self) -> list[str]:
+        """The kinds of patches and attention replacements that other nodes put on the model, by the host's names."""
+        groups = (self.transformer_options.get(name) or {} for name in ("patches", "patches_replace"))
+        return sorted({str(kind) for group in groups for kind, patches in group.items() if patches})
+
+    @property
+    def patches(self) -> list[Any]:
+        """The patches that other nodes put on the model."""
+        listed = (self.transformer_options.get("patches") or {}).values()
+        replaced = (self.transformer_options.get("patches_replace") or {}).values()
+        return [patch for group in listed for patch in group] + [
+            patch for group in replaced for patch in group.values()
+        ]
+
+    @property
+    def foreign_wrappers(self) -> bool:
+        """Whether other nodes wrap the network's calls from here on."""
+        wrappers = self.transformer_options.get("wrappers", {})
+        return any(wrappers.get(kind) for kind in (WrappersMP.DIFFUSION_MODEL,)) or (
+            len(wrappers.get(WrappersMP.APPLY_MODEL, {})) > 1
+        )
+
+    @property
+    def kind(self) -> Hashable:
+        """The shapes of everything that the network gets: calls of one kind treat their rows alike."""
+        control = self.named["control"]
+        shapes = {
+            name: _shapes(value) for name, value in self.named.items() if name not in ("control", "transformer_options")
+        }
+        return tuple(self.x.shape), self.chunks, tuple(sorted(shapes.items())), _shapes(control)
+
+    @property
     def conditionings(self) -> tuple[Hashable, ...]:
-        """Keys of the call's conditionings, the same at every step of a run."""
+        """Keys of the call's conditionings, the same at every step of a run.
+
+        Besides the conditioning itself a key names the part of the latent that a context window covers, and the patches of other
+        nodes: guidance nodes call the model again with further patches.
+        """
         branches = self.transformer_options.get("cond_or_uncond", (0,))
-        return tuple(zip(branches, self.transformer_options.get("uuids", branches), strict=True))
+        window = self.transformer_options.get("context_window")
+        part = (None if window is None else (window.dim, frames_of(window)), self._patched_places)
+        return tuple(
+            (*key, *part) for key in zip(branches, self.transformer_options.get("uuids", branches), strict=True)
+        )
+
+    @property
+    def _patched_places(self) -> Hashable:
+        counts = {kind: len(patches) for kind, patches in (self.transformer_options.get("patches") or {}).items()}
+        places = {
+            kind: tuple(map(str, replaced))
+            for kind, replaced in (self.transformer_options.get("patches_replace") or {}).items()
+        }
+        return tuple(sorted(counts.items())), tuple(sorted(places.items()))
 
     def gates_of_batch(self, row: tuple[Gates, ...]) -> tuple[Gates, ...]:
         """A row's gates for this call: one for the whole batch, or those of every image, repeated for every chunk."""
@@ -98,3 +153,13 @@ class ModelCall:
         if isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == self.x.shape[0]:
             return value.repeat(count, *[1] * (value.ndim - 1))
         return value
+
+
+def _shapes(value: Any) -> Hashable:
+    if isinstance(value, Tensor):
+        return tuple(value.shape)
+    if isinstance(value, dict):
+        return tuple(sorted((str(name), _shapes(part)) for name, part in value.items()))
+    if isinstance(value, (list, tuple)):
+        return tuple(_shapes(part) for part in value)
+    return value if isinstance(value, (str, int, float, bool, type(None))) else type(value).__name__

@@ -12,7 +12,7 @@ from diffusion_blend.miniature.language import sample, write
 from diffusion_blend.miniature.renderer import render, sample_scene
 from PIL import Image
 
-EVERY = rewards.REWARDS | {"smooth_compressibility": rewards.STAND_INS["compressibility"]}
+EVERY = rewards.REWARDS | {"smooth_compressibility": rewards.DIFFERENTIABLE["compressibility"]}
 DIFFERENTIABLE = ("colourfulness", "warmth", "brightness", "softness", "contrast")
 
 

@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import comfy.lora
-import comfy.lora_convert
 import comfy.model_management
 import comfy.sd
 import comfy.utils
@@ -68,30 +66,6 @@ def write(folder: Path, name: str, tensors: dict[str, Tensor], metadata: dict[st
     path = folder / f"{name}.safetensors"
     save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path, metadata)
     return str(path)
-
-
-def host_changes(
-    network: Any, key_map: dict[str, Any], tensors: dict[str, Tensor], strength: float
-) -> dict[str, Tensor]:
-    """Weight name -> the change an adapter makes, as the host patches it into a weight of zeros.
-
-    Args:
-        network: the host's BaseModel.
-        key_map: the host's map from LoRA keys to its weights.
-        tensors: the adapter file.
-        strength: as the host's Load LoRA.
-    """
-    weights = dict(network.named_parameters())
-    changes: dict[str, Tensor] = {}
-    converted = comfy.lora_convert.convert_lora(dict(tensors))
-    for target, patch in comfy.lora.load_lora(converted, key_map, log_missing=False).items():
-        name, *slice_and_function = target if isinstance(target, tuple) else (target,)
-        offset, function = [*slice_and_function, None, None][:2]
-        patched = comfy.lora.calculate_weight(
-            [(strength, patch, 1.0, offset, function)], torch.zeros_like(weights[name]), name
-        )
-        changes[name] = changes.get(name, 0) + patched
-    return changes
 
 
 class Patched:

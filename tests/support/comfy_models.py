@@ -1,4 +1,4 @@
-"""Small checkpoints of true architecture, made on the fly: random weights that the host's own loader recognises.
+"""Small checkpoints of true architecture with random weights, which the host's own loader recognises.
 
 Imported only where a host is on ``sys.path``.
 """
@@ -102,7 +102,7 @@ POOLED = {"sdxl": 1280, "sd3": 2048, "flux": 64}
 
 
 def _flux(**config: Any) -> Any:
-    """Earlier hosts know fewer of Flux' parameters."""
+    """Return Flux' parameters, without those that an earlier host does not know."""
     known = set(FluxParams.__dataclass_fields__) | {"dtype", "operations"}
     return Flux(**{name: value for name, value in config.items() if name in known})
 
@@ -119,7 +119,7 @@ _NETWORKS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
 
 
 def fill(tensors: dict[str, Tensor], seed: int) -> None:
-    """Random weights of unit gain, norms near 1, in place."""
+    """Fill weights in place: random with unit gain, and norms near 1."""
     generator = torch.Generator().manual_seed(seed)
     for name, tensor in tensors.items():
         if not tensor.is_floating_point():
@@ -144,12 +144,12 @@ def state_dict(kind: str, seed: int = 0) -> dict[str, Tensor]:
 
 @cache
 def load(kind: str) -> Any:
-    """The MODEL as the host's own loader makes it."""
+    """Load the MODEL with the host's own loader."""
     return load_tensors(state_dict(kind), dtype=torch.float32)
 
 
 def load_tensors(tensors: dict[str, Tensor], **options: Any) -> Any:
-    """A MODEL of these weights, with the host's own loader's options ("dtype", "custom_operations")."""
+    """Load a MODEL of these weights with options of the host's own loader ("dtype", "custom_operations")."""
     detect = comfy.model_detection.detect_unet_config
 
     def narrow(*args: Any, **kwargs: Any) -> Any:
@@ -166,7 +166,7 @@ def load_tensors(tensors: dict[str, Tensor], **options: Any) -> Any:
 
 
 def conditioning(kind: str, seed: int, length: int | None = None) -> list[Any]:
-    """One CONDITIONING entry with random text features."""
+    """Make one CONDITIONING entry with random text features."""
     tokens, width = CONTEXT[kind]
     generator = torch.Generator().manual_seed(seed)
     context = torch.randn(1, length or tokens, width, generator=generator)
@@ -177,6 +177,6 @@ def conditioning(kind: str, seed: int, length: int | None = None) -> list[Any]:
 
 
 def latent(kind: str, batch: int = 1, size: int = 8) -> dict[str, Tensor]:
-    """An empty latent; of a video, three frames."""
+    """Make an empty latent; for a video it has three frames."""
     frames = (3,) if kind == "wan" else ()
     return {"samples": torch.zeros(batch, CHANNELS[kind], *frames, size, size)}

@@ -10,7 +10,7 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcesso
 
 
 def write(folder: Path) -> Path:
-    """Save it as transformers does; the folder is returned."""
+    """Save the model as transformers does; returns the folder."""
     text = {
         "vocab_size": 78,
         "hidden_size": 32,
