@@ -127,8 +127,19 @@ def in_dtypes(parity: Parity, truth: tuple[Tensor, Tensor], names: list[str], re
         same = copies(kind, load)
         own, _ = parity.references(same)
         model = same.model()
-        good &= compare(parity, truth, own, model, records, mode=mode, dtype=name, **facts(model))
+        held = facts(model)
+        good &= compare(parity, truth, own, model, records, mode=mode, dtype=name, **held)
+        if not in_effect(mode, held):
+            records.write("without effect", name=mode, architecture=kind, **held)
+            good = False
     return good
+
+
+def in_effect(mode: str, held: dict[str, Any]) -> bool:
+    """Return whether the host holds the MODEL as the mode asks, so that the case says something about the mode."""
+    if mode == "low-vram":
+        return held["partly_loaded"]
+    return mode not in ("dynamic-vram", "host-compiler") or held["patcher"] == "ModelPatcherDynamic"
 
 
 def facts(model: Any) -> dict[str, Any]:
@@ -211,10 +222,10 @@ def quantised_cases(parity: Parity, records: Records, *, cpu: bool) -> bool:
 def start(options: argparse.Namespace, records: Records) -> bool:
     """Start the host in the mode that is tried; False where it cannot be, which is written."""
     dynamic = options.mode in ("dynamic-vram", "host-compiler")
-    if dynamic and options.cpu:
-        records.missing(options.mode, "needs an NVIDIA card")
+    if options.cpu and (dynamic or options.mode == "low-vram"):
+        records.missing(options.mode, "needs a GPU")
         return False
-    host.start(cpu=options.cpu, dynamic_vram=dynamic, novram=options.mode == "low-vram" and not options.cpu)
+    host.start(cpu=options.cpu, dynamic_vram=dynamic, novram=options.mode == "low-vram")
     if options.mode == "host-compiler" and not host.has_option("disable_comfy_compiler"):
         records.missing("host-compiler", "this host has no compiler of its own (no option --disable-comfy-compiler)")
         return False

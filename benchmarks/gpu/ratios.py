@@ -41,6 +41,7 @@ def arguments() -> argparse.Namespace:
     chosen = options.parse_args()
     if chosen.tiny:
         chosen.size, chosen.steps, chosen.rounds = 8, 1, 2
+        chosen.adapters = chosen.adapters if chosen.batch == 1 else [2]
     return chosen
 
 
