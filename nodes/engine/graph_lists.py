@@ -5,6 +5,7 @@ The host runs a node once for each item of its lists, item by item, and repeats 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -23,9 +24,7 @@ def lists_beside(graph: Graph, own: str, classes: Mapping[str, Any] | None = Non
     Returns:
         Their ids, in the graph's order.
     """
-    import nodes as host_nodes  # the host's module of this name, not this package
-
-    known = host_nodes.NODE_CLASS_MAPPINGS if classes is None else classes
+    known = sys.modules["nodes"].NODE_CLASS_MAPPINGS if classes is None else classes  # the host's module of this name
     met = {
         source
         for node in _downstream(graph, own, known)
