@@ -20,7 +20,7 @@ from .base_weights import BaseWeights
 from .conversion import Updates, bytes_of, convert, convert_chain
 from .files import RewardLoRA, RewardLoRAs
 from .kinds import OtherShape
-from .reader import keys_of, read_content, stem
+from .reader import read_content
 from .report import Report
 from .targets import Absent, locate, parameter_of
 
@@ -123,8 +123,7 @@ def _conversions(
     content = read_content(adapter, network, hosts)
     report.count_unused(content.unused)
     for target, patch in content.patches.items():
-        names = map(stem, keys_of(patch))
-        magnitude = next((content.magnitudes[name] for name in names if name in content.magnitudes), None)
+        magnitude = content.magnitudes.get(target)
         yield target, _kind(patch), partial(_convert, patch, network, target, adapter.strength, weights, magnitude)
 
 

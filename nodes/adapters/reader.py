@@ -81,12 +81,12 @@ class Content:
 
     Args:
         patches: the host's targets and patches.
-        magnitudes: names of layers in the file -> magnitude of a DoRA in PEFT's spelling.
+        magnitudes: the host's targets -> magnitude of a DoRA in PEFT's spelling.
         unused: keys that belong to no weight of the network.
     """
 
     patches: Mapping[Any, Any]
-    magnitudes: Mapping[str, Tensor]
+    magnitudes: Mapping[Any, Tensor]
     unused: frozenset[str]
 
 
@@ -110,7 +110,7 @@ def read_content(adapter: RewardLoRA, network: Any, hosts: Mapping[str, Any]) ->
     tensors = _converted(adapter)
     names = key_map(network, hosts, {stem(key) for key in tensors})
     patches, used = read_patches(adapter, names)
-    magnitudes = {stem(key): tensor for key, tensor in used.items() if key.endswith(MAGNITUDES)}
+    magnitudes = {names[stem(key)]: tensor for key, tensor in used.items() if key.endswith(MAGNITUDES)}
     return Content(patches, magnitudes, frozenset(tensors.keys() - used.keys()))
 
 
@@ -144,11 +144,6 @@ def _converted(adapter: RewardLoRA) -> dict[str, Tensor]:
         return comfy.lora_convert.convert_lora(dict(adapter.tensors))
     except HOST_FAILURES as error:
         raise ValueError(f"{adapter.file}: the host cannot read it ({error}); the file is incomplete.") from error
-
-
-def keys_of(patch: Any) -> frozenset[str]:
-    """Return the keys of a file that a patch was read from, where the host keeps them."""
-    return frozenset(getattr(patch, "loaded_keys", ()))
 
 
 def _check_complete(adapter: RewardLoRA, tensors: Mapping[str, Tensor]) -> None:
