@@ -21,7 +21,7 @@ METHODS = (
 
 
 def measure(folder: Path) -> list[dict[str, Any]]:
-    """Return each picture's method, preference, KL scale, recipe, rewards, KL to the base and calls, in the order of the table."""
+    """Return each picture's method, preference, KL scale, recipe, rewards, KL and calls, in the order of the table."""
     torch.set_num_threads(1)
     base = save_tiny_sd(folder / "base", prediction_type="epsilon")
     adapters = {name: write_adapter(folder, base, name, seed) for seed, name in enumerate(("a", "b"))}

@@ -30,7 +30,7 @@ Outcome = tuple[int, str, str, list[str]]
 
 
 def outcomes(cases: list[list[str]], folder: Path) -> list[Outcome]:
-    """Run commands one after the other in a fresh process; returns status, output, errors and imported heavy libraries of each."""
+    """Run commands one after the other in a fresh process; returns the outcome of each."""
     done = subprocess.run(
         [sys.executable, "-P", "-c", PROBE], input=json.dumps(cases), capture_output=True, text=True, cwd=folder
     )
