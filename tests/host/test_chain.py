@@ -29,7 +29,7 @@ KINDS = {
 
 
 def after(model, *files):
-    """The MODEL after the host's Load LoRA nodes, each at strength 0.8."""
+    """Return the MODEL after the host's Load LoRA nodes, each at strength 0.8."""
     for tensors in files:
         model, _ = comfy.sd.load_lora_for_models(model, None, dict(tensors), 0.8, 0)
     return model
@@ -53,7 +53,7 @@ def test_a_chain_of_two_kinds_is_the_hosts_patching_of_both(first):
 
 
 def changes_on(plain, updates):
-    """The changes of a MODEL that carries patches: its network with the patched weights in place."""
+    """Return the changes of a MODEL with patches: those of its network with the patched weights in place."""
     weights = BaseWeights(plain)
     network = comfy_models.load("sd15").model
     state = {key: weights.read(key) for key in plain.patches}

@@ -1,4 +1,4 @@
-"""A corpus of adapter files by family: the names that public trainers write, on the architectures that they write them for.
+"""A corpus of adapter files by family: the key names of public trainers, on the architectures that they train.
 
 The truth is the update itself, ``up @ down`` on the weight (or the slice) that the host's own tables name. "host" marks the names
 that the host maps, too; the others load nowhere in ComfyUI.
@@ -66,7 +66,7 @@ CASES = [(family, kind) for family in FAMILIES for kind in LAYERS if kind in FOR
 
 
 def diffusers_table(kind):
-    """The host's own table: diffusers' name of a weight -> the network's, or a slice of it."""
+    """Return the host's own table: diffusers' name of a weight -> the network's, or a slice of it."""
     config = comfy_models.load(kind).model.model_config.unet_config
     tables = {
         "sd15": "unet_to_diffusers",
@@ -81,7 +81,7 @@ def diffusers_table(kind):
 
 
 def named_layers(kind, names):
-    """Layers' names in a file -> (native name, slice)."""
+    """Return a file's layer names -> (native name, slice)."""
     if names == "native":
         return {layer: (layer, None) for layer in LAYERS[kind]}
     table = diffusers_table(kind)

@@ -30,7 +30,7 @@ def low_rank(prefix, shape, generator, rank=2, size=0.6):
 
 
 def adapter(miniature, seed, text=True, network=True):
-    """Tensors for the cross-attention of the network and for two layers of the text encoder."""
+    """Make tensors for the cross-attention of the network and for two layers of the text encoder."""
     model, clip = miniature
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
@@ -90,7 +90,7 @@ def test_all_weight_on_one_adapter_is_load_lora_on_model_and_clip(miniature, fil
     expected = image(*by_the_host(miniature, files[number]))
     assert difference(image(blended, texts), expected) < 1e-5
     if number < 2:
-        assert difference(image(blended, clip), expected) > 1e-3  # the text encoder's part is not nothing
+        assert difference(image(blended, clip), expected) > 1e-3  # the text encoder's part changes the image
 
 
 @pytest.mark.parametrize("evaluation", ["sequential", "batched"])
