@@ -18,6 +18,7 @@ def parse_settings(
     *,
     switches: Sequence[str] = (),
     renamed: Mapping[str, str] | None = None,
+    defaults: Mapping[str, Any] | None = None,
 ) -> Settings:
     """Read a command's settings from its arguments.
 
@@ -28,6 +29,7 @@ def parse_settings(
         arguments: without the program's name. ``--print_config`` prints the settings as YAML and exits.
         switches: options that mean ``true`` when they stand alone.
         renamed: earlier spellings of options -> the present ones.
+        defaults: dotted names -> values in place of the dataclass's defaults.
 
     Returns:
         The settings.
@@ -35,6 +37,7 @@ def parse_settings(
     parser = ArgumentParser(prog=f"diffusion-blend {command}", description=description)
     parser.add_argument("--config", action="config", help="YAML file with any of the settings below; may be repeated.")
     parser.add_class_arguments(settings)
+    parser.set_defaults(dict(defaults or {}))
     words = [_present_spelling(word, renamed or {}) for word in arguments]
     values: dict[str, Any] = vars(parser.instantiate(parser.parse_args(_with_values(words, switches))))
     values.pop("config")

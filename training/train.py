@@ -1,48 +1,65 @@
-"""``diffusion-blend train``: from the command line or YAML to an adapter file."""
+"""``diffusion-blend train``: from the command line or YAML to an adapter file.
+
+This file imports no library that takes long to load, so that help and refusals are quick.
+"""
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import logging
 import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
-from accelerate import Accelerator
-from accelerate.utils import set_seed
 
 from ..artifacts.command_line import parse_settings
-from ..artifacts.files import write_atomically
 from ..rewards.catalogue import check_names
-from ..rewards.guarded import RewardFailed
-from ..rewards.load import load_rewards
-from ..rewards.protocol import check_differentiable
-from .adapter_optimizer import TrainingCollapsed
-from .algorithms import algorithm_class
+from .algorithms import entry_of
 from .checks import check_config
 from .config import TrainConfig
-from .export import adapter_metadata
-from .models.bases import load_base
-from .models.diffusers_model import Base, DiffusersModel
-from .prompts import load_prompts
-from .resume import check_output
-from .trainer import Trainer
+from .presets import preset_names, read_preset
+from .resume import ADDED, check_folder, flat
 
 logger = logging.getLogger("diffusion_blend")
 
+_SWITCHES = ("--resume", "--allow_download", "--base.gradient_checkpointing")
+
 
 def parse(arguments: Sequence[str]) -> TrainConfig:
-    """Read settings from the command line; see `parse_settings`."""
+    """Read settings from the command line; see `parse_settings`.
+
+    The defaults are those of the algorithm's preset, over them those of the base's preset. A resumed run takes its own
+    settings as defaults instead.
+
+    Raises:
+        ValueError: an unknown preset.
+    """
+    chosen = _parse(arguments, {})
+    return _parse(arguments, _defaults(chosen))
+
+
+def _parse(arguments: Sequence[str], defaults: dict[str, Any]) -> TrainConfig:
     return parse_settings(
         TrainConfig,
         "train",
         "Fine-tune a LoRA adapter of a text-to-image base against a reward, under a KL penalty to the base model.",
         arguments,
-        switches=("--resume", "--allow_download", "--base.gradient_checkpointing"),
+        switches=_SWITCHES,
+        defaults=defaults,
     )
+
+
+def _defaults(chosen: TrainConfig) -> dict[str, Any]:
+    own = Path(chosen.output) / "config.yaml"
+    if chosen.resume and own.is_file():
+        recorded = ADDED | dict(flat(yaml.safe_load(own.read_text(encoding="utf-8"))))
+        return {name: value for name, value in recorded.items() if name not in ("output", "resume")}
+    entry_of(chosen.algorithm.name)
+    layers = [read_preset(chosen.algorithm.name)]
+    layers += [read_preset(chosen.preset)] if chosen.preset else []
+    return {name: value for layer in layers for name, value in flat(layer)}
 
 
 def train(config: TrainConfig) -> Path:
@@ -60,79 +77,35 @@ def train(config: TrainConfig) -> Path:
         RewardFailed: a reward raised, or took longer than ``reward_timeout``.
     """
     check_config(config)
-    algorithm = algorithm_class(config.algorithm.name)
     check_names([*config.rewards, *config.heldout])
-    accelerator = Accelerator(
-        mixed_precision="fp16" if config.base.precision == "fp16" else "no",
-        log_with="tensorboard",
-        project_dir=config.output,
-    )
-    check_output(config, accelerator.num_processes)
-    prompts = load_prompts(config.prompts.source, config.prompts.count, config.prompts.seed)
-    rewards = load_rewards(
-        [*config.rewards, *config.heldout],
-        config.reward_folders,
-        accelerator.device,
-        allow_download=config.allow_download,
-    )
-    base = load_base(config.base, accelerator.device, allow_download=config.allow_download)
-    model = DiffusersModel(
-        base, config.adapter, config.run.seed, gradient_checkpointing=config.base.gradient_checkpointing
-    )
-    if algorithm.needs_reward_gradient:
-        trained = {name: rewards[name] for name in config.rewards}
-        check_differentiable(config.algorithm.name, trained, base.resolution, prompts[0])
-    # The trainer keys its own randomness; this is for a reward of one's own that draws from the global generators.
-    set_seed(config.run.seed + accelerator.process_index)
-    trained = {name: rewards[name] for name in config.rewards}
-    heldout = {name: rewards[name] for name in config.heldout}
-    trainer = Trainer(
-        config, model, trained, heldout, prompts, accelerator, _metadata(config, base, algorithm.has_kl_penalty)
-    )
-    if accelerator.is_main_process:
-        Path(config.output).mkdir(parents=True, exist_ok=True)
-        write_atomically(Path(config.output) / "config.yaml", yaml.safe_dump(dataclasses.asdict(config)).encode())
-    accelerator.wait_for_everyone()
-    try:
-        return trainer.run()
-    finally:
-        accelerator.end_training()  # closes the trackers and, with several processes, the process group
+    check_folder(config)
+    from .launch import launch  # loads torch, diffusers and the rest
 
-
-def _metadata(config: TrainConfig, base: Base, has_kl_penalty: bool) -> dict[str, str]:
-    # A reward of one's own is known by its function; the whole name is in the configuration.
-    weights = {name.rpartition(":")[2]: weight for name, weight in config.rewards.items()}
-    reward = next(iter(weights)) if len(weights) == 1 else json.dumps(weights)
-    return adapter_metadata(
-        title=f"{reward} ({Path(config.output).name})",
-        architecture=base.architecture,
-        base_model=base.name,
-        rank=config.adapter.rank,
-        alpha=config.adapter.alpha,
-        resolution=base.resolution,
-        prediction_type=str(base.scheduler.get("prediction_type", "epsilon")),
-        training={
-            "reward": reward,
-            "algorithm": config.algorithm.name,
-            "prompts": config.prompts.source,
-            "seed": config.run.seed,
-            "config": dataclasses.asdict(config),
-        }
-        | ({"kl_weight": config.algorithm.kl_weight} if has_kl_penalty else {}),
-    )
+    return launch(config)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logger.setLevel(logging.INFO)
-    config = parse(sys.argv[1:] if arguments is None else arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[-2:] == ["--preset", "list"]:
+        sys.stdout.write("\n".join(preset_names()) + "\n")
+        return 0
     try:
-        path = train(config)
-    except (ValueError, TrainingCollapsed, RewardFailed, OSError) as error:
-        if isinstance(error, RewardFailed) and error.__cause__ is not None:
+        path = train(parse(words))
+    except (ValueError, OSError) as error:
+        return _refuse(error)
+    except RuntimeError as error:
+        if type(error).__name__ not in ("TrainingCollapsed", "RewardFailed"):
+            raise
+        if error.__cause__ is not None and type(error).__name__ == "RewardFailed":
             traceback.print_exception(error.__cause__)  # the author of the reward needs the line
-        sys.stderr.write(f"diffusion-blend train: {error}\n")
-        return 1
+        return _refuse(error)
     sys.stdout.write(f"{path}\n")
     return 0
+
+
+def _refuse(error: Exception) -> int:
+    sys.stderr.write(f"diffusion-blend train: {error}\n")
+    return 1
