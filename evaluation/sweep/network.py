@@ -11,9 +11,9 @@ from torch import Tensor
 from ...blending.adapters import AdapterBank
 from ...blending.plans import Gates
 from ...blending.side_path import SidePath
-from ...training.ddim import guide
 from ...training.models.diffusers_model import Base
 from ...training.models.protocol import Conditioning
+from ...training.policy import guide
 from .adapters import Update
 
 
