@@ -53,6 +53,7 @@ UNITS = (
     Unit("parity-compile", "c", 60, "parity.py", ("--mode", "compile")),
     Unit("parity-quantised", "c", 40, "parity.py", ("--mode", "quantised")),
     Unit("parity-host-compiler", "c", 40, "parity.py", ("--mode", "host-compiler")),
+    Unit("grpo-sd15", "d", 60, "trainer.py", ("--case", "grpo-sd15")),
     Unit("grpo-sd35m", "d", 60, "trainer.py", ("--case", "grpo-sd35m")),
     Unit("host-tests", "c", 120, "host_tests.py"),
     Unit("alignment", "e", 300, "long_trainings.py", ("--set", "alignment")),
