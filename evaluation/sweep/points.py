@@ -11,7 +11,7 @@ from typing import Any
 from ...blending.plans import Gates
 from ...blending.preference import Preference
 from ...blending.simplex import lattice
-from .adapters import AdapterFile
+from ...pipelines.adapter_files import AdapterFile
 from .config import SweepConfig
 from .methods import METHODS, Asked
 

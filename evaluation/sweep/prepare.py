@@ -12,13 +12,13 @@ from typing import Any
 from ...artifacts.workers import Worker
 from ...blending.plans import Gates
 from ...blending.preference import Preference
+from ...pipelines.adapter_files import AdapterFile, fit_adapter, open_adapter
 from ...rewards.load import load_rewards
 from ...rewards.protocol import Reward, check_differentiable
 from ...training.models.bases import load_base
 from ...training.models.diffusers_model import Base
 from ...training.prompt_table import PromptTable
 from ...training.prompts import load_prompts
-from .adapters import AdapterFile, fit_adapter, open_adapter
 from .checks import check_config
 from .config import SweepConfig
 from .external_scores import keep_scores, read_scores

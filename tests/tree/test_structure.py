@@ -15,7 +15,8 @@ MAY_IMPORT = {
     "nodes": {"blending", "miniature", "rewards"},
     "training": {"artifacts", "blending", "rewards"},
     "miniature": {"artifacts", "blending", "rewards", "training"},
-    "evaluation": {"artifacts", "blending", "rewards", "training", "miniature"},
+    "pipelines": {"artifacts", "blending"},
+    "evaluation": {"artifacts", "blending", "rewards", "training", "miniature", "pipelines"},
 }
 # The rewards that need no model import only these: an artist's ComfyUI has no more than what they need.
 LIGHT = ("catalogue", "load", "pixels", "protocol", "sources")
