@@ -25,7 +25,7 @@ from .adapters import AdapterBank, LayerStack, Spans
 from .additions import add_convolution, add_linear
 from .exchange import ExchangedParameter
 from .layer_calls import LayerCall, bind_linear, scaled_sum
-from .layers import Layer, find_layer, layer_of, projection
+from .layers import Layer, find_layer, layer_of, parent_of, projection
 from .plans import Gates
 from .updates import ParameterDifference, Update
 
@@ -287,14 +287,6 @@ class _Layer:
         shape = [rows] + [1] * (hidden.ndim - 1)
         shape[1 if down.ndim > 2 else -1] = gates.shape[1]
         return self.add(output, hidden * gates.view(shape), up)
-
-
-def parent_of(name: str, modules: dict[str, nn.Module]) -> str:
-    """Return the name of the module around a layer that is called itself: lists of modules are not."""
-    parent = name.rpartition(".")[0]
-    while isinstance(modules.get(parent), (nn.ModuleList, nn.ModuleDict)):
-        parent = parent.rpartition(".")[0]
-    return parent
 
 
 def _shared_gates(row: tuple[Gates, ...], adapters: frozenset[int]) -> Gates:
