@@ -56,7 +56,7 @@ def bank_patcher(loras: RewardLoRAs, model: Patcher) -> Any:
         if report.text():
             notify(report.text())
     bank = AdapterBank(updates, compute_dtype(network))
-    patcher = comfy.model_patcher.ModelPatcher(bank, model.load_device, model.offload_device)
+    patcher = patcher_of(bank, model.load_device, model.offload_device)
     made[model.patches_uuid if weights.used else None] = patcher
     return patcher
 
