@@ -13,8 +13,8 @@ one with a file are left out."""
 def weight_places(loaders: Slots, nodes: Sequence[int]) -> tuple[int | None, ...]:
     """Find the weight of every adapter.
 
-    With at least as many weight nodes as loaders, node k belongs to loader k, and weight i to slot i. With fewer nodes, the
-    weights go through the slots of all loaders in order, so that a single node reaches the adapters of the next loader.
+    With at least as many weight nodes as loaders, node k belongs to loader k, and weight i to slot i. With fewer nodes, or
+    where a loader has more slots than its node has weights, the weights go through the slots of all loaders in order.
 
     Args:
         loaders: the slots.
@@ -24,7 +24,8 @@ def weight_places(loaders: Slots, nodes: Sequence[int]) -> tuple[int | None, ...
         For every adapter in order: the index of its weight among all nodes' weights, None if no weight is left for it.
     """
     total = sum(nodes)
-    if len(nodes) < len(loaders):
+    too_long = any(len(slots) > size for slots, size in zip(loaders, nodes, strict=False))
+    if len(nodes) < len(loaders) or too_long:
         return tuple(i if i < total else None for i, used in enumerate(chain.from_iterable(loaders)) if used)
     starts = [sum(nodes[:k]) for k in range(len(nodes))]
     return tuple(
@@ -62,7 +63,7 @@ def arrange_weights(
             "Chain a second Preference Weights for the second Load Reward LoRAs."
         )
     for index in _without_loader(loaders, nodes):
-        if weights[index] > 0:
+        if weights[index] > 0 and index not in places:
             raise ValueError(
                 f"{weight_name(index, nodes)} is {weights[index]}, but there is no adapter for it, only "
                 f"{', '.join(names)}: set it to 0 or load another LoRA."

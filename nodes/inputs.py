@@ -54,7 +54,7 @@ class LoadRewardLoRAs(io.ComfyNode):
     @classmethod
     def execute(cls, reward_loras: RewardLoRAs | None = None, **inputs: Any) -> io.NodeOutput:
         chosen = [_chosen(inputs, number) for number in SLOTS]
-        adapters = tuple(read_lora(_path(file), strength) for file, strength in chosen if file != NONE)
+        adapters = tuple(read_lora(file_path(file), strength) for file, strength in chosen if file != NONE)
         last = max((i for i, number in enumerate(SLOTS, 1) if inputs.get(f"lora_{number}", NONE) != NONE), default=0)
         slots: Slots = [[file != NONE for file, _ in chosen[:last]]]
         if reward_loras is not None:
@@ -93,7 +93,7 @@ class LoadRewardLoRAs(io.ComfyNode):
     def fingerprint_inputs(cls, **inputs: Any) -> str:
         """A file that was trained on is read again. Hashed: the host writes this into every image, and paths are private."""
         files = [_chosen(inputs, number)[0] for number in SLOTS]
-        paths = [Path(_path(file)) for file in files if file != NONE]
+        paths = [Path(file_path(file)) for file in files if file != NONE]
         state = [(str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in paths]
         return hashlib.sha256(repr(state).encode()).hexdigest()
 
@@ -177,7 +177,7 @@ def _is_weights(item: dict[str, Any]) -> bool:
     return item.get("class_type") == "PreferenceWeights"
 
 
-def _path(file: str) -> str:
+def file_path(file: str) -> str:
     """A chosen adapter's file: in the host's loras folders, or one that comes with the miniature."""
     path = folder_paths.get_full_path("loras", file)
     if path is None:

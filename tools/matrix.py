@@ -22,7 +22,7 @@ from comfy_hosts import find_hosts, is_host, title, version
 
 ROOT = Path(__file__).resolve().parents[1]
 SUPPORTED = ("0.3.64", "0.8.0", "0.14.1", "0.20.1", "0.28.0", "0.33.0")
-"""The oldest version that is promised, one of every half year since, and the newest."""
+"""The oldest version that is supported, one of every half year since, and the newest."""
 FRONT_ENDS = ("1.58.1",)
 """Front ends newer than the one that the newest host pins, which `make test` runs on."""
 
@@ -84,7 +84,7 @@ def run(name: str, tests: str, variables: dict[str, str], reports: Path, options
 
 
 def hosts_of(arguments: list[str]) -> list[Path]:
-    """Return the hosts to run on, oldest first: those given, or all that are found."""
+    """Return the hosts for the run, oldest first: the named ones, or all that are found."""
     given = [Path(argument).expanduser().resolve() for argument in arguments]
     wrong = [str(path) for path in given if not is_host(path)]
     if wrong:

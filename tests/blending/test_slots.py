@@ -63,6 +63,11 @@ def test_one_node_reaches_the_second_loader():
     assert got.arranged([loaders[0], [True, True]], "abcd").weights == (0.1, 0.2, 0.3, 0.4)
 
 
+def test_two_nodes_reach_all_adapters_of_one_long_loader():
+    chained = preference([0.1, 0.2, 0.3, 0.4], 1).followed_by(preference([0.5, 0.6, 0.0, 0.0], 1))
+    assert chained.arranged([[True] * 6], "abcdef").weights == (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+
+
 def test_a_slot_that_is_switched_off_keeps_its_place_before_the_next_loader():
     assert preference([0.1, 0.2, 0.3, 0.4], 1).arranged([[True, False], [True]], "ac").weights == (0.1, 0.3)
 

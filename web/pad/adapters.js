@@ -40,6 +40,8 @@ export const numbered = (node, prefix) =>
 export function slotsOf(node) {
   const last = origin(node, 'reward_loras') ?? loaderBeyond(node)
   const loaders = last ? chainOf(last, LOADER, 'reward_loras') : null
+  const before = loaders?.length ? origin(loaders[0], 'reward_loras') : null
+  if (before && before.comfyClass !== LOADER) return { slots: null, muted: '' } // the run alone knows its adapters
   if (!loaders?.length) return { slots: null, muted: '' }
   const muted = loaders.find((loader) => loader.mode === NEVER)
   if (muted) return { slots: null, muted: muted.title }
