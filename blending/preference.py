@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn, Protocol
 
 import torch
@@ -228,7 +228,7 @@ class RegionalPreference:
 
     outside: AnyPreference
     inside: AnyPreference
-    mask: Tensor
+    mask: Tensor = field(repr=False)
     feather: int = 0
 
     def __post_init__(self) -> None:

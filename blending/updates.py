@@ -189,24 +189,22 @@ class KroneckerProduct(Update):
 
 
 @dataclass(frozen=True)
-class RescaledOutput(Update):
-    """DoRA (Liu et al. 2024, arXiv 2402.09353) by output: ``W_i = s (W + inner)`` with a factor s for each output.
+class ScaledOutput(Update):
+    """``W_i = s W`` with a factor s for each output: ``delta = (s - 1)(y - b)``.
 
-    ``delta = (s - 1)(y - b) + s inner(x)``. ``s - 1`` is stored, because s itself is near 1 and half precision would lose it.
+    DoRA (Liu et al. 2024, arXiv 2402.09353) is ``s (W + up @ down)``: this update and the `LowRank` pair ``(s up, down)``.
+    ``s - 1`` is stored, because s is near 1 and half precision would lose the difference.
 
     Args:
-        inner: the update before the factor.
         excess: s - 1, float[out].
         bias: the layer's bias, float[out], or None.
     """
 
-    inner: Update
     excess: Tensor
     bias: Tensor | None
 
     def delta(self, layer: Layer, x: Tensor, y: Tensor) -> Tensor:
-        inner = self.inner.delta(layer, x, y)
-        return inner + along_channels(layer, self.excess, y) * (_without_bias(layer, self.bias, y) + inner)
+        return along_channels(layer, self.excess, y) * _without_bias(layer, self.bias, y)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from .engine.notices import notify
 from .schema import (
     Sampling,
     SamplingWithoutSampler,
+    check_finite,
     draws_input,
     make_schema,
     model_input,
@@ -191,6 +192,7 @@ def coefficients_of(preference: AnyPreference, loras: RewardLoRAs) -> Coefficien
 
 def sample_blended(model: Any, loras: RewardLoRAs, planner: Planner, **sampling: Unpack[Sampling]) -> dict[str, Any]:
     """The host's KSampler, previews, progress bar and all, on the blended model."""
+    check_finite(cfg=sampling["cfg"], denoise=sampling["denoise"])
     # The host's module, not this package; it imports much, so only when sampling.
     common_ksampler: Any = importlib.import_module("nodes").common_ksampler
     options = dict(sampling)

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..blending.preference import AnyPreference, PreferenceSchedule
 from ..blending.schedules import CURVES
-from .schema import PreferenceType, make_schema
+from .schema import PreferenceType, check_finite, make_schema
 
 
 class PreferenceScheduleNode(io.ComfyNode):
@@ -46,6 +46,7 @@ class PreferenceScheduleNode(io.ComfyNode):
         start_percent: float,
         end_percent: float,
     ) -> io.NodeOutput:
+        check_finite(start_percent=start_percent, end_percent=end_percent)
         return io.NodeOutput(PreferenceSchedule(preference_start, preference_end, curve, start_percent, end_percent))
 
 

@@ -33,7 +33,7 @@ class LoadRewardModel(io.ComfyNode):
                     "reward",
                     options=list(REWARD_OPTIONS),
                     default="colourfulness",
-                    tooltip="JPEG size, colourfulness and the miniature's rewards need no model. The others load one; vila runs in a Python of its own.",
+                    tooltip="What images are scored by. JPEG size, colourfulness and the miniature's rewards need no model; the others load one. vila does not run in ComfyUI any more.",
                 ),
                 io.Combo.Input(
                     "model_folder",

@@ -1,4 +1,9 @@
-"""Checkpoints that appear whole or not at all: each is a folder that is renamed into place when its files are on disk."""
+"""Atomic checkpoints: a folder is renamed into place after its files are on disk.
+
+accelerate's ``save_state`` is not enough here. It pickles the random state and the optimizer, writes files in place, and
+stores no checksums, so that a killed run can leave a checkpoint that is half new. safetensors holds tensors only, and a
+run's state also has nested numbers and strings. `torch.save` with ``weights_only`` reading holds both without pickle's code.
+"""
 
 from __future__ import annotations
 
@@ -20,30 +25,30 @@ logger = logging.getLogger("diffusion_blend")
 STATE = "state.pt"
 ADAPTER = "adapter.safetensors"
 SUMS = "SHA256SUMS"
-"""The other files' digests, as ``sha256sum`` writes and checks them: nothing else sees a flipped bit in a tensor."""
+"""The checksums of the other files, in the format of ``sha256sum``. They reveal a flipped bit, which no file format does."""
 _NAME = re.compile(r"checkpoint-(\d{8})")
 _PARTIAL = ".partial"
 
 
 class DamagedCheckpoint(ValueError):
-    """A checkpoint that is not what was written."""
+    """A checkpoint whose files differ from those that were written."""
 
 
 def save_checkpoint(folder: Path, iteration: int, state: dict[str, Any], adapter: bytes, keep: int) -> Path:
-    """Write a checkpoint and drop the oldest ones beyond ``keep``.
+    """Write a checkpoint and delete the oldest ones beyond ``keep``.
 
     Args:
-        folder: where checkpoints are; made if missing.
+        folder: holds the checkpoints. It is created if it is missing.
         iteration: iterations completed.
-        state: tensors, numbers, strings and plain containers of them, nothing else (it is read back without pickle).
-        adapter: content of the adapter file, so that every checkpoint can be used as it is.
-        keep: how many complete checkpoints stay.
+        state: tensors, numbers, strings and plain containers of them. Other objects could not be read without pickle.
+        adapter: content of the adapter file, so that ComfyUI can load any checkpoint.
+        keep: the number of complete checkpoints to keep.
 
     Returns:
         The checkpoint's folder.
 
     Raises:
-        OSError: it could not be written (a full disk, say); earlier checkpoints are untouched.
+        OSError: writing failed, for example on a full disk. Earlier checkpoints are unchanged.
     """
     folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"checkpoint-{iteration:08d}"
@@ -57,14 +62,14 @@ def save_checkpoint(folder: Path, iteration: int, state: dict[str, Any], adapter
         partial.mkdir()
         for name, data in {**files, SUMS: sums.encode()}.items():
             write_atomically(partial / name, data)
-        if final.exists():  # a damaged one that the run has reached again: the new one replaces it
+        if final.exists():  # a damaged checkpoint of the same iteration: the new one replaces it
             _remove(final)
         partial.rename(final)
     except OSError:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     flush_folder(folder)
-    # Later ones are damaged: the run was resumed from before them.
+    # Later checkpoints are damaged, because the run was resumed from an earlier one.
     later = [path for path in list_checkpoints(folder) if path.name > final.name]
     for old in [*later, *list_checkpoints(folder)[: -keep - len(later)]]:
         _remove(old)
@@ -77,12 +82,13 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def newest_whole(folder: Path) -> Path | None:
-    """The newest checkpoint that is what was written; None if there is no checkpoint at all.
+    """The newest undamaged checkpoint, or None if there is no checkpoint at all.
 
-    A damaged one is passed over with a warning: the run before it is repeated from the one before, to the same end.
+    A damaged checkpoint is skipped with a warning. The run then repeats the iterations after the checkpoint before it,
+    and ends with the same adapter.
 
     Raises:
-        DamagedCheckpoint: there are checkpoints, and all are damaged.
+        DamagedCheckpoint: all checkpoints are damaged.
     """
     complaints = []
     for checkpoint in reversed(list_checkpoints(folder)):
@@ -99,10 +105,10 @@ def newest_whole(folder: Path) -> Path | None:
 
 
 def verify(checkpoint: Path) -> None:
-    """Compare a checkpoint's files with their digests.
+    """Compare a checkpoint's files with their checksums.
 
     Raises:
-        DamagedCheckpoint: a file is missing or differs, or the digests are missing.
+        DamagedCheckpoint: a file is missing or differs, or the checksums are missing.
     """
     sums = checkpoint / SUMS
     if not sums.is_file():
@@ -124,7 +130,7 @@ def verify(checkpoint: Path) -> None:
 
 
 def load_state(checkpoint: Path) -> dict[str, Any]:
-    """Read a checkpoint's state, tensors on the CPU; nothing in it can run code.
+    """Read a checkpoint's state, with tensors on the CPU. Reading runs no code of the file.
 
     Raises:
         ValueError: as `read_tensors`.
@@ -137,7 +143,7 @@ def _digest(content: bytes) -> str:
 
 
 def _remove(checkpoint: Path) -> None:
-    """Take a checkpoint away under another name first: half of one is never seen under its own."""
+    """Rename a checkpoint before deleting it, so that a half-deleted one never has a checkpoint's name."""
     leaving = checkpoint.with_name(f"{checkpoint.name}.old{_PARTIAL}")
     checkpoint.rename(leaving)
     shutil.rmtree(leaving)

@@ -38,7 +38,7 @@ class AdapterConfig:
     """The LoRA adapter.
 
     Attributes:
-        rank: of the low-rank update. 1 is the smallest; large ranks learn more and overfit the reward sooner.
+        rank: rank of the low-rank update, at least 1. Large ranks learn more and overfit the reward sooner.
         alpha: the update is scaled by alpha / rank. Larger acts like a larger learning rate; 0 would switch it off.
         targets: endings of the layer names to adapt. The default is every attention projection (the authors').
     """
@@ -91,8 +91,8 @@ class AlgorithmConfig:
         clip_range: allowed change of a step's likelihood ratio between sampling and update. Near 0 stops learning,
             above 1 hardly limits it. DPOK's and DDPO's 1e-4 is per latent element: the true ratio of a 4x64x64
             latent is its 16384th power, so theirs is about 1.6 in log-ratio here.
-        buffer: denoising steps (dpok) or images (rwr) kept for re-use per process. More than one iteration gives
-            re-uses old data, which in rwr is never stale.
+        buffer: denoising steps (dpok) or images (rwr) kept per process. A buffer larger than one iteration's data re-uses
+            older data. In rwr older data is never stale, because the base does not change.
         updates: optimiser steps per iteration (dpok, rwr). More learn faster from stale data.
         recompute: run each denoising step again in the backward pass instead of keeping its activations (draft): a third
             more time, and memory for one step instead of all.
@@ -156,7 +156,7 @@ class ValueConfig:
 
 @dataclass(frozen=True)
 class PromptConfig:
-    """What to draw.
+    """The prompts of the run.
 
     Attributes:
         source: short_drawbench, geneval, or a text file with one prompt per line.
@@ -174,9 +174,9 @@ class RunConfig:
     """The run itself.
 
     Attributes:
-        iterations: rounds of sampling and updating.
+        iterations: the number of rounds. Each round samples images and updates the adapter.
         seed: of every random number. The same seed, settings and machine give the same adapter.
-        save_every: iterations between checkpoints; what a kill costs at most. 1 is safest and slowest.
+        save_every: iterations between checkpoints. A killed run loses at most this many. 1 is safest and slowest.
         keep: checkpoints kept, at least 1.
         watch_every: iterations between sample grids, reward curves and held-out rewards; 0 never.
         watch_samples: images in the grid, always from the same prompts and noise.
@@ -213,11 +213,11 @@ class TrainConfig:
         base: the model.
         adapter: the LoRA.
         sampling: how images are made.
-        algorithm: the policy gradient.
+        algorithm: how the adapter learns from the reward.
         optimizer: AdamW for the adapter.
-        value: the value function.
-        prompts: what to draw.
-        run: length, seed, checkpoints, stops.
+        value: the value function (dpok only).
+        prompts: the prompts of the run.
+        run: length, seed, checkpoints, stop rules.
     """
 
     output: str

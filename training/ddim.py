@@ -1,7 +1,7 @@
-"""The denoising policy: DDIM steps with noise as Gaussians of known mean and standard deviation.
+"""The denoising policy: each noisy DDIM step is a Gaussian with a known mean and standard deviation.
 
-Everything here is a pure function of tensors. Sums over a latent's elements are taken in float64: a latent of
-16384 elements has log-probabilities of order 1e4, where float32 would lose the 1e-4 that importance ratios turn on.
+All functions are pure. Sums over a latent's elements are computed in float64, because a latent of 16384 elements has
+log-probabilities of order 1e4 and importance ratios depend on differences of order 1e-4.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PredictionType = Literal["epsilon", "v_prediction", "sample"]
 
 @dataclass(frozen=True)
 class DdimSteps:
-    """One run of the sampler: ``x_prev ~ N(state * x + output * network(x, t), std^2)`` at each step.
+    """The coefficients of a sampling run: ``x_prev ~ N(state * x + output * network(x, t), std^2)`` at each step.
 
     Attributes:
         timesteps: training timesteps, int64[T], noisiest first.
@@ -26,7 +26,7 @@ class DdimSteps:
         output: factor of the network's output in the mean, float64[T]; ``c_t`` of the closed-form KL.
         std: standard deviation of the step, float64[T], latent units; 0 is a step without noise.
         alpha_bar: share of the signal's variance before the step, float64[T].
-        prediction_type: what the network puts out.
+        prediction_type: the quantity that the network predicts.
         x0_output: factor of the network's output in its x0 prediction, float64[T].
     """
 
@@ -43,7 +43,7 @@ class DdimSteps:
 
     @property
     def noisy(self) -> Tensor:
-        """The steps that have a density, int64[<=T]: a step without noise is part of the decoder, not of the policy."""
+        """The steps with noise, int64[<=T]. A step without noise has no density, so it counts as a part of the decoder."""
         return torch.nonzero(self.std > 0).flatten()
 
 
@@ -65,8 +65,8 @@ def ddim_steps(
         alphas_cumprod: abar at every training timestep, float[N], in (0, 1).
         timesteps: the run's timesteps, int64[T], strictly falling.
         final_alpha_cumprod: abar after the last step, in (0, 1]; 1 makes the last step noiseless.
-        eta: noise scale, above 0 (no policy without noise) up to 1 (DDPM); the authors use 1.
-        prediction_type: what the network puts out.
+        eta: noise scale, above 0 (there is no policy without noise) up to 1 (DDPM). The authors use 1.
+        prediction_type: the quantity that the network predicts.
 
     Returns:
         The coefficients of every step.
@@ -134,7 +134,7 @@ def step_mean(steps: DdimSteps, index: Tensor, latents: Tensor, output: Tensor) 
 
     Args:
         steps: the sampler's coefficients.
-        index: which step each row is at, int64[B].
+        index: the step of each row, int64[B].
         latents: noisy latents, float[B, C, H, W].
         output: guided network output, same shape.
 
@@ -150,11 +150,11 @@ def step_std(steps: DdimSteps, index: Tensor, like: Tensor) -> Tensor:
 
 
 def noise_to_level(steps: DdimSteps, index: Tensor, clean: Tensor, noise: Tensor) -> Tensor:
-    """Noise clean latents to where a step starts: ``x_t = sqrt(abar) x_0 + sqrt(1 - abar) eps``.
+    """Add noise to clean latents up to the level at which a step starts: ``x_t = sqrt(abar) x_0 + sqrt(1 - abar) eps``.
 
     Args:
         steps: the sampler's coefficients.
-        index: which step each row starts, int64[B].
+        index: the step that each row starts, int64[B].
         clean: x_0, float[B, C, H, W].
         noise: eps, standard normal, same shape.
 
@@ -167,10 +167,10 @@ def noise_to_level(steps: DdimSteps, index: Tensor, clean: Tensor, noise: Tensor
 
 
 def training_target(steps: DdimSteps, index: Tensor, clean: Tensor, noise: Tensor) -> Tensor:
-    """What the network should put out at `noise_to_level`'s latents: eps, ``v = sqrt(abar) eps - sqrt(1 - abar) x_0``, or x_0.
+    """The network's target at `noise_to_level`'s latents: eps, ``v = sqrt(abar) eps - sqrt(1 - abar) x_0``, or x_0.
 
     Args:
-        steps, index, clean, noise: as there.
+        steps, index, clean, noise: as for `noise_to_level`.
 
     Returns:
         Targets, float32[B, C, H, W].
@@ -211,7 +211,7 @@ def gaussian_kl(mean: Tensor, reference: Tensor, std: Tensor) -> Tensor:
     """KL divergence of two spherical Gaussians with equal standard deviation, summed over a latent's elements.
 
     ``KL = ||mean - reference||^2 / (2 s^2)`` = ``c_t^2 ||out - out_ref||^2 / (2 s^2)`` (DPOK, Fan et al. 2023,
-    arXiv 2305.16381, eq. 12, in true units: neither averaged over elements nor stripped of its time weight).
+    arXiv 2305.16381, eq. 12). The divergence is in nats: it is not averaged over elements, and it keeps its time weight.
 
     Args:
         mean: mean of the trained policy, float[B, C, H, W].

@@ -1,4 +1,4 @@
-"""Adapter files: kohya keys, alpha, and metadata that LoRA managers and the nodes read."""
+"""Writes adapter files: kohya keys, alpha, and the metadata that LoRA managers and the nodes read."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _ARCHITECTURES = {
 def adapter_bytes(unet: UNet2DConditionModel, alpha: float, metadata: Mapping[str, str]) -> bytes:
     """A UNet's LoRA adapter as the bytes of a ``.safetensors`` file with kohya keys.
 
-    ``lora_unet_<layer>.lora_down.weight``, ``.lora_up.weight`` and ``.alpha``: the spelling that ComfyUI, A1111 and
-    diffusers read; raw peft keys are not mapped by ComfyUI for SD 1.5 and SDXL.
+    The keys are ``lora_unet_<layer>.lora_down.weight``, ``.lora_up.weight`` and ``.alpha``. ComfyUI, A1111 and diffusers
+    read these. ComfyUI does not map raw peft keys for SD 1.5 and SDXL.
 
     Args:
-        unet: network with one peft LoRA adapter.
-        alpha: the adapter's alpha; readers scale the update by alpha / rank.
+        unet: a network with one peft LoRA adapter.
+        alpha: the adapter's alpha. Readers scale the update by alpha / rank.
         metadata: strings for the file's header.
 
     Returns:
@@ -57,17 +57,17 @@ def adapter_metadata(
     """Header of an adapter file: ``diffusion_blend.*``, ``modelspec.*`` and kohya's ``ss_*``.
 
     Args:
-        title: what LoRA managers show.
-        architecture: ``sd_v1``, ``sd_v2``, ``sdxl``, or another name, which is passed on as it is.
-        base_model: what the adapter was trained on.
+        title: the name that LoRA managers show.
+        architecture: ``sd_v1``, ``sd_v2``, ``sdxl``, or another name, which is written unchanged.
+        base_model: the name of the base.
         rank: LoRA rank.
         alpha: LoRA alpha.
         resolution: width and height of the training images, pixels.
         prediction_type: ``epsilon`` or ``v_prediction``.
-        training: values for the ``diffusion_blend.`` prefix; anything that is not a string is written as JSON.
+        training: entries for the ``diffusion_blend.`` prefix. Values that are not strings are written as JSON.
 
     Returns:
-        Strings only, as safetensors wants them.
+        The header. safetensors allows strings only.
     """
     modelspec, kohya = _ARCHITECTURES.get(architecture, (f"{architecture}/lora", architecture))
     header = {

@@ -1,4 +1,8 @@
-"""Which folder a run may use, and which checkpoint it resumes."""
+"""Checks a run's output folder, and chooses the checkpoint that a run resumes.
+
+accelerate's ``load_state`` loads any checkpoint into any run. These checks refuse a checkpoint of other settings, because
+the resumed run would not end as the uninterrupted one.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +30,7 @@ CHANGEABLE = (
     "run.stop_kl",
     "run.stop_diversity",
 )
-"""Settings that may change when a run is resumed, because they do not change what is learnt."""
+"""Settings that may change when a run is resumed, because the adapter does not depend on them."""
 
 
 def check_output(config: TrainConfig, processes: int) -> None:
@@ -37,7 +41,7 @@ def check_output(config: TrainConfig, processes: int) -> None:
         processes: the number of processes.
 
     Raises:
-        ValueError: the folder holds something and resuming was not asked for; there is nothing to resume; the
+        ValueError: the folder is not empty and resuming was not asked for, or there is nothing to resume, or the
             checkpoint was made with other settings.
     """
     folder = Path(config.output)

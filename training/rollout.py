@@ -1,4 +1,4 @@
-"""Trajectories: from noise to images, with the log-probability and the KL to the base of every step."""
+"""Samples trajectories from noise to images, and computes the log-probability and the KL to the base of every step."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Trajectories:
 
     Attributes:
         latents: every state from noise to clean latent, float32[B, T + 1, C, H, W].
-        log_prob: of each step under the policy that took it, float64[B, T], nats; 0 where a step has no noise.
+        log_prob: of each step under the policy that sampled it, float64[B, T], nats; 0 where a step has no noise.
         kl: of each step to the base, float64[B, T], nats; 0 where it was not measured or the step has no noise.
         images: float32[B, 3, H, W] in 0..1.
     """

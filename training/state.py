@@ -1,4 +1,8 @@
-"""The state of a run that a checkpoint stores, beside the state of the algorithm."""
+"""The state of a run that a checkpoint stores, beside the state of the algorithm.
+
+accelerate stores the states of random generators by pickle, which this project does not read. `_random_state` therefore
+turns them into tensors and numbers.
+"""
 
 from __future__ import annotations
 

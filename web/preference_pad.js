@@ -5,31 +5,12 @@
 
 import { app } from '../../scripts/app.js'
 import { adapterNames, numberOf, widgetOf } from './pad/adapters.js'
+import { keepFresh, retire } from './pad/live.js'
 import { MIN_HEIGHT, PreferencePad } from './pad/view.js'
 
 const NODE = 'PreferenceWeights'
 const WEIGHTS = ['weight_1', 'weight_2', 'weight_3', 'weight_4']
 const KL_SCALE = 'kl_scale'
-const LOOK_AGAIN_MS = 200 // links, file names and undo change without telling the node
-
-/** @type {Set<() => void>} What redraws each pad, if something changed. */
-const live = new Set()
-/** @type {ReturnType<typeof setInterval> | undefined} */
-let timer
-
-/** @param {() => void} refresh */
-function keepFresh(refresh) {
-  live.add(refresh)
-  timer ??= setInterval(() => live.forEach((each) => each()), LOOK_AGAIN_MS)
-}
-
-/** @param {() => void} refresh */
-function forget(refresh) {
-  live.delete(refresh)
-  if (live.size > 0) return
-  clearInterval(timer)
-  timer = undefined
-}
 
 /**
  * @param {any} node
@@ -117,10 +98,18 @@ function addPad(node) {
   followNumbers(node, refresh)
   passToCanvas(pad.element)
   refresh()
-  keepFresh(refresh)
-  const onRemoved = node.onRemoved
+  followLife(node, { node, element: pad.element, refresh })
+}
+
+/** @type {(node: any, pad: import('./pad/live.js').LivePad) => void} Refresh the pad as long as its node is in a graph. */
+function followLife(node, pad) {
+  const { onAdded, onRemoved } = node
+  node.onAdded = function (/** @type {any[]} */ ...args) {
+    keepFresh(pad)
+    return onAdded?.apply(this, args)
+  }
   node.onRemoved = function (/** @type {any[]} */ ...args) {
-    forget(refresh)
+    retire(pad)
     return onRemoved?.apply(this, args)
   }
 }

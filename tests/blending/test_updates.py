@@ -11,8 +11,8 @@ from diffusion_blend.blending.updates import (
     HadamardProduct,
     KroneckerProduct,
     ParameterDifference,
-    RescaledOutput,
     RotatedOutput,
+    ScaledOutput,
     Slice,
 )
 from torch import nn
@@ -90,7 +90,7 @@ def rescaled(layer):
     inner = (up @ down.flatten(1)).view_as(layer.weight)
     patched = scale.view(-1, *[1] * (inner.ndim - 1)) * (layer.weight + inner)
     bias = None if layer.bias is None else layer.bias.detach()
-    return [RescaledOutput(LowRank(down, up), scale - 1, bias)], {"weight": patched - layer.weight}
+    return [ScaledOutput(scale - 1, bias), LowRank(down, scale[:, None] * up)], {"weight": patched - layer.weight}
 
 
 def rotated(layer):
@@ -101,7 +101,7 @@ def rotated(layer):
 
 
 def slices(layer):
-    """Rows 2..6 and columns 1..4 of a fused layer."""
+    """Make updates of rows 2..6 and columns 1..4 of a fused layer."""
     tail = layer.weight.shape[2:]
     rows, columns = randn(5, 6, *tail), randn(12, 4, *tail)
     change = torch.zeros_like(layer.weight)
@@ -127,7 +127,7 @@ KINDS = {
 
 
 def patched(layer, changes, gates, x):
-    """The layer's own forward with its parameters changed."""
+    """Run the layer's own forward with its parameters changed."""
     values = {
         name: getattr(layer, name) + sum(g * c[name] for g, c in zip(gates, changes, strict=True) if name in c)
         for name in {name for change in changes for name in change}

@@ -174,6 +174,37 @@ def test_undo_and_redo(front: FrontEnd) -> None:
     assert pad.numbers()["weight_1"] == pytest.approx(0.5, abs=0.011)
 
 
+def test_undo_after_opening_a_file(front: FrontEnd) -> None:
+    """Nodes 2.0 then keeps the component of the node that undo replaces."""
+    pad = preference_pad.make(front, LORAS[:2])
+    front.open_file(front.workflow())
+    pad.wait("look.shown")
+    pad.drag((150, 75), (205, 75))
+    assert pad.numbers()["weight_1"] == pytest.approx(0.25, abs=0.011)
+    front.press_and_restore("Control+z")
+    pad.wait("look.shown && Math.abs(look.weights[0] - 150) < 0.01")
+    assert front.page.evaluate("() => document.querySelectorAll('.diffusion-blend-pad').length") == 1
+    pad.drag((150, 75), (62, 75))
+    assert pad.numbers()["weight_1"] == pytest.approx(0.9, abs=0.011)
+    front.press_and_restore("Control+z")
+    front.press_and_restore("Control+y")
+    pad.wait("look.shown && Math.abs(look.weights[0] - 62) < 3")
+
+
+def test_the_pad_of_a_removed_node_is_inert(front: FrontEnd) -> None:
+    pad = preference_pad.make(front, LORAS[:2])
+    inert = front.page.evaluate(
+        """(id) => {
+            const node = app.graph.getNodeById(id), { element } = node.widgets.find((w) => w.name === 'preference_pad')
+            const before = element.inert
+            app.graph.remove(node)
+            return [before, element.inert]
+        }""",
+        pad.node,
+    )
+    assert inert == [False, True]
+
+
 def test_keyboard(front: FrontEnd) -> None:
     pad = preference_pad.make(front, LORAS[:2])
     front.remember()

@@ -16,7 +16,7 @@ from diffusion_blend.nodes.inputs import NONE, LoadRewardLoRAs
 from diffusion_blend.nodes.miniature import LoadMiniature
 
 PROMPTS = ["a red circle", "two blue squares", "a green square above a cyan triangle"]
-STEPS, CFG = 10, 3.0  # 999 / 9 is whole: timesteps between two levels are rounded by the host and not by diffusers
+STEPS, CFG = 10, 3.0  # 999 / 9 is a whole number. The host rounds timesteps between two levels, diffusers does not.
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_pictures_go_through_the_vae_unchanged(miniature):
 
 
 def through_diffusers(pipeline, noise, prompt: str):
-    """Euler over the host's "normal" timesteps: evenly spaced from 999 to 0, then no noise."""
+    """Sample by Euler over the host's "normal" timesteps: evenly spaced from 999 to 0, then no noise."""
     from diffusers import EulerDiscreteScheduler
 
     scheduler = EulerDiscreteScheduler.from_config(pipeline.scheduler.config, timestep_spacing="linspace")

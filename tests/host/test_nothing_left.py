@@ -18,7 +18,7 @@ def network(model):
 
 
 def fail_at(model, call, error):
-    """Make the network raise at its n-th call; a handle to stop that."""
+    """Make the network raise at its n-th call; returns a handle that ends this."""
     count = [0]
 
     def hook(*_):
@@ -85,7 +85,7 @@ def test_an_interrupt_between_the_rows_of_one_step_is_noticed(sd3):
 
 
 def _counts(name, args, kwargs):
-    """When a clone takes over, the host goes through the motions for every weight and changes nothing; that is no event."""
+    """When a clone takes over, the host visits every weight and changes none. Such a visit is no event."""
     if name == "patch_weight_to_device":
         return args[1] in args[0].patches
     if name == "unpatch_model":
@@ -199,7 +199,7 @@ def test_progress_previews_and_results_come_as_in_ksampler(sd3, monkeypatch):
 
 
 def test_out_of_memory_falls_back_row_by_row(sd3):
-    """Injected: the network refuses more than one row of the plan at a time."""
+    """The network is made to refuse more than one row of the plan at a time."""
     batches = []
 
     def refuse(_, args):
@@ -220,14 +220,14 @@ def test_too_little_free_memory_is_not_even_tried(sd3, monkeypatch):
     batches = []
     handle = network(sd3.model).register_forward_pre_hook(lambda _, args: batches.append(args[0].shape[0]))
     need = sd3.model.model.memory_required([8, 16, 8, 8]) * 1.5
-    monkeypatch.setattr("diffusion_blend.nodes.engine.run.free_memory", lambda *_: need + 1)
+    monkeypatch.setattr("diffusion_blend.nodes.engine.rows.free_memory", lambda *_: need + 1)
     sd3.sample(blend_model(sd3.model, sd3.loras(3), preference(1, 1, 1), evaluation="batched"), steps=1)
     handle.remove()
     assert max(batches) <= 8
 
 
 def test_a_network_that_mixes_images_in_a_row_falls_back_to_one_row_a_call(sd3):
-    """Injected: a layer whose input loses its batch."""
+    """A layer is made to lose the batch of its input."""
     from diffusion_blend.blending.side_path import RowsDoNotFit
 
     def refuse(_, args):
@@ -254,8 +254,8 @@ def test_layers_that_no_call_reaches_are_named_once(sd3, loras_folder, caplog):
     from comfy_adapters import write
     from comfy_world import load_loras
 
-    # The host's SD3 never calls the last block's context projection: it has none; pos_embed is no layer. A layer that is
-    # there but bypassed stands for a fused kernel.
+    # The host's SD3 never calls the last block's context projection, because it has none; pos_embed is no layer. A bypassed
+    # layer takes the place of a fused kernel.
     layer = network(sd3.model).joint_blocks[0].x_block.mlp
     original = layer.forward
     layer.forward = lambda x: x

@@ -1,4 +1,4 @@
-"""Small sweeps for tests: tiny pipelines, adapters that change something, settings that run in a second."""
+"""Small sweeps for tests: tiny pipelines, adapters with a visible effect, and settings that run in a second."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PROMPTS = ("a red cat", "a dog", "cats 2")
 
 
 def write_adapter(folder: Path, base: Path, name: str, seed: int, **lora: Any) -> Path:
-    """An adapter file as the trainer writes it, with random factors that visibly change the pictures."""
+    """Write an adapter file as the trainer does, with random factors that visibly change the pictures."""
     model = DiffusersModel(
         load_base(BaseConfig(path=str(base)), torch.device("cpu"), allow_download=False),
         AdapterConfig(**{"rank": 2, "alpha": 3.0, **lora}),
@@ -36,7 +36,7 @@ def write_adapter(folder: Path, base: Path, name: str, seed: int, **lora: Any) -
 
 
 def settings(output: Path, base: Path, adapters: dict[str, Path], **over: Any) -> SweepConfig:
-    """Settings of a small sweep; ``over`` changes fields."""
+    """Return the settings of a small sweep; ``over`` changes fields."""
     prompts = output.parent / "prompts.txt"
     prompts.write_text("\n".join(PROMPTS) + "\n")
     values: dict[str, Any] = {
@@ -63,7 +63,7 @@ def sweep(config: SweepConfig) -> Sweep:
 
 
 def latents(ready: Sweep, point: int, images: Sequence[int]) -> torch.Tensor:
-    """The clean latents of a point's pictures."""
+    """Return the clean latents of a point's pictures."""
     from diffusion_blend.evaluation.sweep.steps import Cost
 
     chunk = ready._chunk(range(images[0], images[-1] + 1))

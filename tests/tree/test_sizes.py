@@ -18,7 +18,7 @@ def shipped_files() -> list[Path]:
 
 
 def lengths(source: str) -> list[int]:
-    """Lines of every function, without its docstring."""
+    """Count the lines of every function, without its docstring."""
     found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):

@@ -19,6 +19,7 @@
  */
 
 import { clampTo, pointOf, toHundredths, weightsAt } from './coordinates.js'
+import { PAD_CLASS } from './live.js'
 import { CORNERS, HEIGHT, TRACK, WIDTH, drawShape, drawTrack, svg, trackX } from './drawing.js'
 
 /** The least height of the pad in a node, in the node's own pixels. */
@@ -48,7 +49,7 @@ export class PreferencePad {
     /** @type {number[] | null} The track's range while its handle is held: it must not change under the hand. */
     this.heldRange = null
     this.element = document.createElement('div')
-    this.element.className = 'diffusion-blend-pad'
+    this.element.className = PAD_CLASS
     Object.assign(this.element.style, { position: 'relative', minHeight: `${MIN_HEIGHT}px`, width: '100%' })
     this.svg = svg('svg', { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: 'group', 'aria-label': 'Preference pad' })
     Object.assign(this.svg.style, {

@@ -1,0 +1,47 @@
+"""The families of bases: which file of this folder takes a diffusers pipeline apart. A new family is a file and an entry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Family:
+    """One kind of base model.
+
+    Attributes:
+        module: the file in this folder. Its function ``take_apart(pipeline, name, resolution, device)`` returns a `Base`.
+        title: what people call the family.
+        checkpoint_kinds: diffusers' names of the family's single ``.safetensors`` checkpoints; empty if none are read.
+    """
+
+    module: str
+    title: str
+    checkpoint_kinds: tuple[str, ...] = ()
+
+
+FAMILIES = {
+    "StableDiffusionPipeline": Family("stable_diffusion", "Stable Diffusion 1.x and 2.x", ("v1", "v2")),
+    "StableDiffusionXLPipeline": Family("sdxl", "SDXL", ("xl_base",)),
+}
+"""The name of diffusers' pipeline class -> its family."""
+
+
+def family_of(pipeline: str, path: str) -> Family:
+    """The family of a pipeline class.
+
+    Args:
+        pipeline: the class's name.
+        path: of the base, for the message.
+
+    Raises:
+        ValueError: this trainer does not know the class.
+    """
+    if pipeline not in FAMILIES:
+        raise ValueError(f"base {path!r} is a {pipeline}, which this trainer does not support yet; {supported()}")
+    return FAMILIES[pipeline]
+
+
+def supported() -> str:
+    """All families in words."""
+    return "supported are " + ", ".join(f"{family.title} ({name})" for name, family in FAMILIES.items())
