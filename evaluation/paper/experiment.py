@@ -66,7 +66,7 @@ def load_experiment(name: str, output: Path, overrides: str = "") -> Experiment:
         adapter: _parsed(TrainConfig, merged(common, own) | {"output": str(output / "train" / adapter)})
         for adapter, own in (content.get("train") or {}).items()
     }
-    settings = dict(content["sweep"]) | {"output": str(output / "sweep")}
+    settings: dict[str, Any] = dict(content["sweep"]) | {"output": str(output / "sweep")}
     for key in ("adapters", "morl"):
         settings[key] = {
             entry: _trained_file(source, trainings, output) for entry, source in (settings.get(key) or {}).items()
