@@ -249,7 +249,9 @@ def _default_steps(pipe: Any) -> int:
 
 def _images(bound: Mapping[str, Any]) -> int:
     """How many pictures a call of a pipeline makes at once."""
-    prompt: Any = bound.get("prompt")
-    embeds: Any = bound.get("prompt_embeds")
-    prompts = len(prompt) if isinstance(prompt, list) else 1 if prompt is not None else len(embeds)
+    prompt, embeds = bound.get("prompt"), bound.get("prompt_embeds")
+    if isinstance(prompt, list):
+        prompts = len(prompt)
+    else:
+        prompts = 1 if embeds is None else len(embeds)
     return prompts * int(bound.get("num_images_per_prompt") or 1)

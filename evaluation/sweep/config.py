@@ -40,8 +40,8 @@ class SweepConfig:
         seed: of the noise. Picture i has prompt ``i mod prompts``; its noise is a function of seed, prompt and ``i div
             prompts`` alone.
         measure_kl: also measure each picture's KL to the base (one more network call a step, timed and counted apart).
-        reward_units: the units in which weights compare rewards. ``as_given``: rewards as they are, for adapters with unequal KL
-            weights as in the nodes. ``kl_weight``: each reward in units of its adapter's KL
+        reward_units: the units in which weights compare rewards. ``as_given``: rewards as they are;
+            unequal KL weights of adapters are reconciled as in the nodes. ``kl_weight``: each reward in units of its adapter's KL
             weight (from the file), for rewards whose scales cannot be compared; coefficients are then the weights.
         affine: reward's name -> [factor, offset]: its score is ``factor * r + offset``, so that rewards have comparable
             scales (the paper's VILA is [4, -2]).
