@@ -33,6 +33,7 @@ class Patcher(Protocol):
     model_options: dict[str, Any]
     load_device: torch.device
     offload_device: torch.device
+    patches: dict[str, list[Any]]
     patches_uuid: Any
 
     def clone(self) -> Any: ...

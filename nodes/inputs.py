@@ -48,7 +48,7 @@ class LoadRewardLoRAs(io.ComfyNode):
         reward_loras: RewardLoRAs | None = None,
     ) -> io.NodeOutput:
         chosen = ((lora_1, strength_1), (lora_2, strength_2), (lora_3, strength_3), (lora_4, strength_4))
-        adapters = tuple(read_lora(_path(file), strength) for file, strength in chosen if file != NONE)
+        adapters = tuple(read_lora(file_path(file), strength) for file, strength in chosen if file != NONE)
         if reward_loras is not None:
             adapters = reward_loras.adapters + adapters
         if not adapters:
@@ -59,7 +59,7 @@ class LoadRewardLoRAs(io.ComfyNode):
     def fingerprint_inputs(cls, **inputs: Any) -> str:
         """A file that was trained on is read again. Hashed: the host writes this into every image, and paths are private."""
         files = [inputs.get(f"lora_{number}", NONE) for number in range(1, 5)]
-        paths = [Path(_path(file)) for file in files if file != NONE]
+        paths = [Path(file_path(file)) for file in files if file != NONE]
         state = [(str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in paths]
         return hashlib.sha256(repr(state).encode()).hexdigest()
 
@@ -116,7 +116,7 @@ class PreferenceWeights(io.ComfyNode):
         return io.NodeOutput(result)
 
 
-def _path(file: str) -> str:
+def file_path(file: str) -> str:
     """A chosen adapter's file: in the host's loras folders, or one that comes with the miniature."""
     path = folder_paths.get_full_path("loras", file)
     if path is None:

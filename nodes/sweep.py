@@ -24,7 +24,7 @@ class PreferenceSweep(io.ComfyNode):
         return make_schema(
             node_id="PreferenceSweep",
             display_name="Preference Sweep",
-            description="Many preferences at once: whatever comes after this node runs once for each, with the same seed. Collect the images with Preference Grid.",
+            description="Many preferences at once: every node after this one runs once for each, with the same seed. Collect the images with Preference Grid.",
             search_aliases=["sweep", "xy plot", "simplex", "diffusion blend"],
             inputs=[
                 io.Combo.Input(

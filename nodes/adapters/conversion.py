@@ -24,7 +24,7 @@ from ...blending.updates import (
 )
 from .base_weights import BaseWeights
 from .kinds import OtherShape, check_size, factored_form
-from .targets import Target
+from .targets import Target, locate
 
 Updates = list[tuple[str, Update]]
 """Names of layers (or of parameters) and their updates."""
@@ -68,6 +68,36 @@ def convert(patch: Any, target: Target, strength: float, weights: BaseWeights, m
     if magnitude is not None:
         raise ValueError("its magnitude vector belongs to a layer that no DoRA trainer changes.")
     return _dense(patch, target, strength, weights)
+
+
+def convert_chain(entries: list[Any], key: str, network: Any, weights: BaseWeights) -> Updates:
+    """Convert all patches that a chain of nodes added to one parameter, in their order.
+
+    Args:
+        entries: the host's (strength, patch, strength of the weight, offset, function).
+        key: of the parameter.
+        network: the host's BaseModel.
+        weights: of the MODEL before the chain.
+
+    Raises:
+        ValueError: as `convert`.
+    """
+    if all(strength == 1 and _adds(patch) for _, patch, strength, *_ in entries):
+        return [
+            update
+            for strength, patch, _, offset, function in entries
+            for update in convert(patch, locate(network, (key, offset, function)), strength, weights, None)
+        ]
+    return _patched(entries, locate(network, key), weights.read(key))
+
+
+def _adds(patch: Any) -> bool:
+    """Whether a patch adds a tensor that does not depend on the weight, so that patches of one weight are a sum."""
+    if isinstance(patch, comfy.weight_adapter.WeightAdapterBase):
+        return patch.name in FACTORED and _dora_scale(patch) is None
+    return (
+        isinstance(patch, tuple) and (len(patch) == 1 or patch[0] == "diff") and isinstance(patch[-1], (Tensor, tuple))
+    )
 
 
 def _dora_scale(patch: Any) -> Tensor | None:
@@ -172,19 +202,25 @@ def _dense(patch: Any, target: Target, strength: float, weights: BaseWeights) ->
     if adapter is not None and adapter.name == "boft" and adapter.weights[2] is None:
         # The host fails on a BOFT without alpha, which has no bound on its norm: alpha 0 says the same.
         patch = type(adapter)(adapter.loaded_keys, (*adapter.weights[:2], 0.0, *adapter.weights[3:]))
+    updates = _patched([(strength, patch, 1.0, target.offset, target.function)], target, weight)
+    if not updates and strength != 0 and adapter is not None and _holds_numbers(adapter):
+        raise OtherShape(f"the host finds no way to apply it to a weight of {list(target.part)}.")
+    return updates
+
+
+def _patched(entries: list[Any], target: Target, weight: Tensor) -> Updates:
+    """The difference of a whole parameter that the host makes by some patches; nothing if there is none."""
     try:
-        patched = comfy.lora.calculate_weight(
-            [(strength, patch, 1.0, target.offset, target.function)], weight.clone(), target.key
-        )
+        patched = comfy.lora.calculate_weight(entries, weight.clone(), target.key)
     except (RuntimeError, IndexError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(f"the host cannot apply it: {error}") from error
+    if patched.shape != weight.shape:
+        raise ValueError(f"it changes the shape from {list(weight.shape)} to {list(patched.shape)}.")
     change = (patched - weight).cpu()
     if not bool(torch.isfinite(change).all()):
         raise ValueError("it makes NaN or infinite numbers.")
-    if not bool(change.any()) and strength != 0 and adapter is not None and _holds_numbers(adapter):
-        raise OtherShape(f"the host finds no way to apply it to a weight of {list(target.part)}.")
     whole = Target(target.key, None, None, target.module, target.layer, target.shape)
-    return _difference(change, whole)
+    return _difference(change, whole) if bool(change.any()) else []
 
 
 def _check_sizes(patch: Any, target: Target) -> None:

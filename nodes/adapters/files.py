@@ -45,6 +45,7 @@ class RewardLoRA:
         kl_weight: the KL weight alpha of its training (reward units per nat), None if it is unknown.
         strength: factor on the whole update.
         metadata: the file's header.
+        patches: the host's patches, by parameter, of an adapter that comes from a MODEL and not from a file.
     """
 
     name: str
@@ -53,6 +54,7 @@ class RewardLoRA:
     kl_weight: float | None
     strength: float
     metadata: Mapping[str, str] = field(default_factory=dict, repr=False)
+    patches: Mapping[str, list[Any]] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, eq=False)

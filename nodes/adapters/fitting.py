@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import comfy.lora
 import comfy.model_patcher
 import torch
+from torch import Tensor
 
 from ...blending.adapters import AdapterBank
 from ...blending.updates import LowRank, Update
 from ..engine.notices import notify
 from ..host import Network, Patcher
 from .base_weights import BaseWeights
-from .conversion import Updates, bytes_of, convert
+from .conversion import Updates, bytes_of, convert, convert_chain
 from .files import RewardLoRA, RewardLoRAs
 from .kinds import OtherShape
-from .reader import keys_of, read_content, stem
+from .reader import read_content
 from .report import Report
 from .targets import Absent, locate, parameter_of
 
@@ -55,9 +58,24 @@ def bank_patcher(loras: RewardLoRAs, model: Patcher) -> Any:
         if report.text():
             notify(report.text())
     bank = AdapterBank(updates, compute_dtype(network))
-    patcher = comfy.model_patcher.ModelPatcher(bank, model.load_device, model.offload_device)
+    patcher = patcher_of(bank, model.load_device, model.offload_device)
     made[model.patches_uuid if weights.used else None] = patcher
     return patcher
+
+
+def patcher_of(bank: AdapterBank, load_device: torch.device, offload_device: torch.device) -> Any:
+    """Return a patcher of the host's own kind, so that its memory management treats the bank as it treats its models.
+
+    The host makes a copy for each further GPU by ``cached_patcher_init``.
+    """
+    kind = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
+    patcher = kind(bank, load_device, offload_device)
+    patcher.cached_patcher_init = (_copied, (bank, load_device, offload_device))
+    return patcher
+
+
+def _copied(bank: AdapterBank, load_device: torch.device, offload_device: torch.device) -> Any:
+    return patcher_of(copy.deepcopy(bank), load_device, offload_device)
 
 
 def compute_dtype(network: Network) -> torch.dtype:
@@ -83,17 +101,12 @@ def fit_adapter(
     Raises:
         ValueError: as `bank_patcher`.
     """
-    content = read_content(adapter, network, hosts)
     report = Report(adapter, type(network.model_config).__name__)
-    report.count_unused(content.unused)
     updates: dict[str, list[Update]] = {}
     itemsize = compute_dtype(network).itemsize
-    for target, patch in content.patches.items():
-        magnitude = next(
-            (content.magnitudes[name] for name in map(stem, keys_of(patch)) if name in content.magnitudes), None
-        )
+    for target, kind, make in _conversions(adapter, network, hosts, weights, report):
         try:
-            found = convert(patch, locate(network, target), adapter.strength, weights, magnitude)
+            found = make()
         except Absent:
             report.absent.append(parameter_of(target))
         except OtherShape as error:
@@ -103,14 +116,41 @@ def fit_adapter(
                 f"{adapter.file}: {parameter_of(target)}: {error} The file is damaged, or made for another architecture."
             ) from error
         else:
-            report.kinds[
-                patch[0] if isinstance(patch, tuple) and len(patch) > 1 else getattr(patch, "name", "diff")
-            ] += 1
+            report.kinds[kind] += 1
             report.dense_bytes += _dense_bytes(found, itemsize)
             for name, update in found:
                 updates.setdefault(name, []).append(update)
     report.check()
     return updates, report
+
+
+Conversion = tuple[Any, str, Callable[[], Updates]]
+"""A target of the host, the kind of its update, and the function that converts it."""
+
+
+def _conversions(
+    adapter: RewardLoRA, network: Any, hosts: Mapping[str, Any], weights: BaseWeights, report: Report
+) -> Iterator[Conversion]:
+    """The conversions of an adapter's parts, one for each parameter that it changes."""
+    if adapter.patches is not None:
+        for key, entries in adapter.patches.items():
+            yield key, "chain", partial(convert_chain, entries, key, network, weights)
+        return
+    content = read_content(adapter, network, hosts)
+    report.count_unused(content.unused)
+    for target, patch in content.patches.items():
+        magnitude = content.magnitudes.get(target)
+        yield target, _kind(patch), partial(_convert, patch, network, target, adapter.strength, weights, magnitude)
+
+
+def _convert(
+    patch: Any, network: Any, target: Any, strength: float, weights: BaseWeights, magnitude: Tensor | None
+) -> Updates:
+    return convert(patch, locate(network, target), strength, weights, magnitude)
+
+
+def _kind(patch: Any) -> str:
+    return patch[0] if isinstance(patch, tuple) and len(patch) > 1 else getattr(patch, "name", "diff")
 
 
 def _dense_bytes(updates: Updates, itemsize: int) -> int:

@@ -81,12 +81,12 @@ class Content:
 
     Args:
         patches: the host's targets and patches.
-        magnitudes: names of layers in the file -> magnitude of a DoRA in PEFT's spelling.
+        magnitudes: the host's targets -> magnitude of a DoRA in PEFT's spelling.
         unused: keys that belong to no weight of the network.
     """
 
     patches: Mapping[Any, Any]
-    magnitudes: Mapping[str, Tensor]
+    magnitudes: Mapping[Any, Tensor]
     unused: frozenset[str]
 
 
@@ -107,25 +107,43 @@ def read_content(adapter: RewardLoRA, network: Any, hosts: Mapping[str, Any]) ->
         ValueError: the file is damaged in a part that is used: half an update, a factor that is no matrix, an alpha of several
             numbers, two updates of one layer.
     """
-    try:
-        tensors = comfy.lora_convert.convert_lora(dict(adapter.tensors))
-    except HOST_FAILURES as error:
-        raise ValueError(f"{adapter.file}: the host cannot read it ({error}); the file is incomplete.") from error
+    tensors = _converted(adapter)
     names = key_map(network, hosts, {stem(key) for key in tensors})
-    used = {key: tensor for key, tensor in tensors.items() if stem(key) in names or key in names}
-    _check_complete(adapter, used)
-    _check_single(adapter, used, names)
-    magnitudes = {stem(key): tensor for key, tensor in used.items() if key.endswith(MAGNITUDES)}
-    try:
-        patches = comfy.lora.load_lora(used, names, log_missing=False)
-    except HOST_FAILURES as error:
-        raise ValueError(f"{adapter.file}: the host cannot read it ({error}); the file is damaged.") from error
+    patches, used = read_patches(adapter, names)
+    magnitudes = {names[stem(key)]: tensor for key, tensor in used.items() if key.endswith(MAGNITUDES)}
     return Content(patches, magnitudes, frozenset(tensors.keys() - used.keys()))
 
 
-def keys_of(patch: Any) -> frozenset[str]:
-    """Return the keys of a file that a patch was read from, where the host keeps them."""
-    return frozenset(getattr(patch, "loaded_keys", ()))
+def read_patches(adapter: RewardLoRA, names: Mapping[str, Any]) -> tuple[Mapping[Any, Any], dict[str, Tensor]]:
+    """Let the host read the part of a file that belongs to the named weights.
+
+    Args:
+        adapter: the file.
+        names: names of layers in the file -> the host's targets.
+
+    Returns:
+        The host's patches by target, and the tensors that were used.
+
+    Raises:
+        ValueError: as `read_content`.
+    """
+    tensors = _converted(adapter)
+    used = {key: tensor for key, tensor in tensors.items() if stem(key) in names or key in names}
+    _check_complete(adapter, used)
+    _check_single(adapter, used, names)
+    wanted = {stem(key) for key in used} | used.keys()
+    try:
+        patches = comfy.lora.load_lora(used, {key: names[key] for key in wanted & names.keys()}, log_missing=False)
+    except HOST_FAILURES as error:
+        raise ValueError(f"{adapter.file}: the host cannot read it ({error}); the file is damaged.") from error
+    return patches, used
+
+
+def _converted(adapter: RewardLoRA) -> dict[str, Tensor]:
+    try:
+        return comfy.lora_convert.convert_lora(dict(adapter.tensors))
+    except HOST_FAILURES as error:
+        raise ValueError(f"{adapter.file}: the host cannot read it ({error}); the file is incomplete.") from error
 
 
 def _check_complete(adapter: RewardLoRA, tensors: Mapping[str, Tensor]) -> None:

@@ -89,8 +89,8 @@ class Report:
             parts.append(f"{self.applied} of {total} layers applied. {self._reasons()}")
         if self.text_encoder:
             parts.append(
-                f"It also holds {self.text_encoder} text-encoder weights; they are not blended. Load them with the host's Load "
-                "LoRA (strength_model 0) if you want them."
+                f"It also holds {self.text_encoder} text-encoder weights. They take part where the prompts are encoded behind "
+                "Blend Text Encoder, and have no effect otherwise."
             )
         if self.dense_bytes > 2**20:
             kinds = ", ".join(f"{count} of kind {kind}" for kind, count in sorted(self.kinds.items()) if kind != "lora")

@@ -13,6 +13,7 @@ from ...blending.plans import Planner
 from ..adapters.files import RewardLoRAs
 from ..adapters.fitting import bank_patcher
 from ..host import Executor, Patcher
+from .refusals import check_multiplied, multiplied_weights, refuse_weights
 from .rows import Verdicts
 from .run import KEY, BlendRun
 
@@ -29,6 +30,7 @@ class AttachedBlend:
         evaluation: one of `EVALUATIONS`.
         images: image indices of the latent batch, or None for 0, 1, 2, ...
         verdicts: of the runs with these adapters, on calls with several rows of gates.
+        multiplied: the number of patches that multiplied a weight before the blend was put on.
     """
 
     bank: AdapterBank = field(repr=False)
@@ -36,8 +38,10 @@ class AttachedBlend:
     evaluation: str
     images: tuple[int, ...] | None
     verdicts: Verdicts = field(repr=False)
+    multiplied: int = 0
 
     def __call__(self, executor: Executor, *args: Any, **kwargs: Any) -> Any:
+        check_multiplied(executor.class_obj.model_patcher, self.multiplied)
         with BlendRun(self.bank, self.planner, self.evaluation, self.images, self.verdicts) as run:
             return run.sample(executor, *args, **kwargs)
 
@@ -75,6 +79,8 @@ def attach(
     blended = model.clone()
     blended.set_additional_models(KEY, [bank])
     verdicts = bank.attachments.setdefault(KEY, Verdicts())
-    wrapper = AttachedBlend(bank.model, planner, evaluation, None if images is None else tuple(images), verdicts)
+    indices = None if images is None else tuple(images)
+    wrapper = AttachedBlend(bank.model, planner, evaluation, indices, verdicts, multiplied_weights(model))
     blended.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, wrapper)
+    refuse_weights(blended)
     return blended

@@ -12,11 +12,16 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...blending.plans import Gates
+from ...blending.side_path import RowsDoNotFit
 from ..host import Executor
 from .images import frames_of
+from .texts import RunTexts, chosen, joined
 
 WITHOUT_CACHES = {"qwen_image21_cache": {"device": "off"}}
 """Options of the host that switch off caches of keys and values, which are right for constant weights only."""
+
+NO_TEXT = ("c_concat", "control", "transformer_options")
+"""Inputs of a call that do not depend on the text."""
 
 _NAMES = ("c_concat", "c_crossattn", "control", "transformer_options")
 
@@ -30,10 +35,19 @@ class ModelCall:
         t: noise levels, float[N].
         args: c_concat, c_crossattn, control, transformer_options, as the host passes them.
         kwargs: further conditioning inputs.
+        texts: the run's conditionings by adapter, or None where all rows have the same.
     """
 
-    def __init__(self, executor: Executor, x: Tensor, t: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.executor, self.x, self.t = executor, x, t
+    def __init__(
+        self,
+        executor: Executor,
+        x: Tensor,
+        t: Tensor,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        texts: RunTexts | None = None,
+    ) -> None:
+        self.executor, self.x, self.t, self.texts = executor, x, t, texts
         self.named: dict[str, Any] = dict.fromkeys(_NAMES) | dict(zip(_NAMES, args, strict=False)) | kwargs
         self.transformer_options: dict[str, Any] = self.named["transformer_options"] or {}
         self.chunks = len(self.transformer_options.get("cond_or_uncond", (0,)))
@@ -56,6 +70,8 @@ class ModelCall:
             for name, value in self.named.items()
             if name not in ("control", "transformer_options")
         }
+        if self.texts is not None:
+            inputs |= self._texts(rows, self.texts)
         control = self.named["control"]
         if control is not None:  # the network empties these lists
             control = {name: [self._repeat(part, count) for part in parts] for name, parts in control.items()}
@@ -72,6 +88,26 @@ class ModelCall:
         options.update(WITHOUT_CACHES)
         first = (inputs.pop("c_concat"), inputs.pop("c_crossattn"), control, options)
         return self.executor(self._repeat(self.x, count), self._repeat(self.t, count), *first, **inputs)
+
+    def _texts(self, rows: list[tuple[Gates, ...]], texts: RunTexts) -> dict[str, Any]:
+        """The inputs that depend on the text, for all rows of gates."""
+        names = [name for name, value in self.named.items() if name not in NO_TEXT and value is not None]
+        found: list[dict[str, Any]] = []
+        for row in rows:
+            each = {
+                gates: texts.inputs(self.transformer_options["uuids"], gates, self.images, names)
+                for gates in dict.fromkeys(row)
+            }
+            if len(row) == 1:
+                found.append(each[row[0]])
+            else:
+                gates = self.gates_of_batch(row)
+                some = each[row[0]]
+                found.append({name: chosen({key: own[name] for key, own in each.items()}, gates) for name in some})
+        try:
+            return {name: joined([inputs[name] for inputs in found]) for name in found[0]}
+        except RuntimeError as error:
+            raise RowsDoNotFit(f"The adapters' text encodings are of different lengths ({error}).") from error
 
     @property
     def foreign_patches(self) -> list[str]:

@@ -5,7 +5,7 @@ The host runs a node once for each item of its lists, item by item, and repeats 
 
 from __future__ import annotations
 
-import importlib
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -24,7 +24,8 @@ def lists_beside(graph: Graph, own: str, classes: Mapping[str, Any] | None = Non
     Returns:
         Their ids, in the graph's order.
     """
-    known = importlib.import_module("nodes").NODE_CLASS_MAPPINGS if classes is None else classes
+    # The host's own module, which is loaded wherever a prompt runs.
+    known = getattr(sys.modules.get("nodes"), "NODE_CLASS_MAPPINGS", {}) if classes is None else classes
     met = {
         source
         for node in _downstream(graph, own, known)

@@ -24,6 +24,7 @@ from .gated import GatedNetwork
 from .images import ImageIndices
 from .rows import RowEvaluator, Verdicts
 from .steps import StepTracker
+from .texts import RunTexts, texts_of_run
 
 logger = logging.getLogger("diffusion_blend")
 
@@ -57,6 +58,7 @@ class BlendRun:
         self.calls_of_evaluation: Counter[Hashable] = Counter()  # by conditioning
         self.steps: StepTracker
         self.checked = False
+        self.texts: RunTexts | None = None
 
     def __enter__(self) -> BlendRun:
         return self
@@ -81,7 +83,8 @@ class BlendRun:
         """
         named = dict(zip(_OUTER_SAMPLE_NAMES, args, strict=False)) | kwargs
         images = ImageIndices(self.images, named["noise"], named.get("seed"))
-        self.steps = StepTracker(named["sampler"], named.get("seed"), images, named["noise"].shape)
+        caller = name_of(executor.class_obj.model_options.get("model_function_wrapper"))
+        self.steps = StepTracker(named["sampler"], named.get("seed"), images, named["noise"].shape, caller)
         rest = args[len(_OUTER_SAMPLE_NAMES) :]
         named["callback"] = self.steps.observe(named.get("callback"))
         options = executor.class_obj.model_options["transformer_options"]
@@ -93,6 +96,7 @@ class BlendRun:
         add_wrapper = comfy.patcher_extension.add_wrapper_with_key
         add_wrapper(WrappersMP.PREDICT_NOISE, KEY, self.predict_noise, options)
         add_wrapper(WrappersMP.APPLY_MODEL, KEY, self.apply_model, options)
+        add_wrapper(WrappersMP.SAMPLER_SAMPLE, KEY, self.prepare_texts, options)
         if self.evaluation == "batched":
             add_wrapper(WrappersMP.PREPARE_SAMPLING, KEY, self.prepare, options)
         first = [named.pop(name) for name in _OUTER_SAMPLE_NAMES if name in named]
@@ -108,6 +112,15 @@ class BlendRun:
         rows = max(len(self.planner(StepInfo(index, 3, self.steps.seed)).gates) for index in range(3))
         return executor(model, [noise_shape[0] * rows, *noise_shape[1:]], *args, **kwargs)
 
+    def prepare_texts(self, executor: Executor, guider: Any, *args: Any, **kwargs: Any) -> Any:
+        """Wrap the host's SAMPLER_SAMPLE, which is called when the guider has prepared its conditionings."""
+        names = ("sigmas", "extra_args", "callback", "noise", "latent_image", "denoise_mask", "disable_pbar")
+        named = dict(zip(names, args, strict=False)) | kwargs
+        options = {name: named.get(name) for name in ("latent_image", "denoise_mask")}
+        seed = named["extra_args"].get("seed")
+        self.texts = texts_of_run(guider, named["noise"], self.bank.adapters, seed=seed, **options)
+        return executor(guider, *args, **kwargs)
+
     def predict_noise(self, executor: Executor, *args: Any, **kwargs: Any) -> Any:
         """Wrap the host's PREDICT_NOISE, which is called once per evaluation of the sampler, for any number of model calls."""
         self.steps.begin_evaluation()
@@ -122,7 +135,7 @@ class BlendRun:
             then all of the second.
         """
         network = executor.class_obj
-        call = ModelCall(executor, x, t, args, kwargs)
+        call = ModelCall(executor, x, t, args, kwargs, self.texts)
         step = self.steps.step_info(call.transformer_options, t, call.images, x.shape)
         plan = self.planner(step)
         keys = self._keys(call)
@@ -167,9 +180,16 @@ class BlendRun:
                 f"None of the adapters' {len(missed)} layers was called, so the image would be the base model's. Another node "
                 "replaces or compiles the network's code: remove that node, or use ComfyUI's Load LoRA."
             )
+        bypassed = path.bypassed()
+        if bypassed:
+            raise RuntimeError(
+                f"{len(bypassed)} of the adapters' layers were not called, although the module around them was, so the adapters "
+                f"would have no effect there: {', '.join(bypassed[:5])}. A fused or quantised kernel, or another node, replaces "
+                "these layers: load the model in another precision, remove that node, or use ComfyUI's Load LoRA."
+            )
         if missed:
             logger.warning(
-                "%d of the adapters' layers were not called and have no effect (a fused or replaced kernel?): %s",
+                "%d of the adapters' layers were not called and have no effect: this run does not use that part of the model: %s",
                 len(missed),
                 ", ".join(missed),
             )
@@ -184,6 +204,14 @@ def _refuse_compiled(network: Network) -> None:
                 f"{name or 'The network'} is compiled by torch.compile, and compiled code does not call the blended adapters: "
                 "the image would be the base model's. Remove the node that compiles this MODEL."
             )
+
+
+def name_of(function: Any) -> str:
+    """The name of another node's function or callable object, with its module; empty for None."""
+    if function is None:
+        return ""
+    named = function if hasattr(function, "__qualname__") else type(function)
+    return f"{named.__module__}.{named.__qualname__}"
 
 
 _OUTER_SAMPLE_NAMES = ("noise", "latent_image", "sampler", "sigmas", "denoise_mask", "callback", "disable_pbar", "seed")

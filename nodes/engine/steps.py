@@ -66,9 +66,17 @@ class StepTracker:
         seed: the run's seed.
         images: the indices of the run's images.
         latent: shape of the run's latent, [B, C, ...].
+        caller: the name of another node's function that calls the model, for instance with tiles; empty for none.
     """
 
-    def __init__(self, sampler: Sampler, seed: int | None, images: ImageIndices, latent: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        sampler: Sampler,
+        seed: int | None,
+        images: ImageIndices,
+        latent: Sequence[int] = (),
+        caller: str = "",
+    ) -> None:
         name = function_name(sampler)
         self.looks_ahead = name in LOOK_AHEAD_SAMPLERS
         self.follows = hasattr(comfy.k_diffusion.sampling, name)
@@ -76,6 +84,7 @@ class StepTracker:
         self.seed = 0 if seed is None else int(seed)
         self.images = images
         self.latent = tuple(latent)
+        self.caller = caller
         self._schedule: list[float] | None = None
         self._evaluations = 0
         self._known: tuple[int, int] | None = None  # an evaluation and its step
@@ -134,6 +143,12 @@ class StepTracker:
             raise ValueError(
                 f"A regional preference needs the latent of an image or a video, and this model's has shape "
                 f"{list(shape)}. Use one preference for the whole."
+            )
+        if tuple(shape[-2:]) != self.latent[-2:] and self.caller:
+            raise ValueError(
+                f"A regional preference cannot be combined with tiles: {self.caller} calls the model with {list(shape[-2:])} of "
+                f"the latent's {list(self.latent[-2:])} pixels, and does not say which. Remove the tiling node from this MODEL, "
+                "or use one preference for the whole image."
             )
         if tuple(shape[-2:]) != self.latent[-2:]:
             raise ValueError(

@@ -101,7 +101,7 @@ def rotated(layer):
 
 
 def slices(layer):
-    """Rows 2..6 and columns 1..4 of a fused layer."""
+    """Make updates of rows 2..6 and columns 1..4 of a fused layer."""
     tail = layer.weight.shape[2:]
     rows, columns = randn(5, 6, *tail), randn(12, 4, *tail)
     change = torch.zeros_like(layer.weight)
@@ -127,7 +127,7 @@ KINDS = {
 
 
 def patched(layer, changes, gates, x):
-    """The layer's own forward with its parameters changed."""
+    """Run the layer's own forward with its parameters changed."""
     values = {
         name: getattr(layer, name) + sum(g * c[name] for g, c in zip(gates, changes, strict=True) if name in c)
         for name in {name for change in changes for name in change}

@@ -120,7 +120,7 @@ def test_images_are_those_of_the_hosts_patched_copy(sd3, loras_folder):
 
 
 def other_spelling(tensors):
-    """The same layer under the host's generic name."""
+    """Return the same layer under the host's generic name."""
     return {key.replace(kohya_key(LINEAR), f"diffusion_model.{LINEAR}"): tensor for key, tensor in tensors.items()}
 
 
@@ -209,7 +209,7 @@ def test_a_file_that_lacks_any_one_of_its_tensors_is_refused(name):
             fitted("sd15", tensors)
 
 
-CONTROL = {  # the first two are how the host knows Flux control adapters
+CONTROL = {  # the host recognises Flux control adapters by the first two
     "img_in.lora_A.weight": random(2, 16),
     "single_blocks.0.norm.key_norm.scale": random(16),
     "img_in.lora_B.weight": random(128, 2),
@@ -229,7 +229,7 @@ CONTROL = {  # the first two are how the host knows Flux control adapters
     ],
 )
 def test_what_the_host_would_stumble_over_while_it_renames_keys_is_refused(changes, message):
-    """Found by `make fuzz`: the host's converters take for granted that what they look for is there and whole."""
+    """Found by `make fuzz`: the host's converters assume that the expected tensors are there and complete."""
     tensors = {key: tensor for key, tensor in (CONTROL | changes).items() if tensor is not None}
     with pytest.raises(ValueError, match=re.escape(f"a.safetensors: {message}")):
         fitted("sd15", tensors)
@@ -247,7 +247,7 @@ def test_what_the_host_would_stumble_over_while_it_renames_keys_is_refused(chang
     ids=["a core that is not square", "a kernel in down", "a core of three sides", "of five", "LoHa's of three"],
 )
 def test_a_core_that_the_host_cannot_apply_is_refused(make, factors):
-    """Found by `make fuzz`: the products fit, but the host stops with an error of torch."""
+    """Found by `make fuzz`: the shapes of the products fit, but the host stops with an error of torch."""
     tensors = make(KERNEL) | put(KERNEL, **factors)
     model = comfy_models.load("sd15")
     with pytest.raises(
@@ -260,7 +260,7 @@ def test_a_core_that_the_host_cannot_apply_is_refused(make, factors):
 
 @pytest.mark.parametrize("name", ["LoRA", "LoHa", "LoHa with a Tucker core", "LoKr"])
 def test_factors_too_large_for_floats_are_refused_though_alpha_makes_them_small(name):
-    """Found by `make fuzz`: the host multiplies by alpha last, and its numbers are infinite by then."""
+    """Found by `make fuzz`: the host multiplies by alpha last, when its numbers are already infinite."""
     large = {key: tensor * (1e-30 if key.endswith("alpha") else 1e25) for key, tensor in COMPLETE[name].items()}
     with pytest.raises(
         ValueError, match=r"a\.safetensors: .*its factors make numbers as large as .*, more than a float"
@@ -284,7 +284,7 @@ def test_a_factor_of_another_shape_is_refused(name):
 
 
 def test_nothing_is_multiplied_out_before_it_is_known_to_fit():
-    """A few kilobytes that stand for terabytes: refused in the time it takes to look at their shapes."""
+    """A file of a few kilobytes that describes terabytes is refused by its shapes, before any product."""
     wide = torch.zeros(1, 1000)
     bombs = [
         put(LINEAR, lokr_w1=wide, lokr_w2=wide.expand(1, 1000)),

@@ -1,4 +1,4 @@
-"""Which image a row is, and which call of a step: batches in windows and tiles, latents with indices, repeated calls."""
+"""The image of each row and the call of each step: windows and tiles of a batch, latents with indices, repeated calls."""
 
 import inspect
 
@@ -11,7 +11,7 @@ from diffusion_blend.nodes.samplers import StochasticAdapterSampler
 
 
 def node(module, name):
-    """A node of the host."""
+    """Return a node of the host."""
     import importlib
 
     try:
@@ -54,7 +54,7 @@ def test_frames_of_a_window_have_their_own_masks(sd3):
 
 @pytest.mark.parametrize("chosen", [[4], [2, 3]])
 def test_a_latent_from_a_batch_draws_as_in_its_batch(sd3, chosen):
-    """Blend Model does not see the latent's indices. The noise tells them."""
+    """Blend Model does not see the latent's indices, so they are found by the noise."""
     latent = comfy_models.latent("sd3", len(chosen)) | {"batch_index": chosen}
     loras, wanted = sd3.loras(3), preference(1, 1, 1)
     sampled = sd3.sample(blend_model(sd3.model, loras, wanted, "stochastic"), latent=latent, steps=5)
@@ -68,7 +68,7 @@ def test_a_latent_from_a_batch_draws_as_in_its_batch(sd3, chosen):
 
 
 def tiled(model, tiles_a_call):
-    """As TiledDiffusion: the latent's left and right half by calls with several tiles, which are a call's outer order."""
+    """Call the model with several tiles of the latent, left and right half, tiles in the outer order, as TiledDiffusion does."""
     model = model.clone()
 
     def halves(apply_model, call):
@@ -98,7 +98,7 @@ def test_tiles_of_an_image_share_its_adapter(sd3, caplog, batch):
     if batch == 1:
         assert difference(together, apart) < 1e-4
         assert not said(caplog)
-    else:  # which tile belongs to which image is unknown: all share the draws of image 0
+    else:  # the image of each tile is unknown, so all tiles have the draws of image 0
         assert difference(together[:1], apart[:1]) < 1e-4
         assert sum("does not say which" in message for message in said(caplog)) == 1
 
@@ -155,7 +155,7 @@ def comfy_sampler(name):
 
 
 def test_a_guidance_that_calls_again_keeps_a_residual_of_its_own(sd3):
-    """As skip-layer guidance, with a scale that makes it nothing: the conditional call a second time, a layer skipped."""
+    """Skip-layer guidance repeats the conditional call without a layer; its scale here is 0."""
     import comfy.samplers
 
     def guided(model):

@@ -1,4 +1,4 @@
-"""Lists in the graph, and the texts that the artist sees: names from files, errors, sheets."""
+"""Lists in the graph, and texts that the artist sees: names from files, errors, sheets."""
 
 import math
 
@@ -37,7 +37,7 @@ CLASSES = {"PreferenceSweep": GivesAList, "Prompts": GivesAList, "Encode": Plain
 
 
 def graph(**nodes):
-    """``name=(class, inputs)``, an input that names a node is a link to its first output."""
+    """Make a graph of ``name=(class, inputs)``. An input that names a node is a link to its first output."""
     return {
         name: {
             "class_type": kind,
@@ -62,7 +62,7 @@ def test_the_lists_that_meet_a_sweep_are_found():
     assert lists_beside(beside, "s", CLASSES) == ["p"]
     alone = graph(s=sweep(5), e=("Encode", {}), b=("Blend", {"w": "s", "c": "e"}), g=("Grid", {"i": "b", "w": "s"}))
     assert lists_beside(alone, "s", CLASSES) == []
-    # What a collecting node gives on is no list beside the sweep, and neither is what goes into the grid alone.
+    # The outputs of a collecting node are no list beside the sweep. A list that only the grid reads is none either.
     apart = graph(s=sweep(5), p=("Prompts", {}), b=("Blend", {"w": "s"}), g=("Grid", {"i": "b", "text": "p"}))
     assert lists_beside(apart, "s", CLASSES) == []
 
@@ -109,7 +109,7 @@ def sheet(count, points, prompts=None, size=64, **more):
 
 
 def test_a_list_longer_than_the_sweep_still_makes_a_sheet(caplog):
-    """Every run was paid for. The host repeated the last preference."""
+    """All runs have been computed, and the host repeated the last preference."""
     caplog.set_level("INFO")
     longer = sheet(5, 3)
     assert longer.shape[2] > sheet(3, 3).shape[2]

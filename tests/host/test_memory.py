@@ -1,4 +1,4 @@
-"""Networks and patches that hold something from call to call: each row has its own, and the plain model is as it was."""
+"""Networks and patches with state between calls: each row has its own state, and the plain model's state does not change."""
 
 import contextlib
 
@@ -12,7 +12,7 @@ WEIGHTS = (0.3, 0.7)
 
 
 def appended(module, held, x, forward):
-    """A list of inputs and outputs that is replaced, as HiDream-O1's."""
+    """Store inputs and outputs in a list that is replaced, as HiDream-O1 does."""
     entries = getattr(module, held)
     for known, output in entries:
         if known.shape == x.shape and torch.equal(known, x):
@@ -23,7 +23,7 @@ def appended(module, held, x, forward):
 
 
 def filled(module, held, x, forward):
-    """A dict that is filled in place, as that of the host's Flux KV cache."""
+    """Store them in a dict that is filled in place, as the host's Flux KV cache does."""
     entries = getattr(module, held)
     key = (tuple(x.shape), float(x.double().sum()))
     if key not in entries:
@@ -37,7 +37,7 @@ KINDS = {"appended": (appended, list), "filled": (filled, dict)}
 
 @pytest.fixture(scope="module")
 def adapters(loras_folder):
-    """Two adapters on the time embedder, among others."""
+    """Make two adapters on the time embedder and other layers."""
     tensors = [kohya("sd3", seed, endings=("t_embedder.mlp.0", "mlp.fc1", "attn.qkv")) for seed in (31, 32)]
     for number, each in enumerate(tensors):
         write(loras_folder, f"memory-{number}", each)
@@ -46,7 +46,7 @@ def adapters(loras_folder):
 
 @contextlib.contextmanager
 def remembering(network, kind, held):
-    """The time embedding is remembered by the noise level, as if the layers in it never changed."""
+    """Cache the time embedding by the noise level, which assumes that its layers never change."""
     embedder = network.t_embedder
     inner = embedder.mlp.forward
     owner = embedder
@@ -66,7 +66,7 @@ CASES = [("appended", "_kv_cache_entries"), ("filled", "cache"), ("filled", "mem
 @pytest.mark.parametrize(("kind", "held"), CASES)
 @pytest.mark.parametrize("evaluation", ["sequential", "batched"])
 def test_a_blend_of_a_network_with_a_cache(sd3, adapters, kind, held, evaluation):
-    """After a run of the plain model with the same prompt and noise levels, whose entries are for the plain weights."""
+    """The plain model has run before with the same prompt and noise levels, so the cache has entries for its weights."""
     network = sd3.model.model.diffusion_model
     reference = sd3.sample(sd3.patched.blended(adapters, WEIGHTS))
     loras = load_loras(["memory-0.safetensors", "memory-1.safetensors"])
@@ -84,7 +84,7 @@ def test_a_blend_of_a_network_with_a_cache(sd3, adapters, kind, held, evaluation
 
 
 def test_each_row_goes_on_with_its_own(sd3, adapters):
-    """The cache still serves: a row's second call at the same noise level does not compute the embedding again."""
+    """A row's second call at the same noise level uses the cache and does not compute the embedding again."""
     network = sd3.model.model.diffusion_model
     computed = []
     handle = network.t_embedder.mlp[0].register_forward_hook(lambda *_: computed.append(1))
@@ -116,7 +116,7 @@ def test_a_fault_in_a_call_leaves_the_cache_as_it_was(sd3, adapters):
 
 
 def test_a_patch_with_a_cache(sd15):
-    """As the host's Flux KV cache: a patch of the attention that holds the keys and values of its first call."""
+    """An attention patch stores the keys and values of its first call, as the host's Flux KV cache does."""
 
     class FirstKeys:
         def __init__(self):

@@ -12,7 +12,7 @@ WEIGHTS = (0.3, 0.7)
 
 
 def halves_swapped(network):
-    """As Hunyuan3D 2.1: the network runs the batch with its halves swapped, and swaps its output back."""
+    """Swap the halves of the batch inside the network and swap the output back, as Hunyuan3D 2.1 does."""
     forward = network.forward
 
     def swapped(x, t, context=None, y=None, **kwargs):
@@ -24,21 +24,21 @@ def halves_swapped(network):
 
 
 def time_major(network):
-    """As Cosmos 1: a layer's first dimension is the position, and its second the batch."""
+    """Put the position first and the batch second in a layer, as Cosmos 1 does."""
     part = network.joint_blocks[0].x_block.mlp
     forward = part.forward
     return part, lambda x: forward(x.transpose(0, 1)).transpose(0, 1)
 
 
 def copies(network):
-    """As Qwen-Image-Edit 2511: a layer gets the batch twice, one copy after the other."""
+    """Give a layer the batch twice, one copy after the other, as Qwen-Image-Edit 2511 does."""
     part = network.joint_blocks[0].x_block.mlp
     forward = part.forward
     return part, lambda x: forward(torch.cat([x, x])).chunk(2)[0]
 
 
 def one_row(network):
-    """As PixArt's kv_linear: one row for the whole batch, because all its rows are the same."""
+    """Give a layer one row for the whole batch, because all rows are the same, as PixArt's kv_linear does."""
     part = network.t_embedder.mlp
     forward = part.forward
     return part, lambda t: forward(t[:1]).expand(len(t), -1)
@@ -49,7 +49,7 @@ BREAKS = [halves_swapped, time_major, copies, one_row]
 
 @pytest.fixture(scope="module")
 def adapters(worlds, loras_folder):
-    """Two adapters on every layer that one of the `BREAKS` is about."""
+    """Make two adapters on every layer that one of the `BREAKS` changes."""
     from comfy_adapters import JOINT, kohya, write
     from comfy_world import load_loras
 
@@ -61,7 +61,7 @@ def adapters(worlds, loras_folder):
 
 @contextlib.contextmanager
 def broken(world, how):
-    """The world's network with other rows inside. Its predictions are the same."""
+    """Reorder the rows inside the world's network. Its predictions stay the same."""
     part, forward = how(world.model.model.diffusion_model)
     before = world.sample(world.model, steps=1)
     part.forward = forward
@@ -74,7 +74,7 @@ def broken(world, how):
 
 @pytest.fixture
 def counted(sd3):
-    """The batch sizes of the network's calls."""
+    """Record the batch sizes of the network's calls."""
     sizes = []
     handle = sd3.model.model.diffusion_model.joint_blocks[1].register_forward_pre_hook(
         lambda _, args: sizes.append(args[0].shape[0])
@@ -89,10 +89,10 @@ def said(caplog):
 
 @pytest.mark.parametrize("how", BREAKS, ids=lambda how: how.__name__)
 @pytest.mark.parametrize("evaluation", ["batched", "auto"])
-def test_a_batched_blend_is_right_whatever_the_network_does_with_its_rows(
+def test_a_batched_blend_is_right_for_every_order_of_the_networks_rows(
     sd3, adapters, monkeypatch, caplog, how, evaluation
 ):
-    """`auto` as on a GPU: all rows in one call while memory allows."""
+    """`auto` acts as on a GPU: all rows are in one call while memory allows."""
     caplog.set_level("INFO")
     monkeypatch.setattr(comfy.model_management, "is_device_cpu", lambda _: False)
     tensors, loras = adapters
@@ -105,10 +105,10 @@ def test_a_batched_blend_is_right_whatever_the_network_does_with_its_rows(
 
 
 @pytest.mark.parametrize("how", BREAKS, ids=lambda how: how.__name__)
-def test_images_with_adapters_of_their_own_are_right_whatever_the_network_does(sd3, adapters, caplog, how):
+def test_images_with_adapters_of_their_own_are_right_for_every_order_of_the_networks_rows(sd3, adapters, caplog, how):
     caplog.set_level("INFO")
     _, loras = adapters
-    longer = comfy_models.conditioning("sd3", 3, length=12)  # so that a call has one row an image
+    longer = comfy_models.conditioning("sd3", 3, length=12)  # so that a call has one row per image
 
     def run():
         model = blend_model(sd3.model, loras(), preference(1, 1), "stochastic")
@@ -135,7 +135,7 @@ def test_one_comparison_for_a_network_that_is_right(sd3, adapters, counted):
 
 
 def test_gates_without_an_effect_prove_nothing(sd3, loras_folder, counted):
-    """Two adapters that do the same cannot show a mistaken row, so the comparison is repeated, a few times."""
+    """Two equal adapters cannot show a mistaken row, so the comparison is repeated a few times."""
     from comfy_world import load_loras
 
     twice = load_loras([sd3.files[0], sd3.files[0]])
@@ -155,7 +155,7 @@ def test_half_precision_is_not_taken_for_a_mistake(sd3, adapters, caplog, monkey
 
 
 def test_other_nodes_patches_get_one_row_a_call(sd15, caplog):
-    """Patches of the attention that know two rows, the positive and the negative one, as the host's NAGuidance does."""
+    """Some attention patches expect two rows, the positive and the negative one, as in the host's NAGuidance."""
     caplog.set_level("INFO")
 
     def guided(q, k, v, extra_options):

@@ -1,4 +1,4 @@
-"""Which step an evaluation belongs to: every sampler of the host, wrappers that change its noise levels, samplers that go back.
+"""The step of each evaluation, for every sampler of the host, wrappers that change its noise levels, and samplers that go back.
 
 The truth comes from the run itself, afterwards: a sampler calls the host's callback right after the first evaluation of a step.
 """
@@ -23,7 +23,7 @@ SAMPLERS = [name for name in comfy.samplers.KSampler.SAMPLERS if name not in FOR
 
 
 class Journal:
-    """A planner that writes down the steps it is asked for, beside the callbacks of the same run."""
+    """A planner that records its steps and the callbacks of the same run."""
 
     def __init__(self, planner):
         self.planner, self.events, self.rows, self.calls = planner, [], [], []
@@ -44,7 +44,7 @@ class Journal:
 
     @property
     def meant(self):
-        """The true steps: that of an evaluation before a callback is the callback's, and the next ones share it."""
+        """Return the true steps: the first evaluation before a callback has the callback's step, and the next ones share it."""
         steps, last = [], 0
         for i, (kind, _) in enumerate(self.events):
             if kind == "evaluation":
@@ -105,7 +105,7 @@ def test_levels_raised_by_churn(sd3, name, churn):
 
 
 def scaled(inner, factor):
-    """A sampler object around another one, as Detail Daemon and Lying Sigma make them: the model is told another level."""
+    """Wrap a sampler so that the model gets another noise level, as Detail Daemon and Lying Sigma do."""
 
     def other_levels(model, x, sigmas, *args, other_sampler, **kwargs):
         def told(x, sigma, **inputs):
@@ -139,7 +139,7 @@ def test_the_name_of_a_wrapped_sampler_is_found():
 
 @pytest.mark.parametrize("back", [1, 3])
 def test_a_sampler_that_goes_back(sd3, back):
-    """As Restart: segments of the schedule, each by a call of the inner sampler that counts its own steps from 0."""
+    """Each segment of the schedule is a call of the inner sampler, which counts its steps from 0, as in Restart."""
 
     def restarting(model, x, sigmas, extra_args=None, callback=None, disable=None, other_sampler=None):
         inputs = {"extra_args": extra_args, "callback": callback, "disable": disable}
@@ -151,7 +151,7 @@ def test_a_sampler_that_goes_back(sd3, back):
 
 
 def test_rising_levels_count_from_their_start(sd3):
-    """Unsampling: from the image to the noise."""
+    """Unsampling goes from the image to the noise."""
     sigmas = torch.linspace(0.05, 1.0, STEPS + 1)
     assert run(sd3, "euler", sigmas=sigmas).steps == list(range(STEPS))
 

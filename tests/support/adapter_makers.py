@@ -28,7 +28,7 @@ def kohya_key(layer):
 
 
 def put(layer, **factors):
-    """Kohya keys for one layer; two underscores in a name stand for a dot."""
+    """Return kohya keys for one layer. Two underscores in a name mean a dot."""
     return {f"{kohya_key(layer)}.{name.replace('__', '.')}": tensor for name, tensor in factors.items()}
 
 
@@ -49,7 +49,7 @@ def locon_tucker(layer, rank=4):
 
 
 def loha(layer, ranks=(3, 5), **more):
-    """LyCORIS' LoHa: a convolution's kernel lies among the columns."""
+    """Make LyCORIS' LoHa, in which a convolution's kernel belongs to the columns."""
     rows, columns = shape_of(layer)[0], shape_of(layer)[1:].numel()
     factors = {}
     for number, rank in enumerate(ranks, 1):
@@ -69,7 +69,7 @@ def loha_tucker(layer, rank=3):
 
 
 def lokr(layer, first, second, alpha=ALPHA):
-    """LyCORIS' LoKr: an 8 x 16 matrix times one that fills the layer; each "whole", "factored" or "tucker"."""
+    """Make LyCORIS' LoKr: an 8 x 16 matrix times a matrix that fills the layer. Each is "whole", "factored" or "tucker"."""
     rows, columns, *kernel = shape_of(layer)
     rest = (rows // 8, columns // 16)
     factors = (
@@ -85,18 +85,18 @@ def lokr(layer, first, second, alpha=ALPHA):
 
 
 def lokr_of_a_column(layer):
-    """The whole factors' smaller sides are 1 and 40: small enough to be low-rank."""
+    """Make a LoKr whose whole factors have smaller sides 1 and 40, so that it is of low rank."""
     rows, columns = shape_of(layer)
     return put(layer, lokr_w1=random(rows // 40, 1), lokr_w2=random(40, columns) / 10)
 
 
 def rs_lora(layer, rank=9, alpha=ALPHA):
-    """LyCORIS scales by alpha / sqrt(rank) and writes alpha * sqrt(rank), so that alpha / rank gives that."""
+    """LyCORIS scales by alpha / sqrt(rank). It writes alpha * sqrt(rank), so that alpha / rank is that scale."""
     return lora(layer, rank, alpha * math.sqrt(rank))
 
 
 def slices_of(make):
-    """SimpleTuner's LyCORIS keys for SD3's separate to_q and to_v: slices of the host's fused qkv."""
+    """Return SimpleTuner's LyCORIS keys for SD3's separate to_q and to_v, which are slices of the host's fused qkv."""
     tensors = {}
     for number, part in enumerate(("to_q", "to_v")):
         for name, tensor in make(number).items():
@@ -121,7 +121,7 @@ def lokr_128(seed):
 
 
 def dora(layer, axis, make=lora, **options):
-    """A DoRA in LyCORIS' spelling: a scale for each output (axis 0) or each input (axis 1)."""
+    """Make a DoRA in LyCORIS' spelling, with a scale for each output (axis 0) or each input (axis 1)."""
     shape = shape_of(layer)
     scale = torch.ones(len(shape), dtype=torch.int).tolist()
     scale[axis] = shape[axis]
@@ -143,7 +143,7 @@ def oft(layer, blocks=8, **more):
 
 
 def boft(layer, factors=3, size=8, **more):
-    """Butterfly factors: blocks of twice their half, as many as fill the layer's outputs."""
+    """Make BOFT's butterfly factors: blocks of even size, as many as fill the layer's outputs."""
     return put(layer, oft_blocks=random(factors, shape_of(layer)[0] // size, size, size) / 20, **more)
 
 

@@ -15,9 +15,12 @@ import comfy.model_detection
 import comfy.ops
 import comfy.sd
 import torch
+from comfy.ldm.chroma.model import Chroma
 from comfy.ldm.flux.model import Flux, FluxParams
+from comfy.ldm.lumina.model import NextDiT
 from comfy.ldm.modules.diffusionmodules.mmdit import MMDiT
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from comfy.ldm.qwen_image.model import QwenImageTransformer2DModel
 from comfy.ldm.wan.model import WanModel
 from torch import Tensor
 
@@ -87,6 +90,47 @@ FLUX = {
     "txt_ids_dims": [],
     "dtype": torch.float32,
 }
+CHROMA = {name: FLUX[name] for name in FLUX if name not in ("guidance_embed", "dtype")} | {
+    "in_channels": 64,
+    "out_channels": 64,
+    "in_dim": 64,
+    "out_dim": 256,
+    "hidden_dim": 64,
+    "n_layers": 2,
+    "vec_in_dim": 0,
+    "dtype": torch.float32,
+}
+QWEN = {
+    "num_layers": 2,
+    "num_attention_heads": 2,
+    "joint_attention_dim": 96,
+    "in_channels": 64,
+    "dtype": torch.float32,
+}
+Z_IMAGE = {
+    "in_channels": 16,
+    "dim": 256,
+    "n_layers": 2,
+    "n_refiner_layers": 1,
+    "n_heads": 2,
+    "n_kv_heads": 2,
+    "ffn_dim_multiplier": 8 / 3,
+    "qk_norm": True,
+    "cap_feat_dim": 96,
+    "axes_dims": [32, 48, 48],
+    "axes_lens": [1536, 512, 512],
+    "rope_theta": 256.0,
+    "z_image_modulation": True,
+    "time_scale": 1000.0,
+    "dtype": torch.float32,
+}
+# The host's detection knows these architectures at their full width only.
+NARROW = {
+    "flux": {name: FLUX[name] for name in ("vec_in_dim", "context_in_dim", "hidden_size", "num_heads")},
+    "chroma": {name: CHROMA[name] for name in CHROMA if name != "dtype"},
+    "qwen_image": {name: QWEN[name] for name in ("num_attention_heads", "joint_attention_dim")},
+    "lumina2": {name: Z_IMAGE[name] for name in Z_IMAGE if name != "dtype"},
+}
 WAN = {"dim": 128, "ffn_dim": 256, "num_heads": 1, "num_layers": 2, "dtype": torch.float32}
 CONTEXT = {
     "sd15": (7, 768),
@@ -115,6 +159,9 @@ _NETWORKS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "inpaint": (UNetModel, SD15 | {"in_channels": 9}),
     "flux": (_flux, FLUX),
     "wan": (WanModel, WAN),
+    "chroma": (Chroma, CHROMA),
+    "qwen": (QwenImageTransformer2DModel, QWEN),
+    "zimage": (NextDiT, Z_IMAGE),
 }
 
 
@@ -153,10 +200,9 @@ def load_tensors(tensors: dict[str, Tensor], **options: Any) -> Any:
     detect = comfy.model_detection.detect_unet_config
 
     def narrow(*args: Any, **kwargs: Any) -> Any:
-        # 0.3.64 knows Flux at its full width only.
         config = detect(*args, **kwargs)
-        if config is not None and config.get("image_model") == "flux":
-            config |= {name: FLUX[name] for name in ("vec_in_dim", "context_in_dim", "hidden_size", "num_heads")}
+        if config is not None:
+            config |= NARROW.get(str(config.get("image_model")), {})
         return config
 
     with mock.patch.object(comfy.model_detection, "detect_unet_config", narrow):

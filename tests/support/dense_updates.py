@@ -24,14 +24,14 @@ CONVOLUTIONS = {3: functional.conv1d, 4: functional.conv2d, 5: functional.conv3d
 
 
 def fit(model: Any, tensors: Mapping[str, Tensor], strength: float = 1.0, name: str = "a") -> tuple[dict, Any]:
-    """The updates and the report of a file on a MODEL."""
+    """Return the updates and the report of a file on a MODEL."""
     adapter = RewardLoRA(name, f"{name}.safetensors", tensors, None, strength)
     hosts = comfy.lora.model_lora_keys_unet(model.model, {})
     return fit_adapter(adapter, model.model, hosts, BaseWeights(model))
 
 
 def changes(network: nn.Module, updates: Mapping[str, Sequence[Update]]) -> dict[str, Tensor]:
-    """Parameter name -> the difference that the updates make to it, found by applying them to unit vectors."""
+    """Return parameter name -> its difference by the updates, found by applying them to unit vectors."""
     found: dict[str, Tensor] = {}
     for name, some in updates.items():
         if isinstance(some[0], ParameterDifference):
@@ -70,13 +70,13 @@ def _weight_and_bias(module: Any, updates: Sequence[Update]) -> tuple[Tensor, Te
 def host_changes(
     model: Any, key_map: Mapping[str, Any], tensors: Mapping[str, Tensor], strength: float
 ) -> dict[str, Tensor]:
-    """Parameter name -> the difference an adapter makes to a MODEL, as the host patches it.
+    """Return parameter name -> its difference by an adapter, as the host patches it.
 
     Args:
         model: the host's ModelPatcher, without patches.
         key_map: the host's map from LoRA keys to its weights.
         tensors: the adapter file.
-        strength: as the host's Load LoRA.
+        strength: as in the host's Load LoRA.
     """
     weights = model.model.state_dict()
     found: dict[str, Tensor] = {}
@@ -94,7 +94,7 @@ def host_changes(
 
 
 def assert_same(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], tolerance: float = 1e-5) -> None:
-    """Equal names, and differences equal up to rounding of the weights that they were subtracted from."""
+    """Check that names are equal, and differences too, up to the rounding of the weights."""
     assert ours.keys() == theirs.keys()
     for name, change in theirs.items():
         scale = float(change.abs().max())

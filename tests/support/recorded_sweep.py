@@ -1,6 +1,6 @@
 """A small sweep of every method, and its numbers as recorded in ``tests/evaluation/recorded_sweep.json``.
 
-``python -P tests/support/recorded_sweep.py`` records them again, which only a change of the numbers that is meant justifies.
+``python -P tests/support/recorded_sweep.py`` records them again. Do so only for an intended change of the numbers.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ METHODS = (
 
 
 def measure(folder: Path) -> list[dict[str, Any]]:
-    """Each picture's method, preference, KL scale, recipe, rewards, KL to the base and calls, in the order of the table."""
+    """Return each picture's method, preference, KL scale, recipe, rewards, KL and calls, in the order of the table."""
     torch.set_num_threads(1)
     base = save_tiny_sd(folder / "base", prediction_type="epsilon")
     adapters = {name: write_adapter(folder, base, name, seed) for seed, name in enumerate(("a", "b"))}

@@ -30,7 +30,7 @@ Outcome = tuple[int, str, str, list[str]]
 
 
 def outcomes(cases: list[list[str]], folder: Path) -> list[Outcome]:
-    """Status, output, errors and heavy libraries imported so far, command after command in one fresh process."""
+    """Run commands one after the other in a fresh process; returns the outcome of each."""
     done = subprocess.run(
         [sys.executable, "-P", "-c", PROBE], input=json.dumps(cases), capture_output=True, text=True, cwd=folder
     )
