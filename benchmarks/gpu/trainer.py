@@ -209,7 +209,7 @@ def main() -> int:
         "trainer", case=options.case, network="small" if options.tiny else case.network, pixels=case.pixels,
         algorithm=case.algorithm, steps=case.steps, samples=case.samples, batch=case.batch,
         gradient_checkpointing=settings.base.gradient_checkpointing,
-        gradient_steps=getattr(settings.algorithm, STEPS_OF_DRAFT, None), **values,
+        gradient_steps=getattr(settings.algorithm, STEPS_OF_DRAFT, 0) if case.algorithm == "draft" else None, **values,
     )  # fmt: skip
     print(f"{options.case}: {values}; {clock.left():.0f} s left")
     return 0
