@@ -72,7 +72,7 @@ def test_the_dot_snaps_to_corners_edges_and_the_centre(front: FrontEnd) -> None:
     pad.drag((150, 120), (corners[2][0] + 1, corners[2][1] + 4))
     assert weights_of(pad.numbers()) == [0, 0, 1]
     pad.drag(corners[2], (centre[0] + 3, centre[1] - 3))
-    assert weights_of(pad.numbers()) == [0.34, 0.33, 0.33]
+    assert sorted(weights_of(pad.numbers())) == [0.33, 0.33, 0.34]
     pad.drag(centre, (120, corners[0][1] - 4))  # near the lower edge
     assert weights_of(pad.numbers())[2] == 0
     front.page.keyboard.down("Alt")
