@@ -18,6 +18,7 @@ COMMANDS = {
     "score": (".rewards.command", "score images and prompts with rewards"),
     "miniature": (".miniature.command", "the miniature world that needs no download"),
     "sweep": (".evaluation.sweep.command", "compare methods over preference weights: tables, Pareto figures"),
+    "paper": (".evaluation.paper.command", "the experiments of the Diffusion Blend paper, from training to table"),
     "evaluate": (".evaluation.gaussian.command", "studies in a world where the answer is known"),
 }
 """Name -> module (relative to this package) with a ``main(arguments) -> int | None``, and one line of help."""

@@ -52,7 +52,7 @@ def train_adapters(mixtures: Sequence[Mixture], out: Path, arguments: Sequence[s
     """Train an adapter for each mixture with the settings of ``adapter.yaml``.
 
     Args:
-        mixtures: what to train for.
+        mixtures: the rewards of each adapter.
         out: folder of the runs; a run found there goes on where it stopped.
         arguments: further words for ``diffusion-blend train``.
 

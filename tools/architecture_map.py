@@ -10,7 +10,18 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("blending", "nodes", "rewards", "training", "evaluation", "miniature", "artifacts", "tools", "benchmarks")
+PACKAGES = (
+    "blending",
+    "nodes",
+    "rewards",
+    "training",
+    "evaluation",
+    "pipelines",
+    "miniature",
+    "artifacts",
+    "tools",
+    "benchmarks",
+)
 BEGIN, END = "<!-- map: made by tools/architecture_map.py -->", "<!-- end of map -->"
 
 

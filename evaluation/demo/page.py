@@ -24,7 +24,7 @@ def write_page(sweep: Sweep, rows: Sequence[Row], folder: Path) -> Path:
 
     Args:
         sweep: finished, of three adapters, with a picture kept for each prompt.
-        rows: what it returned.
+        rows: the rows that it returned.
         folder: where.
 
     Returns:

@@ -57,7 +57,7 @@ def _exact(options: Namespace) -> None:
     seed, points = options.seed, options.points
     world = exact_study.World(exact_study.ring(), exact_study.pick(("right", "centre")), 1.0)
     drift = exact_study.drift_errors(world, [0.5, 0.5], seed)
-    gap = exact_study.jensen_gap(seed, points)
+    exact = exact_study.jensen_gap(seed, points)
     scale = exact_study.kl_scale(seed, points)
     weak = exact_study.weak_error(seed, points)
     _publish(
@@ -65,13 +65,13 @@ def _exact(options: Namespace) -> None:
         "exact",
         f"seed {seed}, {points} points a setting, {exact_study.STEPS} steps (weak error: as listed)",
         {
-            "Blend against the exact solution": gap,
+            "Blend against the exact solution": exact,
             "Errors over the noise level (right/centre, alpha 1, w .5)": drift,
             "Stochastic against blend (right/centre, alpha 1, w .5)": weak,
             "KL scale against the truly tuned distribution": scale,
         },
     )
-    exact_figure(gap, weak, scale, drift, options.output / "exact.png")
+    exact_figure(exact, weak, scale, drift, options.output / "exact.png")
 
 
 def _learned(options: Namespace) -> None:

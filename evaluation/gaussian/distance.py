@@ -27,5 +27,5 @@ def sliced_wasserstein(first: Tensor, second: Tensor) -> float:
         raise ValueError(f"Samples of shapes {list(first.shape)} and {list(second.shape)}: draw as many of each.")
     angle = torch.arange(DIRECTIONS, dtype=first.dtype) * (math.pi / DIRECTIONS)
     directions = torch.stack([angle.cos(), angle.sin()])
-    gap = (first @ directions).sort(0).values - (second @ directions).sort(0).values
-    return float(gap.square().mean().sqrt())
+    difference = (first @ directions).sort(0).values - (second @ directions).sort(0).values
+    return float(difference.square().mean().sqrt())

@@ -53,6 +53,14 @@ def _check_names(config: SweepConfig) -> None:
     for name in config.etas:
         if name not in config.adapters:
             raise ValueError(f"etas names {name!r}, which is none of the adapters {list(config.adapters)}")
+    for name in config.method_weights:
+        if name not in config.methods:
+            raise ValueError(f"method_weights names {name!r}, which is none of the methods {config.methods}")
+    for name, numbers in config.affine.items():
+        if name not in config.rewards or len(numbers) != 2 or not all(map(math.isfinite, numbers)) or numbers[0] == 0:
+            raise ValueError(
+                f"affine.{name} is {numbers}: give a reward's name and two numbers, a factor that is not 0 and an offset"
+            )
     for name in config.reward_folders:
         if name not in config.rewards.values():
             raise ValueError(

@@ -27,18 +27,24 @@ class SweepConfig:
         weights: preference vectors, one number per adapter each; they are divided by their sum.
         grid: also every preference whose weights are multiples of 1/grid; 0 adds none. 4 with two adapters is 0, .25,
             .5, .75, 1; with m adapters it is (grid + m - 1 choose m - 1) points.
-        kl_scales: distances from the base; 0 is the base, 1 the blend. Only for methods with coefficients.
+        method_weights: method -> preference vectors for that method alone, instead of ``weights`` and ``grid``: for methods
+            that are too expensive for all of them.
+        kl_scales: distances from the base; 0 is the base, 1 the blend. Only for methods with coefficients; one that a
+            method cannot take is left out there with a line.
         images_per_point: pictures of each method, preference and KL scale. The interval's width falls with its square root.
+        images_per_prompt: pictures of each prompt at every point, instead of images_per_point; 0 is off.
         steps: DDIM steps per picture.
         eta: noise of the steps, above 0 to 1 (DDPM, the paper's).
         guidance_scale: classifier-free guidance; 1 is none (and half the work).
-        batch: pictures per network call, and per unit of work: what an interruption costs at most.
+        batch: pictures per network call and per unit of work. An interruption costs at most one unit.
         seed: of the noise. Picture i has prompt ``i mod prompts``; its noise is a function of seed, prompt and ``i div
             prompts`` alone.
         measure_kl: also measure each picture's KL to the base (one more network call a step, timed and counted apart).
-        reward_units: what a weight weighs. ``as_given``: rewards as they are; adapters trained with unequal KL weights
-            are brought to the largest of them, as the nodes do. ``kl_weight``: each reward in units of its adapter's KL
+        reward_units: the units in which weights compare rewards. ``as_given``: rewards as they are, for adapters with unequal KL
+            weights as in the nodes. ``kl_weight``: each reward in units of its adapter's KL
             weight (from the file), for rewards whose scales cannot be compared; coefficients are then the weights.
+        affine: reward's name -> [factor, offset]: its score is ``factor * r + offset``, so that rewards have comparable
+            scales (the paper's VILA is [4, -2]).
         etas: adapter name -> its own noise scale, for msdda; those not named have ``eta``.
         morl: "w1,w2,..." -> adapter file trained on that very mixture, for morl; only for weights of this sweep.
         code_block: steps between CoDe's choices. 1 chooses at every step, as many as ``steps`` only at the end.
@@ -53,7 +59,7 @@ class SweepConfig:
         claim_expiry: seconds without a sign of life after which another process takes over a unit of work.
         allow_download: permit downloads of the base and the reward models that are not on this machine yet.
         base: the model.
-        prompts: what to draw.
+        prompts: to draw.
     """
 
     output: str
@@ -62,8 +68,10 @@ class SweepConfig:
     methods: list[str] = field(default_factory=lambda: ["base", "blend", "stochastic", "soup"])
     weights: list[list[float]] = field(default_factory=list)
     grid: int = bounded(0, minimum=0)
+    method_weights: dict[str, list[list[float]]] = field(default_factory=dict)
     kl_scales: list[float] = field(default_factory=lambda: [1.0])
     images_per_point: int = bounded(64, minimum=1)
+    images_per_prompt: int = bounded(0, minimum=0)
     steps: int = bounded(50, minimum=1)
     eta: float = bounded(1.0, above=0, maximum=1)
     guidance_scale: float = 7.5
@@ -71,6 +79,7 @@ class SweepConfig:
     seed: int = 0
     measure_kl: bool = True
     reward_units: Literal["as_given", "kl_weight"] = "as_given"
+    affine: dict[str, list[float]] = field(default_factory=dict)
     etas: dict[str, float] = field(default_factory=dict)
     morl: dict[str, str] = field(default_factory=dict)
     code_block: int = bounded(5, minimum=1)

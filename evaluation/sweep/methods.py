@@ -15,7 +15,7 @@ from .config import SweepConfig
 
 if TYPE_CHECKING:
     from ...blending.plans import Gates
-    from .adapters import AdapterFile
+    from ...pipelines.adapter_files import AdapterFile
     from .runner import MethodRunner
     from .steps import Chunk, Cost, Samples
 

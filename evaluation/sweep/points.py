@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +12,11 @@ from typing import Any
 from ...blending.plans import Gates
 from ...blending.preference import Preference
 from ...blending.simplex import lattice
-from .adapters import AdapterFile
+from ...pipelines.adapter_files import AdapterFile
 from .config import SweepConfig
 from .methods import METHODS, Asked
+
+logger = logging.getLogger("diffusion_blend")
 
 
 @dataclass(frozen=True)
@@ -58,14 +61,16 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def preferences(config: SweepConfig) -> list[Gates]:
-    """The sweep's preferences, normalised, each once, in order: those given, then the grid.
+def preferences(config: SweepConfig, method: str = "") -> list[Gates]:
+    """The preferences of a method, normalised, each once, in order: those given, then the grid; or those of its own.
 
     Raises:
         ValueError: a vector of the wrong length, negative, all 0; or none at all for a method that needs one.
     """
     names, given = list(config.adapters), list(config.weights)
-    if config.grid:
+    if method in config.method_weights:
+        given = list(config.method_weights[method])
+    elif config.grid:
         given += [list(point) for point in reversed(lattice(len(names), config.grid))]
     for weights in given:
         if len(weights) != len(names):
@@ -88,18 +93,25 @@ def make_points(config: SweepConfig, adapters: Sequence[AdapterFile], morl: Mapp
     Raises:
         ValueError: a method that cannot have these weights, KL scales or files.
     """
-    chosen = preferences(config)
-    strange = [weights for weights in morl if weights not in chosen]
+    strange = [weights for weights in morl if weights not in preferences(config, "morl")]
     if strange:
         raise ValueError(f"morl has an adapter for {list(strange[0])}, which is none of the weights of this sweep")
-    asked: list[tuple[str, Gates, float]] = []
+    points: list[Point] = []
     for method in dict.fromkeys(config.methods):
         if method == "base":
-            asked.append(("base", (), 0.0))
+            points += points_of([("base", (), 0.0)], config, adapters, morl)
             continue
-        scales = config.kl_scales if METHODS[method].is_scaled else [1.0]
-        asked += [(method, weights, scale) for scale in dict.fromkeys(scales) for weights in chosen]
-    return points_of(asked, config, adapters, morl)
+        chosen, refusals = preferences(config, method), list[ValueError]()
+        scales = list(dict.fromkeys(config.kl_scales if METHODS[method].is_scaled else [1.0]))
+        for scale in scales:
+            try:
+                points += points_of([(method, weights, scale) for weights in chosen], config, adapters, morl)
+            except ValueError as error:
+                refusals.append(error)
+                logger.info("%s is left out at KL scale %g: %s", method, scale, error)
+        if len(refusals) == len(scales):
+            raise refusals[0]
+    return points
 
 
 def points_of(

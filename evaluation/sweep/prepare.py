@@ -9,16 +9,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from ...artifacts.workers import Worker
 from ...blending.plans import Gates
 from ...blending.preference import Preference
+from ...pipelines.adapter_files import AdapterFile, fit_adapter, open_adapter
 from ...rewards.load import load_rewards
 from ...rewards.protocol import Reward, check_differentiable
 from ...training.models.bases import load_base
 from ...training.models.diffusers_model import Base
 from ...training.prompt_table import PromptTable
 from ...training.prompts import load_prompts
-from .adapters import AdapterFile, fit_adapter, open_adapter
 from .checks import check_config
 from .config import SweepConfig
 from .external_scores import keep_scores, read_scores
@@ -33,15 +35,17 @@ EXTENDABLE = (
     "methods",
     "weights",
     "grid",
+    "method_weights",
     "kl_scales",
     "images_per_point",
+    "images_per_prompt",
     "etas",
     "morl",
     "code_block",
     "code_candidates",
     "rgg_alpha",
 )
-"""Settings that only add points or pictures: what they decide is in a unit's own name."""
+"""Settings that only add points or pictures; the name of a unit's folder depends on them."""
 _WITHOUT_EFFECT = (
     "output",
     "save_images",
@@ -95,9 +99,11 @@ def plan(config: SweepConfig) -> Plan:
     """
     check_config(config)
     prompts = load_prompts(config.prompts.source, config.prompts.count, config.prompts.seed)
-    morl_weights = {_key(key, config): key for key in config.morl}
+    if config.images_per_prompt:
+        config = replace(config, images_per_point=config.images_per_prompt * len(prompts))
+    keys = morl_weights(config)
     adapters = [open_adapter(name, file) for name, file in config.adapters.items()]
-    morl = {weights: open_adapter(f"morl {key}", config.morl[key]) for weights, key in morl_weights.items()}
+    morl = {weights: open_adapter(f"morl {key}", config.morl[key]) for weights, key in keys.items()}
     records, fingerprint = Records(Path(config.output)), _fingerprint(config, adapters, prompts)
     records.compare(fingerprint)
     for file in config.external_scores:
@@ -118,6 +124,7 @@ def prepare(config: SweepConfig, worker: Worker, base: Base | None = None) -> Sw
         ValueError: a setting, base, adapter, reward or folder that cannot work, before any picture is made.
     """
     planned = plan(config)
+    config = planned.config
     wanted = planned.records.rewards() | config.rewards
     rewards = _load_rewards(wanted, config, worker)
     base = base or load_base(config.base, worker.device, allow_download=config.allow_download)
@@ -136,7 +143,7 @@ def prepare(config: SweepConfig, worker: Worker, base: Base | None = None) -> Sw
 
 
 def join(planned: Plan) -> None:
-    """Join a sweep's folder, and record there what was asked of it.
+    """Join a sweep's folder, and record there the points that were asked for.
 
     Raises:
         ValueError: the folder belongs to another sweep.
@@ -155,7 +162,18 @@ def _load_rewards(wanted: Mapping[str, str], config: SweepConfig, worker: Worker
     loaded = load_rewards(
         dict.fromkeys(wanted.values()), config.reward_folders, worker.device, allow_download=config.allow_download
     )
-    return {name: loaded[reward] for name, reward in wanted.items()}
+    return {name: _affine(loaded[reward], config.affine.get(name)) for name, reward in wanted.items()}
+
+
+def _affine(reward: Reward, numbers: Sequence[float] | None) -> Reward:
+    if numbers is None:
+        return reward
+    factor, offset = numbers
+
+    def scaled(images: Tensor, prompts: Sequence[str]) -> Tensor:
+        return factor * reward(images, prompts) + offset
+
+    return scaled
 
 
 @dataclass(frozen=True)
@@ -164,6 +182,11 @@ class _Encoder:
 
     def encode_prompts(self, prompts: Sequence[str]) -> Any:
         return self.base.encode(prompts)
+
+
+def morl_weights(config: SweepConfig) -> dict[Gates, str]:
+    """The preferences that have a mixture adapter -> how the settings name them."""
+    return {_key(key, config): key for key in config.morl}
 
 
 def _key(text: str, config: SweepConfig) -> Gates:

@@ -18,7 +18,7 @@ Row = dict[str, Any]
 """One picture: its labels, every reward, ``kl`` (None: not measured or not defined), ``seconds``, ``calls``."""
 
 PICTURES = "8 bits"
-"""How pictures are scored: rounded to 8 bits, as they are kept, so that a reward added later sees the same pictures."""
+"""Pictures are rounded to 8 bits before they are scored, as in their files, so that a reward added later sees the same."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,9 @@ class Records:
                 raise ValueError(f"{self.folder} holds files and no sweep: give a new folder, or that of a sweep")
             return
         now = json.loads(json.dumps(settings))
-        different = [k for k in {**found, **now} if k not in ("rewards", "pictures") and found.get(k) != now.get(k)]
+        # A setting that the version which made the folder did not have was at its neutral value.
+        names = [key for key in {**found, **now} if key not in ("rewards", "pictures")]
+        different = [key for key in names if found.get(key) != now.get(key) and (key in found or now.get(key))]
         if different:
             changes = "; ".join(f"{key}: {found.get(key)!r}, now {now.get(key)!r}" for key in different)
             raise ValueError(

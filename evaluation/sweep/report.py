@@ -23,7 +23,7 @@ def write_report(sweep: Sweep, rows: Sequence[Row]) -> str:
 
     Args:
         sweep: finished.
-        rows: what it returned.
+        rows: the rows that it returned.
 
     Returns:
         The Markdown text.

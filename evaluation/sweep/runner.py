@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ...blending.plans import Planner
+from ...pipelines.adapter_files import Adapter, Update
 from ...rewards.protocol import Reward, score, weighted_sum
 from ...training.ddim import DdimSteps
-from .adapters import Adapter, Update
 from .config import SweepConfig
 from .methods import sampler
 from .network import Network

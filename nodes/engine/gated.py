@@ -11,6 +11,7 @@ from ...blending.adapters import AdapterBank
 from ...blending.plans import Gates
 from ...blending.side_path import SidePath
 from .calls import ModelCall
+from .fused_layers import layers_called
 from .memory import NetworkMemory
 
 Row = tuple[Gates, ...]
@@ -57,5 +58,5 @@ class GatedNetwork:
         return chosen
 
     def _run(self, call: ModelCall, rows: list[Row], gates: Row) -> Tensor:
-        with self._memory.of(tuple(rows), call.patches), self.path.gated(gates):
+        with self._memory.of(tuple(rows), call.patches), layers_called(self.path.hooked), self.path.gated(gates):
             return call(rows)

@@ -180,9 +180,16 @@ class BlendRun:
                 f"None of the adapters' {len(missed)} layers was called, so the image would be the base model's. Another node "
                 "replaces or compiles the network's code: remove that node, or use ComfyUI's Load LoRA."
             )
+        bypassed = path.bypassed()
+        if bypassed:
+            raise RuntimeError(
+                f"{len(bypassed)} of the adapters' layers were not called, although the module around them was, so the adapters "
+                f"would have no effect there: {', '.join(bypassed[:5])}. A fused or quantised kernel, or another node, replaces "
+                "these layers: load the model in another precision, remove that node, or use ComfyUI's Load LoRA."
+            )
         if missed:
             logger.warning(
-                "%d of the adapters' layers were not called and have no effect (a fused or replaced kernel?): %s",
+                "%d of the adapters' layers were not called and have no effect: this run does not use that part of the model: %s",
                 len(missed),
                 ", ".join(missed),
             )

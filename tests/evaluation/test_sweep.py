@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline
-from diffusion_blend.evaluation.sweep.adapters import read_adapter
 from diffusion_blend.evaluation.sweep.steps import Gaussian, gaussian_divergence
+from diffusion_blend.pipelines.adapter_files import read_adapter
 from diffusion_blend.training.randomness import keyed_generator
 from safetensors.torch import load_file, save_file
 from sweeps import PROMPTS, latents, settings, sweep, write_adapter

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("artifacts", "blending", "nodes", "rewards", "training", "evaluation", "miniature")
+PACKAGES = ("artifacts", "blending", "nodes", "rewards", "training", "evaluation", "miniature", "pipelines")
 NETWORK = {
     "socket",
     "ssl",

@@ -10,7 +10,7 @@ from pathlib import Path
 import architecture_map
 
 ROOT = Path(__file__).parents[2]
-SHIPPED = ("artifacts", "blending", "evaluation", "miniature", "nodes", "rewards", "training")
+SHIPPED = ("artifacts", "blending", "evaluation", "miniature", "nodes", "pipelines", "rewards", "training")
 
 
 def shipped_files() -> list[Path]:

@@ -15,7 +15,8 @@ MAY_IMPORT = {
     "nodes": {"blending", "miniature", "rewards"},
     "training": {"artifacts", "blending", "rewards"},
     "miniature": {"artifacts", "blending", "rewards", "training"},
-    "evaluation": {"artifacts", "blending", "rewards", "training", "miniature"},
+    "pipelines": {"artifacts", "blending"},
+    "evaluation": {"artifacts", "blending", "rewards", "training", "miniature", "pipelines"},
 }
 # Rewards without a model import only these libraries, which every ComfyUI has.
 LIGHT = ("catalogue", "load", "pixels", "protocol", "sources")
