@@ -15,6 +15,9 @@ import torch
 from torch import Tensor
 
 from ...blending.kl_weights import parse_kl_weight
+from ...blending.preference import AnyPreference
+from ...blending.schedules import Coefficients, CoefficientSchedule
+from ...blending.slots import Slots
 from .names import cleaned_name
 
 DTYPES = {
@@ -65,10 +68,12 @@ class RewardLoRAs:
         adapters: in order.
         banks: a cache of `fitting.bank_patcher` for each model, as long as the model lives, so that a new preference
             reads, converts and moves nothing.
+        slots: see `slots.Slots`; empty for a single loader without empty slots.
     """
 
     adapters: tuple[RewardLoRA, ...]
     banks: weakref.WeakKeyDictionary[Any, Any] = field(default_factory=weakref.WeakKeyDictionary, repr=False)
+    slots: Slots = ()
 
     def __iter__(self) -> Iterator[RewardLoRA]:
         return iter(self.adapters)
@@ -80,6 +85,19 @@ class RewardLoRAs:
     @property
     def kl_weights(self) -> list[float | None]:
         return [adapter.kl_weight for adapter in self.adapters]
+
+    @property
+    def loaders(self) -> Slots:
+        """`slots`, also where they are not given."""
+        return self.slots or ((True,) * len(self.adapters),)
+
+    def arrange(self, preference: AnyPreference) -> AnyPreference:
+        """The preference with one weight per adapter; errors as `Preference.arranged`."""
+        return preference.arranged(self.loaders, self.names)
+
+    def coefficients(self, preference: AnyPreference) -> Coefficients | CoefficientSchedule:
+        """The adapters' affine coefficients by a preference; errors as `Preference.arranged` and `Preference.coefficients`."""
+        return self.arrange(preference).coefficients(self.names, self.kl_weights)
 
 
 def read_lora(path: str, strength: float) -> RewardLoRA:

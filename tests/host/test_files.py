@@ -413,8 +413,13 @@ def test_the_preference_is_checked_against_the_adapters_early(sd3):
         values = {f"weight_{i}": weight for i, weight in enumerate(weights, 1)}
         return PreferenceWeights.execute(**values, kl_scale=1.0, reward_loras=sd3.loras(2))
 
-    with pytest.raises(ValueError, match="weight_3 is 0.5, but there is no adapter 3, only sd3-0, sd3-1"):
-        execute(0.5, 0.5, 0.5, 0.0)
+    def execute_after(first, *weights):
+        values = {f"weight_{i}": weight for i, weight in enumerate(weights, 1)}
+        return PreferenceWeights.execute(**values, kl_scale=1.0, reward_loras=sd3.loras(2), preference=first.args[0])
+
+    chained = "weight_1 of Preference Weights number 2 is 0.5, but there is no adapter for it, only sd3-0, sd3-1"
+    with pytest.raises(ValueError, match=chained):
+        execute_after(execute(0.5, 0.5, 0.5, 0.0), 0.5, 0.0, 0.0, 0.0)
     with pytest.raises(ValueError, match="All weights are 0 for sd3-0, sd3-1"):
         execute(0.0, 0.0, 0.0, 0.0)
 
