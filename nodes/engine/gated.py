@@ -30,6 +30,11 @@ class GatedNetwork:
         self.path = SidePath(bank)
         self._memory = NetworkMemory(network)
 
+    def remove(self) -> None:
+        """Remove every hook, and everything that the run's calls left in the network."""
+        self.path.remove()
+        self._memory.close()
+
     def predict(self, call: ModelCall, rows: list[Row]) -> tuple[Tensor, ...]:
         """Predict for each row of gates in one call.
 

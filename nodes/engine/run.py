@@ -71,7 +71,7 @@ class BlendRun:
     def remove(self) -> None:
         """Remove every hook. A second call has no effect."""
         for network in self.networks.values():
-            network.path.remove()
+            network.remove()
         self.networks.clear()
 
     def sample(self, executor: Executor, *args: Any, **kwargs: Any) -> Any:

@@ -85,6 +85,13 @@ def _reference(*shape: int, **more: Any) -> Callable[[torch.Generator], dict[str
     return lambda generator: {"reference_latents": [torch.randn(1, *shape, generator=generator)], **more}
 
 
+def _prompt(generator: torch.Generator) -> dict[str, Any]:
+    """Ids of text tokens, and the token that stands for the noise level."""
+    ids = torch.randint(10, 1000, (1, 12), generator=generator)
+    ids[0, -1] = 151673
+    return {"text_input_ids": ids}
+
+
 QWEN = {
     "image_model": "qwen_image", "num_layers": 2, "attention_head_dim": 32, "num_attention_heads": 2,
     "joint_attention_dim": 48, "axes_dims_rope": (8, 12, 12),
@@ -92,6 +99,10 @@ QWEN = {
 NEXT_DIT = {
     "image_model": "lumina2", "dim": 96, "n_layers": 2, "n_refiner_layers": 1, "n_heads": 2, "n_kv_heads": 2,
     "in_channels": 16, "cap_feat_dim": 40, "axes_dims": [16, 16, 16], "axes_lens": [64, 64, 64], "qk_norm": True,
+}  # fmt: skip
+Z_IMAGE = NEXT_DIT | {
+    "dim": 256, "n_heads": 4, "n_kv_heads": 4, "axes_dims": [16, 24, 24], "z_image_modulation": True, "time_scale": 1000.0,
+    "pad_tokens_multiple": 32,
 }  # fmt: skip
 ARCHITECTURES = [
     Architecture("Hunyuan3D 2.1", "Hunyuan3Dv2_1",
@@ -103,13 +114,13 @@ ARCHITECTURES = [
     Architecture("Qwen-Image-Edit 2511", "QwenImage", QWEN | {"default_ref_method": "index_timestep_zero"},
                  (6, 48), (16, 1, 8, 8), _reference(16, 1, 4, 4)),
     Architecture("Lumina 2", "Lumina2", NEXT_DIT, (6, 40), (16, 8, 8)),
-    Architecture("Z-Image", "ZImage", NEXT_DIT | {"z_image_modulation": True, "time_scale": 1000.0}, (6, 40), (16, 8, 8)),
+    Architecture("Z-Image", "ZImage", Z_IMAGE, (6, 40), (16, 8, 8)),
     Architecture("Z-Image with references", "ZImage",
-                 NEXT_DIT | {"z_image_modulation": True, "time_scale": 1000.0}, (6, 40), (16, 8, 8), _reference(16, 8, 8)),
+                 Z_IMAGE, (6, 40), (16, 8, 8), _reference(16, 8, 8)),
     Architecture("PixArt", "PixArtAlpha",
                  {"image_model": "pixart_alpha", "input_size": 8, "hidden_size": 48, "depth": 2, "num_heads": 2,
                   "caption_channels": 40, "model_max_length": 6, "pe_interpolation": 1.0, "micro_condition": False},
-                 (6, 40), (4, 8, 8)),
+                 (6, 40), (4, 64, 64)),
     Architecture("Cosmos 1", "CosmosT2V",
                  {"image_model": "cosmos", "max_img_h": 240, "max_img_w": 240, "max_frames": 128, "in_channels": 16,
                   "out_channels": 16, "patch_spatial": 2, "patch_temporal": 1, "model_channels": 64,
@@ -118,4 +129,12 @@ ARCHITECTURES = [
                   "crossattn_emb_channels": 40, "extra_per_block_abs_pos_emb": True,
                   "extra_per_block_abs_pos_emb_type": "learnable"},
                  (6, 40), (16, 2, 8, 8)),
+    Architecture("HiDream-O1", "HiDreamO1",
+                 {"image_model": "hidream_o1",
+                  "text_config_overrides": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+                                            "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16,
+                                            "rope_dims": [4, 2, 2]},
+                  "vision_config_overrides": {"hidden_size": 32, "num_heads": 2, "intermediate_size": 64, "depth": 1,
+                                              "num_position_embeddings": 16, "deepstack_visual_indexes": ()}},
+                 (6, 32), (3, 64, 64), _prompt),
 ]  # fmt: skip
