@@ -70,4 +70,4 @@ class RewardLoRAsFromStack(io.ComfyNode):
 def _joined(earlier: RewardLoRAs | None, adapters: tuple[Any, ...]) -> RewardLoRAs:
     if earlier is None:
         return RewardLoRAs(adapters)
-    return RewardLoRAs((*earlier.adapters, *adapters), slots=[*earlier.loaders, [True] * len(adapters)])
+    return RewardLoRAs((*earlier.adapters, *adapters), slots=(*earlier.loaders, (True,) * len(adapters)))
