@@ -18,7 +18,7 @@ from ...blending.kl_weights import parse_kl_weight
 from ...blending.preference import AnyPreference
 from ...blending.schedules import Coefficients, CoefficientSchedule
 from ...blending.slots import Slots
-from .names import cleaned_name
+from .headers import name_of
 
 DTYPES = {
     "F64": torch.float64,
@@ -125,7 +125,7 @@ def read_lora(path: str, strength: float) -> RewardLoRA:
         raise ValueError(f"{file} cannot be read as safetensors (truncated or damaged?): {error}") from error
     if not tensors:
         raise ValueError(f"{file} holds no tensors: it is not an adapter.")
-    name = cleaned_name(metadata.get("diffusion_blend.reward") or "") or cleaned_name(Path(path).stem)
+    name = name_of(metadata, Path(path).stem)
     return RewardLoRA(name, file, tensors, _kl_weight(file, metadata), strength, metadata)
 
 

@@ -177,6 +177,30 @@ def test_the_name_is_the_metadatas_reward_or_the_files(loras_folder):
     assert loras.kl_weights == [None, 0.25]
 
 
+@pytest.mark.parametrize(
+    ("settings", "factor"),
+    [
+        ({"unet.r": 8, "unet.lora_alpha": 16}, 2),
+        ({"transformer.r": 16, "transformer.lora_alpha": 8, "transformer.use_rslora": True}, 2),
+        ({"unet.r": 8, "unet.lora_alpha": 8}, None),
+        ({"text_encoder.r": 8, "text_encoder.lora_alpha": 16}, None),
+        ({"unet.r": 0, "unet.lora_alpha": 16}, None),
+        (["no object"], None),
+    ],
+)
+def test_a_scale_that_only_the_header_has_is_said(sd3, loras_folder, caplog, settings, factor):
+    write(loras_folder, "peft", kohya("sd3", 1), {"lora_adapter_metadata": json.dumps(settings)})
+    with caplog.at_level(logging.INFO, logger="diffusion_blend"):
+        blend_model(sd3.model, load_loras(["peft.safetensors"]), preference(1.0))
+    assert ("set its strength to 2 to have it as trained" in caplog.text) == (factor == 2)
+    assert ("alpha / rank" in caplog.text) == (factor is not None)
+
+
+def test_a_title_in_the_header_is_the_name(loras_folder):
+    write(loras_folder, "titled", kohya("sd3", 1), {"modelspec.title": "Film  grain\n"})
+    assert load_loras(["titled.safetensors"]).names == ["Film grain"]
+
+
 def damaged(change):
     """Change the first attention layer's factors of a good file."""
     tensors = kohya("sd3", 1)
