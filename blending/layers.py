@@ -119,6 +119,6 @@ def layer_shape(network: nn.Module, name: str) -> tuple[int, tuple[int, ...]]:
 def parent_of(name: str, modules: dict[str, nn.Module]) -> str:
     """Return the name of the module around a layer that is called itself: lists of modules are not."""
     parent = name.rpartition(".")[0]
-    while isinstance(modules.get(parent), (nn.ModuleList, nn.ModuleDict)):
+    while parent and isinstance(modules.get(parent), (nn.ModuleList, nn.ModuleDict)):
         parent = parent.rpartition(".")[0]
     return parent
