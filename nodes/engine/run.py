@@ -32,6 +32,12 @@ KEY = "diffusion_blend"
 """The name of the extension's wrappers and adapters on a MODEL."""
 
 
+AUTOREGRESSIVE = (
+    "The sampler ar_video holds the keys and values of the frames before, for one set of weights, and this method evaluates "
+    "several. Use the method 'soup' or 'stochastic', or another sampler."
+)
+
+
 class BlendRun:
     """The state of one sampling run.
 
@@ -141,6 +147,8 @@ class BlendRun:
         keys = self._keys(call)
         if plan.without_residual is not None and not self.residuals.covers(keys, x.shape):
             plan = plan.without_residual
+        if len(plan.gates) > 1 and call.transformer_options.get("ar_state") is not None:
+            raise ValueError(AUTOREGRESSIVE)
         target = self._gated(network)
         if plan.residual_mix is None:
             denoised = combine(self.rows.evaluate(network, target, call, plan.gates), plan.mix)

@@ -137,4 +137,12 @@ ARCHITECTURES = [
                   "vision_config_overrides": {"hidden_size": 32, "num_heads": 2, "intermediate_size": 64, "depth": 1,
                                               "num_position_embeddings": 16, "deepstack_visual_indexes": ()}},
                  (6, 32), (3, 64, 64), _prompt),
+    Architecture("Hunyuan3D 2", "Hunyuan3Dv2",
+                 {"image_model": "hunyuan3d2", "context_in_dim": 48, "hidden_size": 64, "num_heads": 2, "depth": 2,
+                  "depth_single_blocks": 2},
+                 (5, 48), (64, 12)),
+    Architecture("AuraFlow", "AuraFlow",
+                 {"dim": 64, "n_layers": 3, "n_double_layers": 1, "n_heads": 2, "global_conddim": 64, "cond_seq_dim": 40,
+                  "max_seq": 64},
+                 (6, 40), (4, 8, 8)),
 ]  # fmt: skip
