@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ...artifacts.claims import Claims
 from ...artifacts.pictures import read_picture, to_pil
+from ...artifacts.progress import Progress
 from ...artifacts.workers import Worker
 from ...rewards.protocol import Reward, score
 from ...training.prompt_table import PromptTable
@@ -63,11 +63,10 @@ class Sweep:
         units = self._by_cost(self.units())
         left = [unit for unit in units if not self._is_made(unit)]
         total = sum(len(images) for _, images in left)
-        with tqdm(total=total, unit="picture", disable=not self.worker.is_first, mininterval=1) as bar:
+        with Progress(total, "picture", shown=self.worker.is_first) as progress:
             for point, images in claims.each(left, self._name, self._is_made):
-                bar.set_description(point.recipe["sampler"], refresh=False)
                 self._unit(point, images)
-                bar.update(len(images))
+                progress.add(len(images), point.recipe["sampler"])
         for point, images in claims.each(self._all_units(), self._name, self._is_scored):
             self._score_again(point, images)
         rows = self.rows()
