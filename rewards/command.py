@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -63,8 +63,7 @@ def score_files(config: ScoreConfig) -> list[dict[str, str | float]]:
     prompts = _prompts(config.prompts, len(files))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     rewards = load_rewards(config.rewards, config.reward_folders, device, allow_download=config.allow_download)
-    pictures = [read_picture(file) for file in files]
-    scores = _in_batches(rewards, pictures, prompts, config.batch)
+    scores = _in_batches(rewards, files, prompts, config.batch)
     return [
         {"image": str(file), "prompt": prompt, **{name: scores[name][i] for name in rewards}}
         for i, (file, prompt) in enumerate(zip(files, prompts, strict=True))
@@ -72,19 +71,29 @@ def score_files(config: ScoreConfig) -> list[dict[str, str | float]]:
 
 
 def _in_batches(
-    rewards: dict[str, Reward], pictures: list[Tensor], prompts: list[str], size: int
+    rewards: dict[str, Reward], files: list[Path], prompts: list[str], size: int
 ) -> dict[str, list[float]]:
-    """Runs of pictures of the same size, at most ``size`` at a time."""
+    """Scores by reward name. Only one batch of pictures is in memory at a time."""
     scores: dict[str, list[float]] = {name: [] for name in rewards}
-    start = 0
-    while start < len(pictures):
-        end = start + 1
-        while end < len(pictures) and end - start < size and pictures[end].shape == pictures[start].shape:
-            end += 1
-        for name, values in score(rewards, torch.stack(pictures[start:end]), prompts[start:end]).items():
+    done = 0
+    for batch in _batches(files, size):
+        for name, values in score(rewards, batch, prompts[done : done + len(batch)]).items():
             scores[name] += values.tolist()
-        start = end
+        done += len(batch)
     return scores
+
+
+def _batches(files: Sequence[Path], size: int) -> Iterator[Tensor]:
+    """Read runs of pictures of the same size, at most ``size`` at a time, float32[B, 3, H, W]."""
+    waiting: list[Tensor] = []
+    for file in files:
+        picture = read_picture(file)
+        if waiting and (len(waiting) == size or waiting[0].shape != picture.shape):
+            yield torch.stack(waiting)
+            waiting = []
+        waiting.append(picture)
+    if waiting:
+        yield torch.stack(waiting)
 
 
 def _pictures(images: Sequence[str]) -> list[Path]:
