@@ -1,4 +1,4 @@
-"""A diffusers UNet with a LoRA adapter as the trainer's model. The base is the same network with the adapter off."""
+"""A diffusers denoiser with a LoRA adapter as the trainer's model. The base is the same network with the adapter off."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from .protocol import Conditioning, rows_at_once
 from .unet import call_unet, ddim_run
 
 NetworkCall = Callable[[Any, Tensor, Tensor, Mapping[str, Tensor]], Tensor]
+AdapterWriter = Callable[[Any, float, Mapping[str, str]], bytes]
 StepsMaker = Callable[[Mapping[str, Any], int, float, "Iterable[int] | None"], PolicySteps]
 
 
@@ -34,7 +35,7 @@ class Base:
     Attributes:
         name: what the user called it: hub id, folder or file.
         architecture: ``sd_v1``, ``sd_v2``, ``sdxl`` or a name of one's own; goes into the adapter's metadata.
-        unet: the denoiser, on its device and in its dtype.
+        unet: the denoiser (a UNet or a transformer), on its device and in its dtype.
         scheduler: diffusers scheduler configuration (betas, prediction type, spacing).
         latent_shape: channels, height, width of a latent.
         resolution: width and height of an image, pixels.
@@ -42,6 +43,7 @@ class Base:
         decode: clean latents float32[B, C, h, w] on the UNet's device -> images float32[B, 3, H, W] in 0..1.
         call: network, noisy latents, timesteps, conditioning -> the network's output.
         make_steps: scheduler, number of steps, eta, noisy steps -> the policy's coefficients.
+        save: network with its adapter, alpha, metadata -> the adapter file's content.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Base:
     decode: Callable[[Tensor], Tensor]
     call: NetworkCall = call_unet
     make_steps: StepsMaker = ddim_run
+    save: AdapterWriter = adapter_bytes
 
     def ddim_steps(self, steps: int, eta: float) -> DdimSteps:
         """The coefficients of a DDIM run over the base's own noise schedule; see `unet.ddim_run`."""
@@ -156,7 +159,7 @@ class DiffusersModel:
         return {name: value for name, value in self._unet.named_parameters() if "lora_" in name}
 
     def export(self, metadata: Mapping[str, str]) -> bytes:
-        return adapter_bytes(self._unet, self.lora.alpha, metadata)
+        return self.base.save(self._unet, self.lora.alpha, metadata)
 
 
 def _check_lora(unet: UNet2DConditionModel, lora: AdapterConfig) -> None:
