@@ -217,7 +217,8 @@ function colourLinks() {
     for (const table of [canvas.default_connection_color_byType, canvas.constructor.link_type_colors]) {
       if (table) table[type] ||= colour
     }
-    document.documentElement.style.setProperty(`--color-datatype-${type}`, colour)
+    const { style } = document.documentElement
+    if (!style.getPropertyValue(`--color-datatype-${type}`)) style.setProperty(`--color-datatype-${type}`, colour)
   }
 }
 
@@ -231,6 +232,7 @@ app.registerExtension({
   nodeCreated(node) {
     if (node.comfyClass !== NODE || typeof node.addDOMWidget !== 'function') return
     setLanguage(app.extensionManager?.setting?.get('Comfy.Locale'))
+    colourLinks() // again, because a theme that loads later empties the tables
     addPad(node)
   }
 })

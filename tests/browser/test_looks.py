@@ -105,3 +105,14 @@ def test_the_pads_words_are_translated(chinese: FrontEnd) -> None:
     assert any(text.startswith("所有权重都是 0") for text in shown)
     label = "(id) => app.graph.getNodeById(id).widgets.find((w) => w.name === 'preference_pad').label"
     assert chinese.page.evaluate(label, pad.node) == "偏好面板"
+
+
+def test_links_have_colours_of_their_own(front: FrontEnd) -> None:
+    preference_pad.make(front, LORAS)
+    colours = front.page.evaluate(
+        """() => ['REWARD_LORAS', 'PREFERENCE'].map((type) => [
+            app.canvas.default_connection_color_byType[type],
+            getComputedStyle(document.documentElement).getPropertyValue(`--color-datatype-${type}`).trim()])"""
+    )
+    assert all(classic and classic == nodes_2 for classic, nodes_2 in colours), colours
+    assert colours[0] != colours[1]

@@ -281,7 +281,7 @@ def test_save_and_load(front: FrontEnd) -> None:
     numbers = pad.numbers()
     saved = json.loads(json.dumps(front.workflow()))
     (stored,) = [node for node in saved["nodes"] if node["type"] == "PreferenceWeights"]
-    assert stored["widgets_values"] == list(numbers.values()), "the pad itself must not be stored"
+    assert stored["widgets_values"] == [*numbers.values(), 0, 0, 0, 0], "the pad itself must not be stored"
     front.page.evaluate("() => app.graph.clear()")
     front.load(saved)
     assert pad.numbers() == numbers
@@ -350,7 +350,7 @@ def test_survives_a_reload_of_the_page(front: FrontEnd) -> None:
 @pytest.fixture
 def without_script(browser: Browser, server: ComfyServer, renderer: str) -> Iterator[FrontEnd]:
     """The front end of a person whose browser did not get our script."""
-    with comfy_browser.front_end(browser, server, renderer, without="**/preference_pad.js*") as front:
+    with comfy_browser.front_end(browser, server, renderer, without="**/{preference_pad,lora_rows}.js*") as front:
         yield front
 
 
@@ -359,7 +359,7 @@ def test_workflows_run_without_the_script(front: FrontEnd, without_script: Front
     saved = front.workflow()
     without_script.load(saved)
     widgets = without_script.page.evaluate("(id) => app.graph.getNodeById(id).widgets.map((w) => w.name)", pad.node)
-    assert widgets == list(preference_pad.NUMBERS)
+    assert widgets == [*preference_pad.NUMBERS, *(f"weight_{number}" for number in (5, 6, 7, 8))]
     assert without_script.prompt() == front.prompt()
 
 

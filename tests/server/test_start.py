@@ -42,6 +42,9 @@ WIDGETS = {
     "BlendProbe": SAMPLING[:-1],
     "LoadRewardModel": ["reward", "model_folder", "allow_download"],
     "ScoreImages": [],
+    "RewardLoRAFromModel": [],
+    "RewardLoRAsFromStack": [],
+    "BlendTextEncoder": [],
     "KeepBest": ["weight_1", "weight_2", "weight_3", "weight_4", "scale", "count", "among"],
 }
 DEFAULTS = {"steps": 30, "cfg": 7.5, "sampler_name": "euler_ancestral", "scheduler": "normal", "denoise": 1.0}

@@ -45,7 +45,8 @@ function setInert({ element }, inert) {
   element.style.pointerEvents = inert ? 'none' : ''
 }
 
-function refreshAll() {
+/** Refresh every pad; the timer calls this. */
+export function refreshAll() {
   for (const pad of live) pad.refresh()
   const shown = document.querySelectorAll(`[class^=diffusion-blend][data-state=${REMOVED}]`)
   shown.forEach((removed) => replaceRemoved(/** @type {HTMLElement} */ (removed)))
