@@ -14,7 +14,7 @@ COMMANDS = {
         ".evaluation.demo.command",
         "the miniature world's adapters over the simplex: pictures, figures, one page",
     ),
-    "train": (".training.command", "fine-tune a reward adapter (dpok, ddpo, rwr, draft) and export it"),
+    "train": (".training.command", "fine-tune a reward adapter (dpok, ddpo, grpo, nft, rwr, draft) and export it"),
     "score": (".rewards.command", "score images and prompts with rewards"),
     "miniature": (".miniature.command", "the miniature world that needs no download"),
     "sweep": (".evaluation.sweep.command", "compare methods over preference weights: tables, Pareto figures"),

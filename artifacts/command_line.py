@@ -29,6 +29,7 @@ def parse_settings(
     *,
     switches: Sequence[str] = (),
     renamed: Mapping[str, str] | None = None,
+    defaults: Mapping[str, Any] | None = None,
 ) -> Settings:
     """Read a command's settings from its arguments.
 
@@ -39,6 +40,7 @@ def parse_settings(
         arguments: without the program's name. ``--print_config`` prints the settings as YAML and exits.
         switches: options that mean ``true`` when they stand alone.
         renamed: earlier names of settings -> the present ones, beside `EARLIER`; accepted as options and in YAML files.
+        defaults: dotted names -> values in place of the dataclass's defaults.
 
     Returns:
         The settings.
@@ -49,6 +51,7 @@ def parse_settings(
     parser = ArgumentParser(prog=f"diffusion-blend {command}", description=description)
     parser.add_argument("--config", action="config", help="YAML file with any of the settings below; may be repeated.")
     parser.add_class_arguments(settings)
+    parser.set_defaults(dict(defaults or {}))
     words = _with_values(present_spelling(arguments, names), switches)
     values: dict[str, Any] = vars(parser.instantiate(parser.parse_args(_renamed_files(words, names))))
     values.pop("config")

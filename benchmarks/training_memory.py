@@ -20,10 +20,10 @@ from pathlib import Path
 import torch
 from diffusers import UNet2DConditionModel
 from diffusion_blend.training.config import AdapterConfig
-from diffusion_blend.training.ddim import gaussian_kl, gaussian_log_prob, step_mean, step_std
 from diffusion_blend.training.models.diffusers_model import Base, DiffusersModel
 from diffusion_blend.training.models.protocol import Conditioning, predict_guided
 from diffusion_blend.training.objectives import importance_ratio, policy_loss
+from diffusion_blend.training.policy import gaussian_kl, gaussian_log_prob, step_mean, step_std
 
 SCHEDULER = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
 SAMPLER_STEPS = 50
@@ -101,7 +101,7 @@ def rows_for(
 ) -> dict[str, object]:
     """Return one line of the table: a sampling step and an update of the whole objective, with guidance."""
     model = make_model(name, device, dtype, checkpointing=checkpointing)
-    steps = model.ddim_steps(SAMPLER_STEPS, 1.0)
+    steps = model.policy_steps(SAMPLER_STEPS, 1.0)
     conditioning = make_conditioning(model, batch, device)
     latents = torch.randn(batch, *model.latent_shape, device=device)
     index = torch.full((batch,), SAMPLER_STEPS // 2)

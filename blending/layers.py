@@ -114,3 +114,11 @@ def layer_shape(network: nn.Module, name: str) -> tuple[int, tuple[int, ...]]:
     if hasattr(module, "kernel_size"):
         return module.out_channels, (module.in_channels, *module.kernel_size)
     return module.out_features, (module.in_features,)
+
+
+def parent_of(name: str, modules: dict[str, nn.Module]) -> str:
+    """Return the name of the module around a layer that is called itself: lists of modules are not."""
+    parent = name.rpartition(".")[0]
+    while parent and isinstance(modules.get(parent), (nn.ModuleList, nn.ModuleDict)):
+        parent = parent.rpartition(".")[0]
+    return parent

@@ -15,14 +15,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .adapters import AdapterBank, LayerStack, Spans
+from .additions import add_convolution, add_linear
 from .exchange import ExchangedParameter
-from .layers import Layer, find_layer, layer_of, projection
+from .layer_calls import LayerCall, bind_linear, scaled_sum
+from .layers import Layer, find_layer, layer_of, parent_of, projection
 from .plans import Gates
 from .updates import ParameterDifference, Update
 
@@ -52,6 +55,9 @@ class SidePath:
             if name not in exchanged
         }
         self._handles: list[Any] = []
+        self.hooked: set[int] = set()  # ids of the layers
+        self._parents: dict[str, str] = {}
+        self._parents_called: set[str] = set()
         self._row_gates: dict[object, Tensor] = {}
 
     def install(self, network: nn.Module) -> None:
@@ -63,13 +69,20 @@ class SidePath:
         Raises:
             ValueError: a layer is missing, or is of a kind that the updates cannot be applied to. No hook remains.
         """
+        self._parents_called.clear()
         # One walk over the tree takes a fifth of the time of a search for every name, at the start of every run.
         modules = dict(network.named_modules(remove_duplicate=False))
         try:
             for name, layer in self._layers.items():
                 module = modules[name] if name in modules else find_layer(network, name)
                 layer.bind(module, name)
+                self.hooked.add(id(module))
                 self._handles.append(module.register_forward_hook(layer, with_kwargs=True))
+            for parent in {parent_of(name, modules) for name in self._layers}:
+                if parent in modules:
+                    mark = partial(self._parents_called.add, parent)
+                    self._handles.append(modules[parent].register_forward_pre_hook(lambda *_, mark=mark: mark()))
+            self._parents = {name: parent_of(name, modules) for name in self._layers}
             for parameter in self._exchanged:
                 parameter.find(network)
         except BaseException:
@@ -117,6 +130,14 @@ class SidePath:
         """Return the layers that were not called since the installation."""
         return [name for name, layer in self._layers.items() if not layer.called]
 
+    def bypassed(self) -> list[str]:
+        """Return the layers that were not called although the module around them was, and that have an update other than 0."""
+        return [
+            name
+            for name, layer in self._layers.items()
+            if not layer.called and self._parents.get(name) in self._parents_called and layer.has_effect()
+        ]
+
     def any_called(self) -> bool:
         """Return whether at least one layer was called since the installation."""
         return any(layer.called for layer in self._layers.values())
@@ -141,6 +162,8 @@ class _Layer:
         self.project: Callable[[Tensor, Tensor], Tensor]
         self.layer: Layer
         self.called = False
+        self.name = ""
+        self.is_linear = False
         self.spans: Spans = ()
         if stack is not None:
             self.down, self.up, self.spans = stack.down, stack.up, stack.spans
@@ -150,6 +173,8 @@ class _Layer:
 
     def bind(self, module: nn.Module, name: str) -> None:
         """Take the layer's operation, so that the updates are applied as the layer applies its weight."""
+        self.name = name
+        self.is_linear = hasattr(module, "in_features") and not hasattr(module, "kernel_size")
         if self.spans:
             self.project = projection(module, name)
         if self.others:
@@ -162,7 +187,26 @@ class _Layer:
         row = self.path.row
         if row is None:
             return None
-        x = args[0] if args else kwargs["input"]
+        if self.is_linear and (kwargs or len(args) != 1):
+            return self._fused(row, bind_linear(self.name, args, kwargs), output)
+        return self._added(row, args[0] if args else kwargs["input"], output)
+
+    def has_effect(self) -> bool:
+        """Whether any of the updates is not 0."""
+        return bool(self.others) or bool(self.up.any())
+
+    def _fused(self, row: tuple[Gates, ...], call: LayerCall, output: Tensor) -> Tensor | None:
+        if not call.fused:
+            return self._added(row, call.x, output)
+        if self.others:
+            raise ValueError(
+                f"Layer {self.name} adds a residual to its output, and an adapter of this kind needs the output alone. Use "
+                "ComfyUI's Load LoRA for it."
+            )
+        change = self._added(row, call.x, torch.zeros_like(output))
+        return None if change is None else scaled_sum(output, change, call.scale)
+
+    def _added(self, row: tuple[Gates, ...], x: Tensor, output: Tensor) -> Tensor | None:
         # Other kinds may need the layer's own output, and the low-rank sum may be written into it.
         change = self._change(row, x, output) if self.others else None
         result = None
@@ -253,30 +297,3 @@ def _shared_gates(row: tuple[Gates, ...], adapters: frozenset[int]) -> Gates:
             "call. Use a batch size of 1."
         )
     return row[0]
-
-
-def add_linear(output: Tensor, hidden: Tensor, up: Tensor) -> Tensor:
-    """Compute ``output + hidden @ up``, [..., out] + [..., R] @ [R, out], in place where that is safe."""
-    if _in_place(output, up) and output.is_contiguous():
-        output.view(-1, output.shape[-1]).addmm_(hidden.reshape(-1, hidden.shape[-1]), up)
-        return output
-    return output + (hidden @ up).to(output.dtype)
-
-
-def add_convolution(output: Tensor, hidden: Tensor, up: Tensor) -> Tensor:
-    """As `add_linear` with channels second: [N, out, ...] + up^T [N, R, ...], a 1x1 convolution."""
-    if _in_place(output, up):
-        if output.is_contiguous():
-            rows, channels = output.shape[:2]
-            flat = hidden.reshape(rows, hidden.shape[1], -1)  # [N, R, H, W] -> [N, R, H W]
-            output.view(rows, channels, -1).baddbmm_(up.t().expand(rows, -1, -1), flat)
-            return output
-        last = output.movedim(1, -1)  # channels_last memory is contiguous in this order
-        if last.is_contiguous():
-            add_linear(last, hidden.movedim(1, -1), up)
-            return output
-    return output + (hidden.movedim(1, -1) @ up).movedim(-1, 1).to(output.dtype)
-
-
-def _in_place(output: Tensor, up: Tensor) -> bool:
-    return output.dtype == up.dtype and not output.requires_grad and not torch.is_grad_enabled()

@@ -68,4 +68,6 @@ class RewardLoRAsFromStack(io.ComfyNode):
 
 
 def _joined(earlier: RewardLoRAs | None, adapters: tuple[Any, ...]) -> RewardLoRAs:
-    return RewardLoRAs(adapters if earlier is None else (*earlier.adapters, *adapters))
+    if earlier is None:
+        return RewardLoRAs(adapters)
+    return RewardLoRAs((*earlier.adapters, *adapters), slots=(*earlier.loaders, (True,) * len(adapters)))

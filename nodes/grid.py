@@ -32,7 +32,15 @@ class PreferenceGrid(io.ComfyNode):
             node_id="PreferenceGrid",
             display_name="Preference Grid",
             description="Collect the images of a Preference Sweep: a labelled sheet in the sweep's own shape (triangle, row, grid) and, with scores, a Pareto figure of the images.",
-            search_aliases=["contact sheet", "xy plot", "pareto", "image grid", "diffusion blend"],
+            search_aliases=[
+                "contact sheet",
+                "xy plot",
+                "x/y plot",
+                "compare",
+                "pareto",
+                "image grid",
+                "diffusion blend",
+            ],
             is_input_list=True,
             inputs=[
                 io.Image.Input(
@@ -98,6 +106,8 @@ class PreferenceGrid(io.ComfyNode):
         reward_loras: list[RewardLoRAs] | None = None,
         prompts: list[str] | None = None,
     ) -> io.NodeOutput:
+        if reward_loras:
+            preferences = [reward_loras[0].arrange(preference) for preference in preferences]
         names = _adapter_names(preferences, reward_loras)
         if scores is not None:
             check_counts(images, scores)

@@ -19,7 +19,14 @@ class PreferenceScheduleNode(io.ComfyNode):
             display_name="Preference Schedule",
             description="Move from one preference to another while the image is made: "
             "early steps shape the composition, late ones the detail.",
-            search_aliases=["diffusion blend", "preference over time", "weight schedule"],
+            search_aliases=[
+                "diffusion blend",
+                "preference over time",
+                "weight schedule",
+                "lora schedule",
+                "prompt schedule lora",
+                "scheduled lora",
+            ],
             inputs=[
                 PreferenceType.Input("preference_start", tooltip="The preference at the start of the run."),
                 PreferenceType.Input("preference_end", tooltip="The preference at the end of the run."),

@@ -25,7 +25,15 @@ class PreferenceSweep(io.ComfyNode):
             node_id="PreferenceSweep",
             display_name="Preference Sweep",
             description="Many preferences at once: every node after this one runs once for each, with the same seed. Collect the images with Preference Grid.",
-            search_aliases=["sweep", "xy plot", "simplex", "diffusion blend"],
+            search_aliases=[
+                "sweep",
+                "xy plot",
+                "x/y plot",
+                "compare loras",
+                "lora strength test",
+                "simplex",
+                "diffusion blend",
+            ],
             inputs=[
                 io.Combo.Input(
                     "kind",
@@ -88,6 +96,10 @@ class PreferenceSweep(io.ComfyNode):
         reward_loras: RewardLoRAs | None = None,
     ) -> io.NodeOutput:
         check_finite(kl_scale_from=kl_scale_from, kl_scale_to=kl_scale_to)
+        if reward_loras is not None:
+            preference_start, preference_end = (
+                None if given is None else reward_loras.arrange(given) for given in (preference_start, preference_end)
+            )
         if kind == "kl scales":
             preferences, names = _kl_scales(preference_start, reward_loras, kl_scale_from, kl_scale_to, points)
         else:
@@ -100,7 +112,7 @@ class PreferenceSweep(io.ComfyNode):
             names = sweep_points.labels(preferences, count)
         if reward_loras is not None:
             for preference in preferences:  # raises what is wrong, here and not after the first image
-                preference.coefficients(reward_loras.names, reward_loras.kl_weights)
+                reward_loras.coefficients(preference)
         check_other_lists(cls.hidden, len(preferences))
         return io.NodeOutput(preferences, names)
 

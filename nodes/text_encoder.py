@@ -42,5 +42,6 @@ class BlendTextEncoder(io.ComfyNode):
                     "A preference that moves over the run or differs by region has no single encoding: connect a plain "
                     "Preference Weights to Blend Text Encoder, and choose the method blend."
                 )
-            soup = tuple(preference.coefficients(reward_loras.names, reward_loras.kl_weights))
+            plain = preference.arranged(reward_loras.loaders, reward_loras.names)
+            soup = tuple(plain.coefficients(reward_loras.names, reward_loras.kl_weights))
         return io.NodeOutput(blended_clip(clip, reward_loras, soup))

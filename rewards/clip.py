@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from transformers import CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPVisionModelWithProjection
 
-from ..artifacts.pictures import to_pil
 from ..artifacts.tensors import read_tensors
 from .heads import LinearStack
+from .preprocess import prepared
 from .protocol import NetworkReward
 from .sources import AESTHETIC_HEAD, CLIP_H14_PROCESSOR, CLIP_L14, HPS_V2, PICK_SCORE, ModelRequest
 
@@ -36,17 +36,17 @@ class _Clip(NetworkReward):
             raise ValueError(f"cannot read a CLIP model from {model_folder} and {processor_folder}: {error}") from error
         super().__init__([self._model], device)
 
-    @torch.no_grad()
     def cosine(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        inputs = self._processor(
+        """Cosines float[B] of images and prompts, with a gradient where the images have one."""
+        tokens = self._processor(
             text=list(prompts),
-            images=[to_pil(image) for image in images],
             padding=True,
             truncation=True,
             max_length=self._model.text_model.embeddings.position_embedding.num_embeddings,
             return_tensors="pt",
         ).to(self.device)
-        output = self._model(**inputs)
+        pixels = prepared(self._processor.image_processor, images, self.device)
+        output = self._model(**tokens, pixel_values=pixels)
         return (output.image_embeds * output.text_embeds).sum(1)  # both have length 1
 
     @property
@@ -101,10 +101,8 @@ class Aesthetic(NetworkReward):
             raise ValueError(f"cannot read a CLIP model from {clip_folder}: {error}") from error
         super().__init__([self._model, self._head], device)
 
-    @torch.no_grad()
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:  # noqa: ARG002  (every reward gets them)
-        inputs = self._processor([to_pil(image) for image in images], return_tensors="pt").to(self.device)
-        features = self._model(pixel_values=inputs["pixel_values"]).image_embeds
+        features = self._model(pixel_values=prepared(self._processor, images, self.device)).image_embeds
         return self._head(features / features.norm(dim=1, keepdim=True))
 
 

@@ -11,9 +11,9 @@ from torch import Tensor
 from transformers import BertTokenizer, BlipTextConfig, BlipVisionConfig, BlipVisionModel, CLIPImageProcessor
 from transformers.models.blip.modeling_blip_text import BlipTextModel
 
-from ..artifacts.pictures import to_pil
 from ..artifacts.tensors import read_tensors
 from .heads import LinearStack
+from .preprocess import prepared
 from .protocol import NetworkReward
 from .sources import BERT_VOCABULARY, IMAGE_REWARD, ModelRequest
 
@@ -61,13 +61,12 @@ class ImageReward(NetworkReward):
         self._processor = CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
         self._tokenizer: Any = BertTokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
 
-    @torch.no_grad()
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        pixels = self._processor([to_pil(image) for image in images], return_tensors="pt")["pixel_values"]
+        pixels = prepared(self._processor, images, self.device)
         tokens = self._tokenizer(
             list(prompts), padding="max_length", truncation=True, max_length=_TOKENS, return_tensors="pt"
         ).to(self.device)
-        return self.score_tensors(pixels.to(self.device), tokens["input_ids"], tokens["attention_mask"])
+        return self.score_tensors(pixels, tokens["input_ids"], tokens["attention_mask"])
 
     def score_tensors(self, pixels: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
         """Scores float[B] of prepared pixels float[B, 3, S, S] and tokens int64[B, 35] with their mask."""

@@ -52,5 +52,11 @@ def colourfulness(images: Tensor, prompts: Sequence[str]) -> Tensor:  # noqa: AR
     """
     red, green, blue = (images * 255).unbind(1)
     opponents = torch.stack([red - green, (red + green) / 2 - blue], dim=1).flatten(2)  # [B, 2, H W]
-    spread = opponents.var(2, correction=0).sum(1).sqrt()
-    return spread + 0.3 * opponents.mean(2).square().sum(1).sqrt()
+    spread = _square_root(opponents.var(2, correction=0).sum(1))
+    return spread + 0.3 * _square_root(opponents.mean(2).square().sum(1))
+
+
+def _square_root(values: Tensor) -> Tensor:
+    """The square root, with gradient 0 at 0, where the true one is infinite (a picture of one colour, or a grey one)."""
+    above = values > 0
+    return torch.where(above, torch.where(above, values, 1.0).sqrt(), 0.0)

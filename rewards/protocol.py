@@ -43,13 +43,16 @@ class NetworkReward:
         return next(self.network.parameters()).device
 
 
-def score(rewards: Mapping[str, Reward], images: Tensor, prompts: Sequence[str]) -> dict[str, Tensor]:
+def score(
+    rewards: Mapping[str, Reward], images: Tensor, prompts: Sequence[str], *, gradient: bool = False
+) -> dict[str, Tensor]:
     """Score images with several rewards.
 
     Args:
         rewards: by name.
         images: float32[B, 3, H, W] in 0..1, on the CPU.
         prompts: one per image.
+        gradient: keep the scores' gradient by the images, which may then be on any device.
 
     Returns:
         Scores by name, float64[B] each, on the CPU.
@@ -59,7 +62,7 @@ def score(rewards: Mapping[str, Reward], images: Tensor, prompts: Sequence[str])
     """
     scores = {}
     for name, reward in rewards.items():
-        with torch.no_grad():
+        with torch.set_grad_enabled(gradient):
             returned = reward(images, prompts)
         try:
             values = torch.as_tensor(returned)
@@ -67,7 +70,7 @@ def score(rewards: Mapping[str, Reward], images: Tensor, prompts: Sequence[str])
             raise ValueError(
                 f"reward {name!r} returned {type(returned).__name__}: it must return one number per image ({error})"
             ) from error
-        values = values.detach().to("cpu", torch.float64)
+        values = (values if gradient else values.detach()).cpu().double()
         if values.shape != (len(images),):
             raise ValueError(
                 f"reward {name!r} returned shape {tuple(values.shape)} for {len(images)} images: "

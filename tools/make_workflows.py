@@ -31,28 +31,19 @@ from workflow_sources import TEMPLATES  # noqa: E402
 BUILD = """(template) => {
     app.graph.clear()
     const made = {}
-    let x = 0
-    for (const [width, keys] of template.columns) {
-        let y = 100
-        for (const key of keys) {
-            const item = template.nodes[key]
-            const node = LiteGraph.createNode(item.type)
-            if (!node) throw new Error(`no node ${item.type}`)
-            app.graph.add(node)
-            if (item.title) node.title = item.title
-            if (item.color) { node.color = item.color[0]; node.bgcolor = item.color[1] }
-            for (const [name, value] of Object.entries(item.widgets)) {
-                const widget = node.widgets.find((candidate) => candidate.name === name)
-                if (!widget) throw new Error(`${item.type} has no widget ${name}`)
-                widget.value = value
-            }
-            node.pos = [x, y]
-            node.setSize([width, Math.max(item.height, node.computeSize()[1])])
-            // The next one's title is 30; Nodes 2.0 draws every node higher, and writes the extension's name below ours.
-            y += node.size[1] + (item.color ? 90 : 60)
-            made[key] = node
+    for (const [key, item] of Object.entries(template.nodes)) {
+        const node = LiteGraph.createNode(item.type)
+        if (!node) throw new Error(`no node ${item.type}`)
+        app.graph.add(node)
+        if (item.title) node.title = item.title
+        if (item.models) node.properties.models = item.models
+        if (item.color) { node.color = item.color[0]; node.bgcolor = item.color[1] }
+        for (const [name, value] of Object.entries(item.widgets)) {
+            const widget = node.widgets.find((candidate) => candidate.name === name)
+            if (!widget) throw new Error(`${item.type} has no widget ${name}`)
+            widget.value = value
         }
-        x += width + 30
+        made[key] = node
     }
     for (const [key, item] of Object.entries(template.nodes)) {
         for (const [name, [from, output]] of Object.entries(item.links)) {
@@ -62,12 +53,30 @@ BUILD = """(template) => {
             if (!made[from].connect(source, made[key], slot)) throw new Error(`refused: ${from}.${output} to ${key}.${name}`)
         }
     }
+    return Object.fromEntries(Object.entries(made).map(([key, node]) => [key, node.id]))
+}"""
+# After the nodes have shown and hidden their widgets.
+PLACE = """([template, ids]) => {
+    let x = 0
+    for (const [width, keys] of template.columns) {
+        let y = 100
+        for (const key of keys) {
+            const item = template.nodes[key], node = app.graph.getNodeById(ids[key])
+            node.pos = [x, y]
+            node.setSize([width, Math.max(item.height, node.computeSize()[1])])
+            // The next one's title is 30; Nodes 2.0 draws every node higher, and writes the extension's name below ours.
+            y += node.size[1] + (item.color ? 90 : 60)
+        }
+        x += width + 30
+    }
 }"""
 
 
 def build(front: comfy_browser.FrontEnd, template: Template) -> dict[str, Any]:
     """Return the template in UI form."""
-    front.page.evaluate(BUILD, template)
+    ids = front.page.evaluate(BUILD, template)
+    front.pause(600)
+    front.page.evaluate(PLACE, [template, ids])
     front.settle()
     front.fit()
     workflow = front.workflow()

@@ -89,25 +89,6 @@ class AdapterOptimizer:
             scaler.load_state_dict(saved["scaler"])
 
 
-def check_passes(name: str, unit: str, fresh: int, per_step: int) -> None:
-    """Check that the fresh data divides evenly into optimizer steps.
-
-    Args:
-        name: of the algorithm.
-        unit: the name of one row of data.
-        fresh: rows per iteration.
-        per_step: rows per optimizer step.
-
-    Raises:
-        ValueError: it does not.
-    """
-    if fresh % per_step:
-        raise ValueError(
-            f"{name} goes through all {fresh} {unit} of an iteration in optimizer steps of {per_step} (sampling.batch x "
-            "optimizer.accumulate x processes): choose optimizer.accumulate so that this divides"
-        )
-
-
 def mean_figures(rows: Sequence[dict[str, float]]) -> dict[str, float]:
     """The mean of every figure over several optimizer steps."""
     return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}

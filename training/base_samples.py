@@ -83,6 +83,10 @@ def fingerprint(
         probe: the base's output at a known input, which identifies its weights.
     """
     settings = {key: value for key, value in asdict(sampling).items() if key not in _WITHOUT_EFFECT}
+    if settings["noisy_steps"] in ("all", "auto"):  # as in files that were written before the setting existed
+        del settings["noisy_steps"]
+    if not settings["window_steps"]:
+        del settings["window_steps"]
     digests = {"prompts": hashlib.sha256("\n".join(prompts).encode()).hexdigest()[:16]}
     for name, tensor in (("text", first.features), ("base", probe)):
         # Rounded: the same network on another machine may differ in the last digits.

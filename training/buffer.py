@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .collection import Collection
-from .ddim import DdimSteps
+from .policy import PolicySteps
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Transitions:
         prompt: row in the run's list of prompts, int64[N].
         log_prob: under the policy that took it, float64[N], nats.
         returns: the step's return (dpok), its advantage (ddpo) or the image's reward (rwr), float64[N].
+        base_mean: mean of the step under the base, as `latents`; float32[N, 0, H, W] where it was not measured.
     """
 
     latents: Tensor
@@ -30,6 +31,7 @@ class Transitions:
     prompt: Tensor
     log_prob: Tensor
     returns: Tensor
+    base_mean: Tensor
 
     def __len__(self) -> int:
         return len(self.step)
@@ -64,7 +66,7 @@ def join(older: Transitions | None, newer: Transitions, capacity: int) -> Transi
     return Transitions(**columns)
 
 
-def denoising_steps(data: Collection, returns: Tensor, steps: DdimSteps) -> Transitions:
+def denoising_steps(data: Collection, returns: Tensor, steps: PolicySteps) -> Transitions:
     """Cut trajectories into single denoising steps. Steps without noise are no actions and are left out.
 
     Args:
@@ -83,7 +85,14 @@ def denoising_steps(data: Collection, returns: Tensor, steps: DdimSteps) -> Tran
         prompt=data.prompt.repeat_interleave(len(noisy)),
         log_prob=data.log_prob[:, noisy].flatten(),
         returns=returns[:, noisy].flatten(),
+        base_mean=_base_means(data, noisy),
     )
+
+
+def _base_means(data: Collection, noisy: Tensor) -> Tensor:
+    if data.base_mean.shape[1] == 0:
+        return data.latents[:, noisy, :0].flatten(0, 1)
+    return data.base_mean[:, noisy].flatten(0, 1)
 
 
 def clean_latents(data: Collection, reward: Tensor) -> Transitions:
@@ -101,4 +110,5 @@ def clean_latents(data: Collection, reward: Tensor) -> Transitions:
         prompt=data.prompt,
         log_prob=torch.zeros(count, dtype=torch.float64),
         returns=reward,
+        base_mean=data.latents[:, -1, :0],
     )

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 
 from ..artifacts.settings import check_bounds
-from .algorithms import algorithm_class
+from .algorithms import entry_of
 from .config import TrainConfig
+from .noisy_steps import noisy_range
+from .prompts import load_prompts
 
 
 def check_config(config: TrainConfig) -> None:
@@ -23,7 +25,12 @@ def check_config(config: TrainConfig) -> None:
     sampling = config.sampling
     if sampling.samples % sampling.batch:
         raise ValueError(f"sampling.samples {sampling.samples} is not a multiple of sampling.batch {sampling.batch}")
-    algorithm_class(config.algorithm.name).check(config)
+    entry = entry_of(config.algorithm.name)
+    noisy = noisy_range(sampling.noisy_steps, sampling.steps, auto=entry.window)
+    count = min(sampling.window_steps or len(noisy), len(noisy))
+    prompts = load_prompts(config.prompts.source, config.prompts.count, config.prompts.seed)
+    for requirement in entry.requirements:
+        requirement(config, count, len(prompts))
 
 
 def _check_rewards(config: TrainConfig) -> None:

@@ -13,6 +13,7 @@ from ..rewards.protocol import score
 from .base_samples import BaseSamples, fingerprint, probe_noise
 from .context import RunContext
 from .models.protocol import predict_guided
+from .policy import PolicySteps
 from .randomness import trajectory_noise
 from .rollout import Trajectories, collect
 
@@ -25,6 +26,7 @@ class Collection:
         latents: float32[N, T + 1, C, H, W].
         log_prob: float64[N, T], nats.
         kl: to the base, float64[N, T], nats; zeros where it was not measured.
+        base_mean: of each step under the base, float32[N, T, C, H, W]; T is 0 where it was not measured.
         prompt: rows of the prompt table, int64[N].
         scores: by reward name, float64[N] each.
         diversity: mean over pixels of the standard deviation over images, 0..0.5.
@@ -33,6 +35,7 @@ class Collection:
     latents: Tensor
     log_prob: Tensor
     kl: Tensor
+    base_mean: Tensor
     prompt: Tensor
     scores: dict[str, Tensor]
     diversity: float
@@ -41,8 +44,14 @@ class Collection:
 class Collector:
     """Samples images from the policy or the base and scores them."""
 
-    def __init__(self, context: RunContext) -> None:
-        self.context = context
+    def __init__(self, context: RunContext, *, images_per_prompt: int = 1) -> None:
+        """Sample for a run.
+
+        Args:
+            context: the run.
+            images_per_prompt: images of one prompt side by side in an iteration.
+        """
+        self.context, self.images_per_prompt = context, images_per_prompt
         self._base_samples: BaseSamples | None = None
 
     def from_policy(self, iteration: int, *, measure_kl: bool) -> Collection:
@@ -55,7 +64,8 @@ class Collector:
             measure_kl: also measure every step's KL to the base, which doubles the network calls.
         """
         prompt, keys = self._prompts_and_keys(iteration)
-        return self._score(prompt, self.sample(prompt, keys, measure_kl=measure_kl))
+        steps = self.context.sampling_steps(iteration)
+        return self._score(prompt, self.sample(prompt, keys, measure_kl=measure_kl, steps=steps))
 
     def from_base(self, iteration: int) -> Collection:
         """Sample one iteration's images from the base, or read them from ``sampling.pool``; only clean latents (T = 0)."""
@@ -69,10 +79,16 @@ class Collector:
         empty = torch.zeros(len(prompt), 0, dtype=torch.float64)
         parts = latents.split(sampling.batch)
         images = torch.cat([context.model.decode(part.to(context.device)) for part in parts])
-        return self._score(prompt, Trajectories(latents[:, None], empty, empty, images))
+        return self._score(prompt, Trajectories(latents[:, None], empty, empty, latents[:, None][:, :0], images))
 
     def sample(
-        self, prompt: Tensor, keys: Sequence[tuple[str | int, ...]], *, measure_kl: bool, base: bool = False
+        self,
+        prompt: Tensor,
+        keys: Sequence[tuple[str | int, ...]],
+        *,
+        measure_kl: bool,
+        base: bool = False,
+        steps: PolicySteps | None = None,
     ) -> Trajectories:
         """Run the sampler, one network batch at a time.
 
@@ -81,6 +97,7 @@ class Collector:
             keys: of each trajectory's noise.
             measure_kl: also measure every step's KL to the base.
             base: sample from the base instead of the policy.
+            steps: the sampler's coefficients; None takes the run's.
         """
         context, sampling = self.context, self.context.config.sampling
         shape = context.model.latent_shape
@@ -88,7 +105,7 @@ class Collector:
         parts = [
             collect(
                 context.model,
-                context.steps,
+                steps or context.steps,
                 context.prompts.conditioning(rows),
                 noise_rows,
                 sampling.guidance_scale,
@@ -101,6 +118,7 @@ class Collector:
             torch.cat([part.latents for part in parts]),
             torch.cat([part.log_prob for part in parts]),
             torch.cat([part.kl for part in parts]),
+            torch.cat([part.base_mean for part in parts]),
             torch.cat([part.images for part in parts]),
         )
 
@@ -108,7 +126,9 @@ class Collector:
         """This process's prompts of an iteration, and the keys of their noise."""
         context, own = self.context, self.context.config.sampling.samples
         everyone, first = context.images_per_iteration, context.processes.rank * own
-        prompt = context.prompts.shuffled_rows(context.seed, iteration * everyone, everyone)[first : first + own]
+        groups = everyone // self.images_per_prompt
+        prompt = context.prompts.shuffled_rows(context.seed, iteration * groups, groups)
+        prompt = prompt.repeat_interleave(self.images_per_prompt)[first : first + own]
         return prompt, [("rollout", iteration, first + i) for i in range(own)]
 
     def _cache(self) -> BaseSamples:
@@ -136,6 +156,7 @@ class Collector:
             latents=gather(runs.latents),
             log_prob=gather(runs.log_prob),
             kl=gather(runs.kl),
+            base_mean=gather(runs.base_mean),
             prompt=gather(prompt),
             scores={name: gather(values) for name, values in scores.items()},
             diversity=context.processes.mean(own)["diversity"],

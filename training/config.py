@@ -55,6 +55,12 @@ class SamplingConfig:
     Attributes:
         steps: denoising steps per image. Few are fast but each moves far; 50 is the authors' value.
         eta: noise of the DDIM steps, above 0 to 1. Near 0 the policy hardly explores and KLs explode; 1 is DDPM.
+        noisy_steps: the steps that are sampled with noise and trained; the others are the ODE and count as a part of the
+            decoder. ``all``; ``first:end`` as in a Python slice, with step numbers (0:-2) or shares of the run (0.0:0.8);
+            ``auto`` takes 0.0:0.8 for policy gradients and all for the other algorithms. The last, nearly clean steps
+            have most of a policy gradient's noise and hardly any of its signal.
+        window_steps: of the noisy steps, take only this many side by side, at a place drawn anew in each iteration, as MixGRPO
+            does: updates are cheaper, and all steps are trained in the end. 0 takes all.
         guidance_scale: classifier-free guidance, part of the policy. 1 is none (and half the work); 7.5 is usual.
         samples: images per iteration and process. More give a better gradient and take longer.
         batch: images per network call, in sampling and in updates alike (so that fresh importance ratios are exactly
@@ -66,6 +72,8 @@ class SamplingConfig:
 
     steps: int = bounded(50, minimum=1)
     eta: float = bounded(1.0, above=0, maximum=1)
+    noisy_steps: str = "auto"
+    window_steps: int = bounded(0, minimum=0)
     guidance_scale: float = 7.5
     samples: int = bounded(6, minimum=1)
     batch: int = bounded(2, minimum=1)
@@ -77,11 +85,14 @@ class AlgorithmConfig:
     """How the adapter learns.
 
     Attributes:
-        name: dpok (KL to the base, value function, replay buffer), ddpo (no KL, per-prompt statistics, fresh data) or
-            rwr (reward-weighted regression: score matching on the base's samples, weighted by exp(reward / kl_weight);
-            no policy gradient, so far fewer samples, but only what the base already makes can be reinforced), or draft
-            (the gradient of reward and KL through the sampler: least noise by far, for differentiable rewards only).
-        kl_weight: alpha of the objective reward - alpha * KL, in reward units per nat, the KL summed over all steps
+        name: dpok (KL to the base, value function, replay buffer), ddpo (no KL, per-prompt statistics, fresh data), grpo
+            (groups of images a prompt, fresh data), nft (DiffusionNFT: regression on better against worse images of a prompt,
+            no log-probabilities), rwr (reward-weighted regression: score matching on the base's samples, weighted by
+            exp(reward / kl_weight); no policy gradient, so far fewer samples, but only what the base already makes can be
+            reinforced), or draft (the gradient of reward and KL through the sampler: least noise by far, for differentiable
+            rewards only).
+        kl_weight: alpha of the objective reward - alpha * KL, in reward units per nat (grpo: standard deviations per nat;
+            nft: factor of the squared x0 distance to the base), the KL summed over all steps
             and latent elements. 0 removes the penalty (over-optimisation); large values freeze the model. The value 0.1 of
             DPOK's code is about 0.001 here (0.01 for its single-prompt preset). For all but ddpo; rwr needs it
             above 0, and several samples a prompt (the log's effective_share says how many count).
@@ -93,16 +104,23 @@ class AlgorithmConfig:
             latent is its 16384th power, so theirs is about 1.6 in log-ratio here.
         buffer: denoising steps (dpok) or images (rwr) kept per process. A buffer larger than one iteration's data re-uses
             older data. In rwr older data is never stale, because the base does not change.
-        updates: optimiser steps per iteration (dpok, rwr). More learn faster from stale data.
-        recompute: run each denoising step again in the backward pass instead of keeping its activations (draft): a third
-            more time, and memory for one step instead of all.
+        updates: optimizer steps per iteration (dpok, rwr, nft). More learn faster from stale data.
+        recompute: run each denoising step and the decoder again in the backward pass instead of keeping their activations
+            (draft): a third more time, and memory for one step and a few decoded images instead of all.
+        draft_steps: the last K steps through which the gradient goes (DRaFT-K); 0 takes all. 1 is cheapest and changes
+            details only. The KL counts these steps.
+        draft_noises: with draft_steps 1, noises for the last step of each image (DRaFT-LV). 1 is plain; 2 is the authors'.
         take_off_base_error: half of each batch subtracts the part of the gradient that does not depend on the reward, which
             is the sampler's own error (rwr, a control variate). False is plain regression, which shrinks and softens images
             at few steps.
-        epochs: passes over the fresh data per iteration (ddpo).
+        epochs: passes over the fresh data per iteration (ddpo, grpo).
         statistics_window: rewards remembered per prompt (ddpo).
         statistics_minimum: rewards of a prompt needed before its own statistics are used (ddpo).
-        advantage_clip: largest advantage in standard deviations (ddpo). Small values mute outliers.
+        advantage_clip: largest advantage in standard deviations (ddpo, grpo). Small values mute outliers.
+        group: images of one prompt that are compared with each other (grpo, nft). More give a better baseline.
+        nft_strength: how far the implicit policies are from the sampling policy (nft), above 0; the authors' beta.
+        nft_spread: standard deviations above a group's mean at which an image counts as wholly good (nft).
+        nft_decay: largest share of the old sampling policy that stays after an iteration (nft); 0 samples from the newest.
     """
 
     name: str = "dpok"
@@ -114,10 +132,16 @@ class AlgorithmConfig:
     updates: int = bounded(5, minimum=1)
     take_off_base_error: bool = True
     recompute: bool = True
+    draft_steps: int = bounded(0, minimum=0)
+    draft_noises: int = bounded(1, minimum=1)
     epochs: int = bounded(1, minimum=1)
     statistics_window: int = bounded(16, minimum=1)
     statistics_minimum: int = 16
     advantage_clip: float = bounded(5.0, above=0)
+    group: int = bounded(8, minimum=2)
+    nft_strength: float = bounded(1.0, above=0)
+    nft_spread: float = bounded(1.0, above=0)
+    nft_decay: float = bounded(0.5, minimum=0, maximum=1)
 
 
 @dataclass(frozen=True)
@@ -209,7 +233,10 @@ class TrainConfig:
         reward_timeout: seconds that one call of a reward may take, then the run stops and can be resumed; 0 waits for ever
             (for people's votes, say). A call scores one iteration's images of a process, or the watched ones.
         allow_download: permit downloads of the base and the reward models that are not on this machine yet.
-        resume: go on from the newest complete checkpoint in the output folder.
+        resume: go on from the newest complete checkpoint in the output folder. Settings that are not given again are those
+            of the run.
+        preset: a preset for a base and a graphics card, for example sdxl-24gb; ``diffusion-blend train --preset list``
+            names all. Settings that are given win over the preset.
         base: the model.
         adapter: the LoRA.
         sampling: how images are made.
@@ -227,6 +254,7 @@ class TrainConfig:
     reward_timeout: float = bounded(3600.0, minimum=0)
     allow_download: bool = False
     resume: bool = False
+    preset: str = ""
     base: BaseConfig = field(default_factory=BaseConfig)
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)

@@ -9,10 +9,11 @@ import torch
 
 from ..rewards.protocol import Reward
 from .config import TrainConfig
-from .ddim import DdimSteps
 from .models.protocol import TextToImageModel
+from .policy import PolicySteps
 from .processes import Processes
 from .prompt_table import PromptTable
+from .randomness import keyed_generator
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,25 @@ class RunContext:
 
     config: TrainConfig
     model: TextToImageModel
-    steps: DdimSteps
+    steps: PolicySteps
     prompts: PromptTable
     rewards: Mapping[str, Reward]
     limited_rewards: Mapping[str, Reward]
     processes: Processes
+
+    def sampling_steps(self, iteration: int) -> PolicySteps:
+        """The coefficients with which an iteration's images are sampled.
+
+        With ``sampling.window_steps`` only a window of the run's noisy steps is noisy, at a place drawn for the iteration.
+        A step's coefficients do not depend on the place, so `steps` describes the recorded steps of every iteration.
+        """
+        sampling, noisy = self.config.sampling, self.steps.noisy.tolist()
+        if not sampling.window_steps or sampling.window_steps >= len(noisy):
+            return self.steps
+        places = len(noisy) - sampling.window_steps + 1
+        first = int(torch.randint(places, (1,), generator=keyed_generator(self.seed, "window", iteration)))
+        window = noisy[first : first + sampling.window_steps]
+        return self.model.policy_steps(sampling.steps, sampling.eta, window)
 
     @property
     def seed(self) -> int:

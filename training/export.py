@@ -18,6 +18,8 @@ _ARCHITECTURES = {
     "sd_v1": ("stable-diffusion-v1/lora", "sd_v1"),
     "sd_v2": ("stable-diffusion-v2-768-v/lora", "sd_v2"),
     "sdxl": ("stable-diffusion-xl-v1-base/lora", "sdxl_base_v1-0"),
+    "sd3": ("stable-diffusion-3-medium/lora", "sd3"),
+    "flux": ("flux-1-dev/lora", "flux1"),
 }
 """modelspec.architecture (Stability AI's modelspec 1.0.0) and kohya's ss_base_model_version."""
 
@@ -40,6 +42,30 @@ def adapter_bytes(unet: UNet2DConditionModel, alpha: float, metadata: Mapping[st
     tensors = convert_state_dict_to_kohya(state)
     for key, tensor in tensors.items():  # the converter writes the rank where alpha belongs
         tensors[key] = torch.tensor(alpha) if key.endswith(".alpha") else tensor.detach().float().cpu().contiguous()
+    return save(tensors, metadata=dict(metadata))
+
+
+def transformer_bytes(transformer: Any, alpha: float, metadata: Mapping[str, str]) -> bytes:
+    """A transformer's LoRA adapter as the bytes of a ``.safetensors`` file with diffusers' keys.
+
+    The keys are ``transformer.<layer>.lora_A.weight`` and ``.lora_B.weight``. ComfyUI and diffusers read these for SD3, Flux,
+    Qwen-Image and Z-Image. diffusers has no alpha in such files, so ``alpha / rank`` is multiplied into ``lora_B``: both
+    readers then scale by 1.
+
+    Args:
+        transformer: a network with one peft LoRA adapter.
+        alpha: the adapter's alpha.
+        metadata: strings for the file's header.
+
+    Returns:
+        The file's content; tensors in float32.
+    """
+    state = get_peft_model_state_dict(transformer)
+    tensors = {}
+    for key, value in state.items():
+        rank = state[key.replace("lora_B", "lora_A")].shape[0]
+        scale = alpha / rank if "lora_B" in key else 1.0
+        tensors[f"transformer.{key}"] = (value.detach().float() * scale).cpu().contiguous()
     return save(tensors, metadata=dict(metadata))
 
 

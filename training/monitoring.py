@@ -57,6 +57,8 @@ class Monitor:
         """Record one iteration's figures."""
         state.history.append({"iteration": state.iteration, **figures})
         self.processes.accelerator.log(dict(figures), step=state.iteration)
+        if self.processes.main:
+            write_atomically(self.output / "metrics.csv", csv_bytes(state.history))
         if self._bar is not None:
             self._bar.update()
             self._bar.set_postfix({name: f"{figures[name]:.4g}" for name in _SHOWN if name in figures})

@@ -11,11 +11,24 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .checkpoints import load_state, newest_whole
 from .config import TrainConfig
+
+ADDED = {
+    "sampling.noisy_steps": "all",
+    "sampling.window_steps": 0,
+    "algorithm.group": 8,
+    "algorithm.nft_strength": 1.0,
+    "algorithm.nft_spread": 1.0,
+    "algorithm.nft_decay": 0.5,
+    "preset": "",
+    "algorithm.draft_steps": 0,
+    "algorithm.draft_noises": 1,
+}
+"""Settings that older checkpoints do not have -> the value with which the older version ran."""
 
 CHANGEABLE = (
     "output",
+    "preset",
     "resume",
     "allow_download",
     "heldout",
@@ -33,6 +46,17 @@ CHANGEABLE = (
 """Settings that may change when a run is resumed, because the adapter does not depend on them."""
 
 
+def check_folder(config: TrainConfig) -> None:
+    """Check that the run's folder is new, if the run is.
+
+    Raises:
+        ValueError: the folder is not empty and resuming was not asked for.
+    """
+    folder = Path(config.output)
+    if not config.resume and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"output {folder} already exists: give another one, or --resume true to go on with it")
+
+
 def check_output(config: TrainConfig, processes: int) -> None:
     """Check that the run's folder is new, or holds a run that can be resumed.
 
@@ -44,10 +68,11 @@ def check_output(config: TrainConfig, processes: int) -> None:
         ValueError: the folder is not empty and resuming was not asked for, or there is nothing to resume, or the
             checkpoint was made with other settings.
     """
+    from .checkpoints import load_state  # loads torch
+
+    check_folder(config)
     folder = Path(config.output)
     if not config.resume:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ValueError(f"output {folder} already exists: give another one, or --resume true to go on with it")
         return
     saved = load_state(newest_checkpoint(folder))
     if saved["processes"] != processes:
@@ -55,7 +80,7 @@ def check_output(config: TrainConfig, processes: int) -> None:
             f"the run in {folder} had {saved['processes']} processes, now there are {processes}: "
             "resume with the same number"
         )
-    before, now = dict(_flat(saved["config"])), dict(_flat(dataclasses.asdict(config)))
+    before, now = ADDED | dict(flat(saved["config"])), dict(flat(dataclasses.asdict(config)))
     changed = [name for name in sorted(before | now) if name not in CHANGEABLE and before.get(name) != now.get(name)]
     if changed:
         differences = "; ".join(f"{name} was {before.get(name)!r}, is {now.get(name)!r}" for name in changed)
@@ -71,15 +96,18 @@ def newest_checkpoint(folder: Path) -> Path:
     Raises:
         ValueError: there is none.
     """
+    from .checkpoints import newest_whole  # loads torch
+
     checkpoint = newest_whole(folder / "checkpoints")
     if checkpoint is None:
         raise ValueError(f"nothing to resume: {folder} holds no complete checkpoint; start without --resume")
     return checkpoint
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Settings by their dotted names."""
     for name, value in settings.items():
         if isinstance(value, dict) and name not in ("rewards", "reward_folders"):
-            yield from _flat(value, f"{prefix}{name}.")
+            yield from flat(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value

@@ -1,30 +1,18 @@
-"""A training run, from its settings to an adapter file."""
+"""A training run, from its settings to an adapter file.
+
+This file imports no library that takes long to load, so that refusals are quick.
+"""
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from pathlib import Path
 
-import yaml
-from accelerate import Accelerator
-from accelerate.utils import set_seed
-
-from ..artifacts.files import write_atomically
 from ..rewards.catalogue import check_names
-from ..rewards.load import load_rewards
-from ..rewards.protocol import check_differentiable
-from .algorithms import algorithm_class
 from .checks import check_config
 from .command import main as main
 from .command import parse as parse
 from .config import TrainConfig
-from .export import adapter_metadata
-from .models.bases import load_base
-from .models.diffusers_model import Base, DiffusersModel
-from .prompts import load_prompts
-from .resume import check_output
-from .trainer import Trainer
+from .resume import check_folder
 
 
 def train(config: TrainConfig) -> Path:
@@ -42,63 +30,8 @@ def train(config: TrainConfig) -> Path:
         RewardFailed: a reward raised, or took longer than ``reward_timeout``.
     """
     check_config(config)
-    algorithm = algorithm_class(config.algorithm.name)
     check_names([*config.rewards, *config.heldout])
-    accelerator = Accelerator(
-        mixed_precision="fp16" if config.base.precision == "fp16" else "no",
-        log_with="tensorboard",
-        project_dir=config.output,
-    )
-    check_output(config, accelerator.num_processes)
-    prompts = load_prompts(config.prompts.source, config.prompts.count, config.prompts.seed)
-    rewards = load_rewards(
-        [*config.rewards, *config.heldout],
-        config.reward_folders,
-        accelerator.device,
-        allow_download=config.allow_download,
-    )
-    base = load_base(config.base, accelerator.device, allow_download=config.allow_download)
-    model = DiffusersModel(
-        base, config.adapter, config.run.seed, gradient_checkpointing=config.base.gradient_checkpointing
-    )
-    if algorithm.needs_reward_gradient:
-        trained = {name: rewards[name] for name in config.rewards}
-        check_differentiable(config.algorithm.name, trained, base.resolution, prompts[0])
-    # The trainer keys its own randomness; this is for a reward of one's own that draws from the global generators.
-    set_seed(config.run.seed + accelerator.process_index)
-    trained = {name: rewards[name] for name in config.rewards}
-    heldout = {name: rewards[name] for name in config.heldout}
-    trainer = Trainer(
-        config, model, trained, heldout, prompts, accelerator, _metadata(config, base, algorithm.has_kl_penalty)
-    )
-    if accelerator.is_main_process:
-        Path(config.output).mkdir(parents=True, exist_ok=True)
-        write_atomically(Path(config.output) / "config.yaml", yaml.safe_dump(dataclasses.asdict(config)).encode())
-    accelerator.wait_for_everyone()
-    try:
-        return trainer.run()
-    finally:
-        accelerator.end_training()  # closes the trackers and, with several processes, the process group
+    check_folder(config)
+    from .launch import launch  # loads torch, diffusers and the rest
 
-
-def _metadata(config: TrainConfig, base: Base, has_kl_penalty: bool) -> dict[str, str]:
-    # A reward of one's own is known by its function; the whole name is in the configuration.
-    weights = {name.rpartition(":")[2]: weight for name, weight in config.rewards.items()}
-    reward = next(iter(weights)) if len(weights) == 1 else json.dumps(weights)
-    return adapter_metadata(
-        title=f"{reward} ({Path(config.output).name})",
-        architecture=base.architecture,
-        base_model=base.name,
-        rank=config.adapter.rank,
-        alpha=config.adapter.alpha,
-        resolution=base.resolution,
-        prediction_type=str(base.scheduler.get("prediction_type", "epsilon")),
-        training={
-            "reward": reward,
-            "algorithm": config.algorithm.name,
-            "prompts": config.prompts.source,
-            "seed": config.run.seed,
-            "config": dataclasses.asdict(config),
-        }
-        | ({"kl_weight": config.algorithm.kl_weight} if has_kl_penalty else {}),
-    )
+    return launch(config)

@@ -15,12 +15,13 @@ from ..artifacts.files import write_atomically
 from ..rewards.guarded import guard
 from ..rewards.protocol import Reward
 from .adapter_optimizer import TrainingCollapsed
-from .algorithms import algorithm_class
+from .algorithms import algorithm_class, entry_of
 from .checkpoints import ADAPTER, load_state, save_checkpoint
 from .config import TrainConfig
 from .context import RunContext
 from .models.protocol import TextToImageModel
 from .monitoring import Monitor
+from .noisy_steps import noisy_range
 from .processes import Processes
 from .prompt_table import PromptTable
 from .resume import newest_checkpoint
@@ -53,11 +54,14 @@ class Trainer:
             accelerator: devices and processes.
             metadata: header of the adapter file.
         """
-        limited = guard(rewards, config.reward_timeout)
+        limited, sampling = guard(rewards, config.reward_timeout), config.sampling
+        window = entry_of(config.algorithm.name).window
         self.context = RunContext(
             config,
             model,
-            model.ddim_steps(config.sampling.steps, config.sampling.eta),
+            model.policy_steps(
+                sampling.steps, sampling.eta, noisy_range(sampling.noisy_steps, sampling.steps, auto=window)
+            ),
             PromptTable(model, prompts),
             rewards,
             limited,

@@ -17,7 +17,7 @@ def start(*, cpu: bool, dynamic_vram: bool = False, **flags: Any) -> Any:
 
     Args:
         cpu: the host's ``--cpu``.
-        dynamic_vram: initialize comfy-aimdo and use the host's dynamic patcher; needs an NVIDIA card.
+        dynamic_vram: use the host's dynamic patcher; needs an NVIDIA card, and comfy-aimdo (`dynamic_vram.py` starts it).
         flags: further options of the host by their attribute's name, such as ``novram=True``.
 
     Returns:
@@ -40,29 +40,27 @@ def start(*, cpu: bool, dynamic_vram: bool = False, **flags: Any) -> Any:
     if dynamic_vram:
         import comfy_aimdo.control
 
-        comfy_aimdo.control.init()
+        if comfy_aimdo.control.lib is None:
+            raise SystemExit("comfy-aimdo must start before torch: run dynamic_vram.py instead of this program.")
     import comfy.model_management
     import comfy.utils
 
     if dynamic_vram:
-        _use_dynamic_patcher()
+        _use_dynamic_patcher(int(options.vram_headroom * 2**30))
     comfy.utils.PROGRESS_BAR_ENABLED = False
     logging.getLogger().setLevel(logging.WARNING)
     return comfy.model_management.get_torch_device()
 
 
-def _use_dynamic_patcher() -> None:
-    """The part of the host's ``main.py`` that switches dynamic VRAM on."""
+def _use_dynamic_patcher(headroom: int) -> None:
+    """The part of the host's ``main.py`` that switches dynamic VRAM on; ``headroom`` is in bytes."""
     import comfy.memory_management
     import comfy.model_management
     import comfy.model_patcher
     import comfy_aimdo.control
 
     devices = comfy.model_management.get_all_torch_devices()
-    try:
-        ready = comfy_aimdo.control.init_devices((device.index, 0) for device in devices)
-    except TypeError:  # comfy-aimdo before 0.4.10
-        ready = comfy_aimdo.control.init_devices(device.index for device in devices)
+    ready = comfy_aimdo.control.init_devices((device.index, headroom) for device in devices)
     if not ready:
         raise SystemExit("comfy-aimdo did not start on this machine: dynamic VRAM cannot be measured.")
     comfy.model_patcher.CoreModelPatcher = comfy.model_patcher.ModelPatcherDynamic

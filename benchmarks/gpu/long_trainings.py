@@ -38,6 +38,7 @@ WITHOUT_GRADIENT = {"adapter.rank": 16, "adapter.alpha": 16.0, "algorithm.kl_wei
 POLICY = WITHOUT_GRADIENT | {"optimizer.learning_rate": 0.0003, "optimizer.clip_norm": 1.0, "optimizer.accumulate": 1}
 ALIGNMENT: dict[str, dict[str, Any]] = {
     "dpok": POLICY | {"algorithm.name": "dpok", "algorithm.updates": 8, "algorithm.buffer": 6000},
+    "grpo": POLICY | {"algorithm.name": "grpo"},
     "ddpo": POLICY | {"algorithm.name": "ddpo"},
     "rwr": WITHOUT_GRADIENT | {"algorithm.name": "rwr", "algorithm.kl_weight": 0.7, "algorithm.updates": 8,
                                "algorithm.buffer": 20000, "optimizer.accumulate": 1},
@@ -190,9 +191,15 @@ def main() -> int:
     options = options_parser.parse_args()
     records, clock = begin(options)
     options.out.mkdir(parents=True, exist_ok=True)
+    from diffusion_blend.training.algorithms import ALGORITHMS
+
     wanted = trainings(options.set)
-    if options.tiny:
-        wanted = wanted[:3] if options.set == "alignment" else wanted[:1]
+    for training in list(wanted):
+        if (name := training.settings.get("algorithm.name", "draft")) not in ALGORITHMS:
+            records.missing(training.name, f"the trainer has no algorithm {name}")
+            wanted.remove(training)
+    if options.tiny and options.set != "alignment":
+        wanted = wanted[:1]
     failed = run_all(wanted, options.out, clock, records, tiny=options.tiny, cpu=options.cpu)
     print(json.dumps({"failed": failed, "left": round(clock.left())}))
     return 1 if failed else 0

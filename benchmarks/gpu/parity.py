@@ -83,7 +83,7 @@ def compare(
     for evaluation in ("sequential", "batched"):
         blended = parity.blend(model, evaluation)
         error, left = difference(parity.images(blended), wanted), hooks_on(blended)
-        passed = error <= max(SLACK * own_error, FLOOR) and effect > 2 * error and left == 0
+        passed = error <= max(SLACK * own_error, FLOOR) and effect > error and left == 0
         good &= passed
         values = {"error": error, "own_error": own_error, "effect": effect}
         records.write(

@@ -132,6 +132,12 @@ def parity_table(lines: Sequence[Line]) -> str:
     return table(columns, rows)
 
 
+def way(line: Line) -> str:
+    """A training's algorithm, with the steps of its gradient and the checkpointing of the network."""
+    steps = {None: "", 0: ", gradient through all steps"}.get(line["gradient_steps"], f"-{line['gradient_steps']}")
+    return line["algorithm"] + steps + (", checkpointing" if line["gradient_checkpointing"] else "")
+
+
 def trainer_table(lines: Sequence[Line]) -> str:
     """Speed and memory of the trainer."""
     rows = []
@@ -139,7 +145,7 @@ def trainer_table(lines: Sequence[Line]) -> str:
         peak = number(line["peak_bytes"] / GIB, 2) if line.get("peak_bytes") else "-"
         limit = number(line["limit_bytes"] / GIB, 1) if line["limit_bytes"] else "-"
         rows.append([
-            line["case"], line["network"], line["pixels"], line["algorithm"], line["steps"], line["samples"], line["batch"],
+            line["case"], line["network"], line["pixels"], way(line), line["steps"], line["samples"], line["batch"],
             number(line.get("samples_per_second")), "out of memory" if line["out_of_memory"] else peak, limit,
         ])  # fmt: skip
     columns = ["case", "network", "pixels", "algorithm", "steps", "samples", "batch", "samples per second", "peak GiB",

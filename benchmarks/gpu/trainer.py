@@ -21,7 +21,7 @@ from unit_options import begin, parser
 CARD_24_GB = 23.5 * 2**30
 """Bytes that a process can allocate on a card of 24 GB: 24 GiB less about half a GiB for the CUDA context."""
 
-STEPS_OF_DRAFT = "last_steps"
+STEPS_OF_DRAFT = "draft_steps"
 """The setting of ``algorithm`` that makes DRaFT-K of DRaFT, where the project has one."""
 
 
@@ -54,6 +54,7 @@ CASES = {
     "draft-sd15": Case("draft", "sd15", 512, 20, 4, 2, 2),
     "dpok-sd15": Case("dpok", "sd15", 512, 50, 6, 2, 12),
     "draft-sdxl": Case("draft", "sdxl", 1024, 10, 1, 1, 1),
+    "grpo-sd15": Case("grpo", "sd15", 512, 20, 8, 4, 2),
 }
 VAE = {
     "latent_channels": 4,
@@ -105,7 +106,7 @@ def make_model(case: Case, device: torch.device, dtype: torch.dtype, *, checkpoi
 def settings_of(case: Case, records: Records) -> Any:
     """The trainer's settings; parts of the case that this checkout lacks are written as missing."""
     from diffusion_blend.training import config
-    from diffusion_blend.training.algorithms import algorithm_class
+    from diffusion_blend.training.checks import check_config
 
     known = {field.name for field in dataclasses.fields(config.AlgorithmConfig)}
     algorithm = dict(case.settings)
@@ -125,17 +126,17 @@ def settings_of(case: Case, records: Records) -> Any:
     )
     if settings.base.gradient_checkpointing:
         try:
-            algorithm_class(case.algorithm).check(settings)
+            check_config(settings)
         except ValueError as error:
             records.missing(f"gradient checkpointing with {case.algorithm}", str(error))
             settings = dataclasses.replace(settings, base=config.BaseConfig(precision="bf16"))
-    algorithm_class(case.algorithm).check(settings)
+    check_config(settings)
     return settings
 
 
 def small(settings: Any) -> Any:
     """The same algorithm with as little work as it takes, to warm the device up."""
-    sampling = dataclasses.replace(settings.sampling, steps=2, samples=settings.sampling.batch)
+    sampling = dataclasses.replace(settings.sampling, steps=2)
     algorithm = dataclasses.replace(settings.algorithm, updates=1)
     return dataclasses.replace(
         settings,
@@ -190,15 +191,17 @@ def main() -> int:
     options_parser.add_argument("--case", choices=[*CASES, "grpo-sd35m"], required=True, help="what to train")
     options = options_parser.parse_args()
     records, clock = begin(options)
-    if options.case not in CASES:
-        from diffusion_blend.training.algorithms import ALGORITHMS
+    from diffusion_blend.training.algorithms import ALGORITHMS
 
-        has = "the kit has no case for it yet" if "grpo" in ALGORITHMS else "the trainer has no algorithm grpo"
-        records.missing("GRPO on SD3.5-M", f"{has}; the trainer takes Stable Diffusion 1, 2 and XL")
+    if options.case == "grpo-sd35m":
+        records.missing("GRPO on SD3.5-M", "the kit makes networks of Stable Diffusion 1.5 and XL for the trainer only")
         return 0
     case = CASES[options.case]
+    if case.algorithm not in ALGORITHMS:
+        records.missing(options.case, f"the trainer has no algorithm {case.algorithm}")
+        return 0
     if options.tiny:
-        case = dataclasses.replace(case, steps=3, samples=min(2, case.samples), accumulate=1, pixels=128)
+        case = dataclasses.replace(case, steps=3, samples=min(case.batch * 2, case.samples), accumulate=1, pixels=128)
     settings = settings_of(case, records)
     device = torch.device("cpu" if options.cpu else "cuda")
     values = measure(case, settings, device, tiny=options.tiny)
@@ -206,7 +209,7 @@ def main() -> int:
         "trainer", case=options.case, network="small" if options.tiny else case.network, pixels=case.pixels,
         algorithm=case.algorithm, steps=case.steps, samples=case.samples, batch=case.batch,
         gradient_checkpointing=settings.base.gradient_checkpointing,
-        last_steps=getattr(settings.algorithm, STEPS_OF_DRAFT, None), **values,
+        gradient_steps=getattr(settings.algorithm, STEPS_OF_DRAFT, 0) if case.algorithm == "draft" else None, **values,
     )  # fmt: skip
     print(f"{options.case}: {values}; {clock.left():.0f} s left")
     return 0

@@ -68,9 +68,8 @@ def load_experiment(name: str, output: Path, overrides: str = "") -> Experiment:
     }
     settings: dict[str, Any] = dict(content["sweep"]) | {"output": str(output / "sweep")}
     for key in ("adapters", "morl"):
-        settings[key] = {
-            entry: _trained_file(source, trainings, output) for entry, source in (settings.get(key) or {}).items()
-        }
+        sources: dict[str, Any] = dict(settings.get(key) or {})
+        settings[key] = {entry: _trained_file(source, trainings, output) for entry, source in sources.items()}
     return Experiment(str(content["title"]), content["form"], trainings, _parsed(SweepConfig, settings))
 
 

@@ -12,9 +12,9 @@ from ...blending.adapters import AdapterBank
 from ...blending.plans import Gates
 from ...blending.side_path import SidePath
 from ...pipelines.adapter_files import Update
-from ...training.ddim import guide
 from ...training.models.diffusers_model import Base
 from ...training.models.protocol import Conditioning
+from ...training.policy import guide
 
 
 class Network:

@@ -15,7 +15,10 @@ import torch
 from torch import Tensor
 
 from ...blending.kl_weights import parse_kl_weight
-from .names import cleaned_name
+from ...blending.preference import AnyPreference
+from ...blending.schedules import Coefficients, CoefficientSchedule
+from ...blending.slots import Slots
+from .headers import name_of
 
 DTYPES = {
     "F64": torch.float64,
@@ -65,10 +68,12 @@ class RewardLoRAs:
         adapters: in order.
         banks: a cache of `fitting.bank_patcher` for each model, as long as the model lives, so that a new preference
             reads, converts and moves nothing.
+        slots: see `slots.Slots`; empty for a single loader without empty slots.
     """
 
     adapters: tuple[RewardLoRA, ...]
     banks: weakref.WeakKeyDictionary[Any, Any] = field(default_factory=weakref.WeakKeyDictionary, repr=False)
+    slots: Slots = ()
 
     def __iter__(self) -> Iterator[RewardLoRA]:
         return iter(self.adapters)
@@ -80,6 +85,19 @@ class RewardLoRAs:
     @property
     def kl_weights(self) -> list[float | None]:
         return [adapter.kl_weight for adapter in self.adapters]
+
+    @property
+    def loaders(self) -> Slots:
+        """`slots`, also where they are not given."""
+        return self.slots or ((True,) * len(self.adapters),)
+
+    def arrange(self, preference: AnyPreference) -> AnyPreference:
+        """The preference with one weight per adapter; errors as `Preference.arranged`."""
+        return preference.arranged(self.loaders, self.names)
+
+    def coefficients(self, preference: AnyPreference) -> Coefficients | CoefficientSchedule:
+        """The adapters' affine coefficients by a preference; errors as `Preference.arranged` and `Preference.coefficients`."""
+        return self.arrange(preference).coefficients(self.names, self.kl_weights)
 
 
 def read_lora(path: str, strength: float) -> RewardLoRA:
@@ -107,7 +125,7 @@ def read_lora(path: str, strength: float) -> RewardLoRA:
         raise ValueError(f"{file} cannot be read as safetensors (truncated or damaged?): {error}") from error
     if not tensors:
         raise ValueError(f"{file} holds no tensors: it is not an adapter.")
-    name = cleaned_name(metadata.get("diffusion_blend.reward") or "") or cleaned_name(Path(path).stem)
+    name = name_of(metadata, Path(path).stem)
     return RewardLoRA(name, file, tensors, _kl_weight(file, metadata), strength, metadata)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -57,9 +58,24 @@ def bank_patcher(loras: RewardLoRAs, model: Patcher) -> Any:
         if report.text():
             notify(report.text())
     bank = AdapterBank(updates, compute_dtype(network))
-    patcher = comfy.model_patcher.ModelPatcher(bank, model.load_device, model.offload_device)
+    patcher = patcher_of(bank, model.load_device, model.offload_device)
     made[model.patches_uuid if weights.used else None] = patcher
     return patcher
+
+
+def patcher_of(bank: AdapterBank, load_device: torch.device, offload_device: torch.device) -> Any:
+    """Return a patcher of the host's own kind, so that its memory management treats the bank as it treats its models.
+
+    The host makes a copy for each further GPU by ``cached_patcher_init``.
+    """
+    kind = getattr(comfy.model_patcher, "CoreModelPatcher", comfy.model_patcher.ModelPatcher)
+    patcher = kind(bank, load_device, offload_device)
+    patcher.cached_patcher_init = (_copied, (bank, load_device, offload_device))
+    return patcher
+
+
+def _copied(bank: AdapterBank, load_device: torch.device, offload_device: torch.device) -> Any:
+    return patcher_of(copy.deepcopy(bank), load_device, offload_device)
 
 
 def compute_dtype(network: Network) -> torch.dtype:

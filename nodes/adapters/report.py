@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from .files import RewardLoRA
+from .headers import trained_scale
 from .reader import EXTRAS, MAGNITUDES, stem
 
 TEXT_ENCODER = re.compile(
@@ -91,6 +93,12 @@ class Report:
             parts.append(
                 f"It also holds {self.text_encoder} text-encoder weights. They take part where the prompts are encoded behind "
                 "Blend Text Encoder, and have no effect otherwise."
+            )
+        scale = trained_scale(self.adapter.metadata, self.adapter.tensors)
+        if scale is not None and not math.isclose(scale, 1.0, rel_tol=1e-3):
+            parts.append(
+                f"It was trained with a factor of {scale:.3g} (alpha / rank) that ComfyUI does not read: set its strength to "
+                f"{scale:.3g} to have it as trained."
             )
         if self.dense_bytes > 2**20:
             kinds = ", ".join(f"{count} of kind {kind}" for kind, count in sorted(self.kinds.items()) if kind != "lora")

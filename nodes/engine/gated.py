@@ -11,6 +11,7 @@ from ...blending.adapters import AdapterBank
 from ...blending.plans import Gates
 from ...blending.side_path import SidePath
 from .calls import ModelCall
+from .fused_layers import layers_called
 from .memory import NetworkMemory
 
 Row = tuple[Gates, ...]
@@ -28,6 +29,11 @@ class GatedNetwork:
     def __init__(self, bank: AdapterBank, network: Any) -> None:
         self.path = SidePath(bank)
         self._memory = NetworkMemory(network)
+
+    def remove(self) -> None:
+        """Remove every hook, and everything that the run's calls left in the network."""
+        self.path.remove()
+        self._memory.close()
 
     def predict(self, call: ModelCall, rows: list[Row]) -> tuple[Tensor, ...]:
         """Predict for each row of gates in one call.
@@ -57,5 +63,5 @@ class GatedNetwork:
         return chosen
 
     def _run(self, call: ModelCall, rows: list[Row], gates: Row) -> Tensor:
-        with self._memory.of(tuple(rows), call.patches), self.path.gated(gates):
+        with self._memory.of(tuple(rows), call.patches), layers_called(self.path.hooked), self.path.gated(gates):
             return call(rows)

@@ -24,7 +24,8 @@ def lists_beside(graph: Graph, own: str, classes: Mapping[str, Any] | None = Non
     Returns:
         Their ids, in the graph's order.
     """
-    known = sys.modules["nodes"].NODE_CLASS_MAPPINGS if classes is None else classes  # the host's module of this name
+    # The host's own module, which is loaded wherever a prompt runs.
+    known = getattr(sys.modules.get("nodes"), "NODE_CLASS_MAPPINGS", {}) if classes is None else classes
     met = {
         source
         for node in _downstream(graph, own, known)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections import Counter, OrderedDict
+from collections.abc import Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FunctionType
 from typing import Any
@@ -20,7 +20,15 @@ from torch import Tensor, nn
 MOST_ROWS = 16
 """Rows whose state is held. A preference that moves over the run has other rows at every step."""
 
+CALLS_WITH_A_WALK = 2
+"""Calls of the same rows for which all modules are looked at. A cache is filled in the first one, and used in the second."""
+
+MOST_WALKS = 24
+"""Such calls in a run, at most."""
+
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
+# The host's loader marks modules whose weights it has moved or patched, also in the middle of a run.
+_OF_THE_LOADER = re.compile(r".*comfy|_v(_|$)|_pin|seed_key$")
 _CLEARS = re.compile(r"(clear|reset)_\w*cache")
 
 Frozen = tuple[Any, Any]
@@ -33,6 +41,9 @@ Attributes = dict[str, Any]
 class NetworkMemory:
     """The state of one network's modules, for one run.
 
+    A walk over all modules takes milliseconds. So it is made at the first calls only, and later calls look at the modules whose
+    attributes changed in one of them. The end of the run looks at all modules again.
+
     Args:
         network: the host's BaseModel. Its own attributes belong to the host, and those of its layers to the host's loader.
     """
@@ -40,7 +51,12 @@ class NetworkMemory:
     def __init__(self, network: nn.Module) -> None:
         modules = [module for module in network.modules() if module is not network]
         self._modules = [vars(module) for module in modules if not hasattr(module, "comfy_cast_weights")]
-        self._clears = [clear for module in modules for clear in _methods_that_clear(module)]
+        self._start = [_frozen(holder) for holder in self._modules]
+        names = {kind: [name for name in dir(kind) if _CLEARS.fullmatch(name)] for kind in set(map(type, modules))}
+        methods = [getattr(module, name) for module in modules for name in names[type(module)]]
+        self._clears = [method for method in methods if callable(method) and not inspect.signature(method).parameters]
+        self._changing: dict[int, Attributes] = {}  # by the id of the attributes
+        self._calls: Counter[Hashable] = Counter()
         self._states: OrderedDict[Hashable, list[tuple[Attributes, dict[str, Frozen]]]] = OrderedDict()
 
     @contextmanager
@@ -51,7 +67,9 @@ class NetworkMemory:
             rows: the gates of the call.
             patches: other nodes' patches in the call.
         """
-        holders = [*self._modules, *_holders_among(patches)]
+        is_early = self._calls[rows] < CALLS_WITH_A_WALK and self._calls.total() < MOST_WALKS
+        holders = [*(self._modules if is_early else self._changing.values()), *_holders_among(patches)]
+        self._calls[rows] += 1
         before = [_frozen(holder) for holder in holders]
         try:
             if rows in self._states:
@@ -61,13 +79,23 @@ class NetworkMemory:
                 self._start_empty(holders)
             yield
             changed = [(holder, _changes(holder, own)) for holder, own in zip(holders, before, strict=True)]
-            self._states[rows] = [(holder, attributes) for holder, attributes in changed if attributes]
-            self._states.move_to_end(rows)
-            if len(self._states) > MOST_ROWS:
-                self._states.popitem(last=False)
+            self._store(rows, [(holder, attributes) for holder, attributes in changed if attributes])
         finally:
             for holder, own in zip(holders, before, strict=True):
                 _undo(holder, own)
+
+    def close(self) -> None:
+        """Give every module back the attributes that it had at the start of the run."""
+        for holder, own in zip(self._modules, self._start, strict=True):
+            _undo(holder, own)
+
+    def _store(self, rows: Hashable, changed: list[tuple[Attributes, dict[str, Frozen]]]) -> None:
+        self._states[rows] = changed
+        self._states.move_to_end(rows)
+        if len(self._states) > MOST_ROWS:
+            self._states.popitem(last=False)
+        known = {id(holder) for holder in self._modules}
+        self._changing |= {id(holder): holder for holder, _ in changed if id(holder) in known}
 
     def _start_empty(self, holders: list[Attributes]) -> None:
         """Empty the caches, because the calls of the plain model filled them by the plain model's weights."""
@@ -78,12 +106,6 @@ class NetworkMemory:
                 value = holder[name]
                 if "cache" in name.lower() and type(value) in (list, dict) and _holds_tensors(value):
                     holder[name] = type(value)()
-
-
-def _methods_that_clear(module: nn.Module) -> list[Callable[[], object]]:
-    """A module's own methods to clear its caches, by their names."""
-    methods = [getattr(module, name) for name in dir(type(module)) if _CLEARS.fullmatch(name)]
-    return [method for method in methods if callable(method) and not inspect.signature(method).parameters]
 
 
 def _holders_among(patches: Iterable[Any]) -> list[Attributes]:
@@ -97,7 +119,11 @@ def _holders_among(patches: Iterable[Any]) -> list[Attributes]:
 
 
 def _names(holder: Attributes) -> list[str]:
-    return [name for name, value in holder.items() if name not in _OF_EVERY_MODULE and _is_data(value)]
+    return [
+        name
+        for name, value in holder.items()
+        if name not in _OF_EVERY_MODULE and _is_data(value) and not _OF_THE_LOADER.match(name)
+    ]
 
 
 def _is_data(value: Any) -> bool:

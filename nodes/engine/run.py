@@ -32,6 +32,12 @@ KEY = "diffusion_blend"
 """The name of the extension's wrappers and adapters on a MODEL."""
 
 
+AUTOREGRESSIVE = (
+    "The sampler ar_video holds the keys and values of the frames before, for one set of weights, and this method evaluates "
+    "several. Use the method 'soup' or 'stochastic', or another sampler."
+)
+
+
 class BlendRun:
     """The state of one sampling run.
 
@@ -71,7 +77,7 @@ class BlendRun:
     def remove(self) -> None:
         """Remove every hook. A second call has no effect."""
         for network in self.networks.values():
-            network.path.remove()
+            network.remove()
         self.networks.clear()
 
     def sample(self, executor: Executor, *args: Any, **kwargs: Any) -> Any:
@@ -141,6 +147,8 @@ class BlendRun:
         keys = self._keys(call)
         if plan.without_residual is not None and not self.residuals.covers(keys, x.shape):
             plan = plan.without_residual
+        if len(plan.gates) > 1 and call.transformer_options.get("ar_state") is not None:
+            raise ValueError(AUTOREGRESSIVE)
         target = self._gated(network)
         if plan.residual_mix is None:
             denoised = combine(self.rows.evaluate(network, target, call, plan.gates), plan.mix)
@@ -180,9 +188,16 @@ class BlendRun:
                 f"None of the adapters' {len(missed)} layers was called, so the image would be the base model's. Another node "
                 "replaces or compiles the network's code: remove that node, or use ComfyUI's Load LoRA."
             )
+        bypassed = path.bypassed()
+        if bypassed:
+            raise RuntimeError(
+                f"{len(bypassed)} of the adapters' layers were not called, although the module around them was, so the adapters "
+                f"would have no effect there: {', '.join(bypassed[:5])}. A fused or quantised kernel, or another node, replaces "
+                "these layers: load the model in another precision, remove that node, or use ComfyUI's Load LoRA."
+            )
         if missed:
             logger.warning(
-                "%d of the adapters' layers were not called and have no effect (a fused or replaced kernel?): %s",
+                "%d of the adapters' layers were not called and have no effect: this run does not use that part of the model: %s",
                 len(missed),
                 ", ".join(missed),
             )

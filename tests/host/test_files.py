@@ -177,6 +177,30 @@ def test_the_name_is_the_metadatas_reward_or_the_files(loras_folder):
     assert loras.kl_weights == [None, 0.25]
 
 
+@pytest.mark.parametrize(
+    ("settings", "factor"),
+    [
+        ({"unet.r": 8, "unet.lora_alpha": 16}, 2),
+        ({"transformer.r": 16, "transformer.lora_alpha": 8, "transformer.use_rslora": True}, 2),
+        ({"unet.r": 8, "unet.lora_alpha": 8}, None),
+        ({"text_encoder.r": 8, "text_encoder.lora_alpha": 16}, None),
+        ({"unet.r": 0, "unet.lora_alpha": 16}, None),
+        (["no object"], None),
+    ],
+)
+def test_a_scale_that_only_the_header_has_is_said(sd3, loras_folder, caplog, settings, factor):
+    write(loras_folder, "peft", kohya("sd3", 1), {"lora_adapter_metadata": json.dumps(settings)})
+    with caplog.at_level(logging.INFO, logger="diffusion_blend"):
+        blend_model(sd3.model, load_loras(["peft.safetensors"]), preference(1.0))
+    assert ("set its strength to 2 to have it as trained" in caplog.text) == (factor == 2)
+    assert ("alpha / rank" in caplog.text) == (factor is not None)
+
+
+def test_a_title_in_the_header_is_the_name(loras_folder):
+    write(loras_folder, "titled", kohya("sd3", 1), {"modelspec.title": "Film  grain\n"})
+    assert load_loras(["titled.safetensors"]).names == ["Film grain"]
+
+
 def damaged(change):
     """Change the first attention layer's factors of a good file."""
     tensors = kohya("sd3", 1)
@@ -413,8 +437,13 @@ def test_the_preference_is_checked_against_the_adapters_early(sd3):
         values = {f"weight_{i}": weight for i, weight in enumerate(weights, 1)}
         return PreferenceWeights.execute(**values, kl_scale=1.0, reward_loras=sd3.loras(2))
 
-    with pytest.raises(ValueError, match="weight_3 is 0.5, but there is no adapter 3, only sd3-0, sd3-1"):
-        execute(0.5, 0.5, 0.5, 0.0)
+    def execute_after(first, *weights):
+        values = {f"weight_{i}": weight for i, weight in enumerate(weights, 1)}
+        return PreferenceWeights.execute(**values, kl_scale=1.0, reward_loras=sd3.loras(2), preference=first.args[0])
+
+    chained = "weight_1 of Preference Weights number 2 is 0.5, but there is no adapter for it, only sd3-0, sd3-1"
+    with pytest.raises(ValueError, match=chained):
+        execute_after(execute(0.5, 0.5, 0.5, 0.0), 0.5, 0.0, 0.0, 0.0)
     with pytest.raises(ValueError, match="All weights are 0 for sd3-0, sd3-1"):
         execute(0.0, 0.0, 0.0, 0.0)
 

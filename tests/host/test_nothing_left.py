@@ -250,20 +250,30 @@ def test_auto_on_a_cpu_is_sequential_bit_for_bit(sd3):
     assert torch.equal(auto, sequential)
 
 
-def test_layers_that_no_call_reaches_are_named_once(sd3, loras_folder, caplog):
+def test_a_layer_that_is_passed_by_is_refused_and_an_unused_part_is_named_once(sd3, loras_folder, caplog):
     from comfy_adapters import write
     from comfy_world import load_loras
 
-    # The host's SD3 never calls the last block's context projection, because it has none; pos_embed is no layer. A bypassed
-    # layer takes the place of a fused kernel.
-    layer = network(sd3.model).joint_blocks[0].x_block.mlp
-    original = layer.forward
-    layer.forward = lambda x: x
+    write(loras_folder, "idle", {k: v for k, v in sd3.adapters[0].items() if "x_block_mlp_fc1" in k})
+    blended = blend_model(sd3.model, load_loras(["idle.safetensors"]), preference(1.0))
+    block = network(sd3.model).joint_blocks[0].x_block
+
+    # A network that computes a layer without calling it stands for a fused kernel.
+    block.mlp.forward = lambda x: x
     try:
-        write(loras_folder, "idle", {k: v for k, v in sd3.adapters[0].items() if "x_block_mlp_fc1" in k})
-        sd3.sample(blend_model(sd3.model, load_loras(["idle.safetensors"]), preference(1.0)))
+        with pytest.raises(RuntimeError, match=r"1 of the adapters' layers|1 .*joint_blocks.0.x_block.mlp.fc1"):
+            sd3.sample(blended)
     finally:
-        layer.forward = original
+        del block.mlp.forward
+    assert not [r for r in caplog.records if r.name == "diffusion_blend"]
+    # A part that this run does not use is no fault.
+    mlp = block.mlp
+    call = type(mlp).__call__
+    try:
+        type(mlp).__call__ = lambda self, x: x if self is mlp else call(self, x)
+        sd3.sample(blended)
+    finally:
+        del type(mlp).__call__
     warnings = [r.getMessage() for r in caplog.records if r.name == "diffusion_blend"]
     assert len(warnings) == 1
     assert warnings[0].startswith("1 of") and "diffusion_model.joint_blocks.0.x_block.mlp.fc1" in warnings[0]

@@ -82,3 +82,14 @@ def test_a_regional_preference_names_the_node_that_calls_with_tiles(sd3):
         ValueError, match=r"cannot be combined with tiles: .*TiledDiffusion calls the model with \[8, 4\]"
     ):
         sd3.sample(model, latent=comfy_models.latent("sd3", 1))
+
+
+def test_a_sampler_that_holds_the_frames_before_is_refused(sd3):
+    """As the host's ar_video: its caches of keys and values would take turns between the rows."""
+    blended = blend_model(sd3.model, sd3.loras(2), preference(1, 1))
+    blended.model_options["transformer_options"]["ar_state"] = {"start_frame": 0}
+    with pytest.raises(ValueError, match="ar_video holds the keys and values of the frames before"):
+        sd3.sample(blended, steps=1)
+    soup = blend_model(sd3.model, sd3.loras(2), preference(1, 1), "soup")
+    soup.model_options["transformer_options"]["ar_state"] = {"start_frame": 0}
+    sd3.sample(soup, steps=1)

@@ -22,6 +22,7 @@ from diffusion_blend.rewards.clip import Aesthetic, ClipScore, HpsV2, PickScore
 from diffusion_blend.rewards.heads import LinearStack
 from diffusion_blend.rewards.load import load_rewards
 from diffusion_blend.rewards.pixels import colourfulness, jpeg_compressibility, jpeg_incompressibility
+from diffusion_blend.rewards.preprocess import smooth_pixels
 from diffusion_blend.rewards.protocol import weighted_sum
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
@@ -253,3 +254,45 @@ def test_the_vila_example_without_a_model_or_tensorflow_says_so(
     monkeypatch.setenv("VILA_MODEL", str(tmp_path))
     with pytest.raises(ValueError, match=r"No module named 'tensorflow'.*It needs TensorFlow.*VILA_PYTHON"):
         vila(torch.zeros(1, 3, 8, 8), [""])
+
+
+@pytest.mark.parametrize("name", ["clip_score", "pick_score", "hps_v2", "aesthetic"])
+def test_a_network_reward_rises_along_its_gradient_as_far_as_the_gradient_says(
+    name: str, clip_folder: Path, tmp_path: Path
+) -> None:
+    """Against differences of the published path, which rounds to bytes: steps are far larger than a byte's."""
+    torch.save(head_state(24), tmp_path / "sac+logos+ava1-l14-linearMSE.pth")
+    cls = {"clip_score": ClipScore, "pick_score": PickScore, "hps_v2": HpsV2, "aesthetic": Aesthetic}[name]
+    reward = cls(clip_folder, tmp_path if name == "aesthetic" else clip_folder, CPU)
+    images = (0.25 + 0.5 * pictures()).requires_grad_(True)
+    scores = reward(images, PROMPTS)
+    assert torch.equal(scores.detach(), reward(images.detach(), PROMPTS)), "the gradient must not change the score"
+    (gradient,) = torch.autograd.grad(scores.sum(), images)
+    size = gradient.abs().amax((1, 2, 3), keepdim=True)
+    assert float(size.max()) > 0  # CLIPScore is 0, without a gradient, where the cosine is negative
+    move = 0.05 * gradient / size.clamp(min=1e-12)
+    with torch.no_grad():
+        rise = reward(images + move, PROMPTS) - reward(images - move, PROMPTS)
+    predicted = 2 * (gradient * move).sum((1, 2, 3))
+    assert torch.equal(predicted > 0, size.flatten() > 0)
+    torch.testing.assert_close(rise[predicted > 0], predicted[predicted > 0], rtol=0.15, atol=0)
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (48, 40), (40, 52), (200, 131)])
+def test_the_smooth_pixels_are_the_processors_up_to_its_rounding(height: int, width: int, clip_folder: Path) -> None:
+    processor = CLIPImageProcessor.from_pretrained(clip_folder)
+    coarse = torch.rand(2, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    images = torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear")
+    exact = processor([to_pil(image) for image in images], return_tensors="pt")["pixel_values"]
+    smooth = smooth_pixels(processor, images)
+    assert smooth.shape == exact.shape
+    difference = (smooth - exact).abs() * min(processor.image_std) * 255
+    assert float(difference.max()) < 2.5, "in units of a byte"  # rounded before and after the resize
+    assert float((smooth - exact).mean().abs()) < 1e-3
+
+
+@pytest.mark.parametrize("level", [0.0, 0.5, 1.0])
+def test_colourfulness_has_a_gradient_at_a_uniform_picture(level: float) -> None:
+    image = torch.full((1, 3, 6, 6), level, requires_grad=True)
+    colourfulness(image, [""]).sum().backward()
+    assert image.grad is not None and bool(image.grad.isfinite().all())

@@ -135,7 +135,7 @@ class FrontEnd:
         """Show the whole graph; returns its rectangle on the page, for a screenshot."""
         box = self.page.evaluate(
             """(margin) => {
-                const nodes = app.graph.nodes.map((node) => node.boundingRect)
+                const nodes = app.canvas.graph.nodes.map((node) => node.boundingRect)
                 const left = Math.min(...nodes.map((r) => r[0])), top = Math.min(...nodes.map((r) => r[1]))
                 const right = Math.max(...nodes.map((r) => r[0] + r[2])), bottom = Math.max(...nodes.map((r) => r[1] + r[3]))
                 const view = app.canvas.canvas.getBoundingClientRect()

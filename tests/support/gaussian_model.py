@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from diffusion_blend.training.ddim import DdimSteps, ddim_steps
@@ -34,9 +34,9 @@ class GaussianModel:
     def device(self) -> torch.device:
         return torch.device("cpu")
 
-    def ddim_steps(self, steps: int, eta: float) -> DdimSteps:
+    def policy_steps(self, steps: int, eta: float, noisy: Iterable[int] | None = None) -> DdimSteps:
         timesteps = torch.arange(steps - 1, -1, -1) * (SCHEDULE // steps) + 1
-        return ddim_steps(alphas_cumprod(), timesteps, float(alphas_cumprod()[0]), eta, "epsilon")
+        return ddim_steps(alphas_cumprod(), timesteps, float(alphas_cumprod()[0]), eta, "epsilon", noisy)
 
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
         rows = torch.zeros(len(prompts), 1)

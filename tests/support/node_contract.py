@@ -13,7 +13,7 @@ from typing import Any
 
 CATEGORY = "Diffusion Blend"
 # Lists whose entries come from the host or from the artist's folders.
-FOREIGN_OPTIONS = ("sampler_name", "scheduler", "lora_1", "lora_2", "lora_3", "lora_4", "model_folder")
+FOREIGN_OPTIONS = ("sampler_name", "scheduler", "model_folder", *(f"lora_{number}" for number in range(1, 9)))
 RECORDED = ("default", "min", "max", "step", "round", "control_after_generate")
 
 

@@ -9,13 +9,13 @@ from comfy_browser import SQUASHED_MS, FrontEnd
 
 Point = tuple[float, float]
 NUMBERS = ("weight_1", "weight_2", "weight_3", "weight_4", "kl_scale")
-# The pad's own picture: corners of the line, triangle and square, and the KL scale's track (web/pad/view.js).
+# The pad's own picture: corners of the line, triangle and square, and the KL scale's track (web/pad/layout.js).
 CORNERS: dict[int, list[Point]] = {
-    2: [(40, 75), (260, 75)],
-    3: [(82, 122), (218, 122), (150, 22)],
-    4: [(105, 20), (195, 20), (195, 122), (105, 122)],
+    2: [(30, 92), (270, 92)],
+    3: [(74, 160), (226, 160), (150, 28)],
+    4: [(84, 28), (216, 28), (216, 160), (84, 160)],
 }
-TRACK_Y, TRACK_FROM, TRACK_TO = 170.0, 30.0, 270.0
+TRACK_Y, TRACK_FROM, TRACK_TO = 243.0, 30.0, 270.0
 
 MAKE = """({files, values, connect}) => {
     app.graph.clear()
@@ -29,21 +29,22 @@ MAKE = """({files, values, connect}) => {
     return [loader.id, node.id]
 }"""
 LOOK = """(id) => {
-    const pad = app.graph.getNodeById(id).widgets.find((w) => w.name === 'preference_pad').element
+    const pad = app.canvas.graph.getNodeById(id).widgets.find((w) => w.name === 'preference_pad').element
     const part = (name) => pad.querySelector(`[data-part=${name}]`)
     const place = (handle) => {
         const found = /translate\\(([-\\d.e]+) ([-\\d.e]+)\\)/.exec(handle.getAttribute('transform') ?? '')
         return handle.style.display === 'none' || !found ? null : [Number(found[1]), Number(found[2])]
     }
     return {
-        corners: pad.querySelectorAll('polygon + text, circle + text').length,
         labels: [...pad.querySelectorAll('[data-part=label]')].map((label) => label.querySelector('title').textContent),
-        weights: place(part('weights')), kl: place(part('kl')), problem: part('problem').textContent,
+        weights: place(part('weights')), kl: place(part('kl')),
+        message: [...part('message').children].map((line) => line.textContent).join(' '),
+        isProblem: part('message').dataset.problem === 'true',
         shown: pad.isConnected && pad.getBoundingClientRect().height > 50,
     }
 }"""
 ON_SCREEN = """([id, points]) => {
-    const pad = app.graph.getNodeById(id).widgets.find((w) => w.name === 'preference_pad').element
+    const pad = app.canvas.graph.getNodeById(id).widgets.find((w) => w.name === 'preference_pad').element
     const matrix = pad.querySelector('svg').getScreenCTM()
     return points.map(([x, y]) => { const p = new DOMPoint(x, y).matrixTransform(matrix); return [p.x, p.y] })
 }"""
@@ -64,7 +65,7 @@ class Pad:
     loader: Any = None
 
     def look(self) -> dict[str, Any]:
-        """Return the pad's labels, handles (in the pad's own units, None when hidden) and problem line."""
+        """Return the pad's labels, handles (in the pad's own units, None when hidden) and message."""
         return self.front.page.evaluate(LOOK, self.node)
 
     def wait(self, condition: str) -> None:
@@ -74,7 +75,7 @@ class Pad:
     def numbers(self) -> dict[str, float]:
         """Return the values of the number widgets."""
         return self.front.page.evaluate(
-            "([id, names]) => Object.fromEntries(app.graph.getNodeById(id).widgets"
+            "([id, names]) => Object.fromEntries(app.canvas.graph.getNodeById(id).widgets"
             ".filter((w) => names.includes(w.name)).map((w) => [w.name, w.value]))",
             [self.node, list(NUMBERS)],
         )
@@ -82,7 +83,7 @@ class Pad:
     def set_number(self, name: str, value: float) -> None:
         """Change a number as a loaded file or another extension does, without a notification of the widget."""
         self.front.page.evaluate(
-            "([id, name, value]) => { app.graph.getNodeById(id).widgets.find((w) => w.name === name).value = value }",
+            "([id, name, value]) => { app.canvas.graph.getNodeById(id).widgets.find((w) => w.name === name).value = value }",
             [self.node, name, value],
         )
 
@@ -107,7 +108,7 @@ class Pad:
 
     def focus(self, part: str) -> None:
         self.front.page.evaluate(
-            "([id, part]) => app.graph.getNodeById(id).widgets.find((w) => w.name === 'preference_pad')"
+            "([id, part]) => app.canvas.graph.getNodeById(id).widgets.find((w) => w.name === 'preference_pad')"
             ".element.querySelector(`[data-part=${part}]`).focus()",
             [self.node, part],
         )

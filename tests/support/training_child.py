@@ -40,7 +40,7 @@ def run(arguments: Sequence[str], output: Path, fate: Fate, log: Path) -> int:
         Its exit status; -9 if it was killed.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["network_watch", "training_child", "diffusion_blend.training.train"])
+    context.set_forkserver_preload(["network_watch", "training_child", "diffusion_blend.training.launch"])
     process = context.Process(target=_train, args=(list(arguments), str(output), fate, str(log)))
     process.start()
     process.join(fate.seconds)

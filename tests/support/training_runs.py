@@ -36,7 +36,7 @@ def redness(images: Tensor, prompts: Sequence[str]) -> Tensor:
 def settings(output: Path, name: str = "dpok", **over: Any) -> TrainConfig:
     """Return settings for a tiny pipeline. ``over`` changes fields by section, e.g. ``run={"seed": 1}``."""
     sections: dict[str, dict[str, Any]] = {
-        "sampling": {"steps": 6, "guidance_scale": 1.0, "samples": 128, "batch": 128},
+        "sampling": {"steps": 6, "noisy_steps": "all", "guidance_scale": 1.0, "samples": 128, "batch": 128},
         "algorithm": {"name": name, "kl_weight": 0.01, "clip": "ppo", "buffer": 640, "updates": 4},
         "optimizer": {"learning_rate": 5e-3, "clip_norm": 1.0, "accumulate": 1},
         "value": {"updates": 5, "batch": 128, "learning_rate": 1e-3, "hidden": 32},

@@ -8,6 +8,12 @@ from typing import Any, TypedDict
 CHECKOUT = Path(__file__).resolve().parents[2]
 # The file of ComfyUI's own first template. Artists without a file of that name choose another.
 CHECKPOINT = "v1-5-pruned-emaonly-fp16.safetensors"
+# The address that ComfyUI's own first graph has for it: the front end offers the download where the file is missing.
+CHECKPOINT_SOURCE = {
+    "name": CHECKPOINT,
+    "url": f"https://huggingface.co/Comfy-Org/stable-diffusion-v1-5-archive/resolve/main/{CHECKPOINT}",
+    "directory": "checkpoints",
+}
 POSITIVE = "a lighthouse on a cliff at dusk, warm light in the windows, sea mist"
 NEGATIVE = "blurry, low quality, watermark"
 MINIATURE = ("softness", "compressibility", "colourfulness")
@@ -67,7 +73,7 @@ def common(text: str) -> Nodes:
     """Make a note, checkpoint, adapters, prompts, empty latent and preference."""
     return {
         "note": note(text),
-        "checkpoint": node("CheckpointLoaderSimple", {"ckpt_name": CHECKPOINT}),
+        "checkpoint": node("CheckpointLoaderSimple", {"ckpt_name": CHECKPOINT}, models=[CHECKPOINT_SOURCE]),
         "loras": node("LoadRewardLoRAs", color=OURS),
         "latent": node("EmptyLatentImage", {"width": 512, "height": 512}),
         "positive": node("CLIPTextEncode", {"text": POSITIVE}, {"clip": ("checkpoint", "CLIP")}, 110),

@@ -57,8 +57,8 @@ def blend_two_adapters() -> Template:
     nodes = common(
         "## Blend two adapters\n\n"
         "1. **Load Checkpoint**: pick your SD 1.5 checkpoint.\n"
-        "2. **Load Reward LoRAs**: pick two LoRAs made for it, *lora_1* and *lora_2*. Any LoRA works: reward-tuned, a style, "
-        "a character.\n"
+        "2. **Load Reward LoRAs**: click a row to pick a LoRA made for it, and add a second. Any LoRA works: "
+        "reward-tuned, a style, a character.\n"
         "3. Press **Run**.\n"
         "4. In **Preference Weights** drag the **violet dot** along the line between the two and run again.\n"
         "5. Drag the **red dot** (KL scale): 0 is the checkpoint alone, 1 the blend, beyond 1 exaggerates.\n\n"

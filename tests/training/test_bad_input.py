@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 from diffusion_blend.rewards.protocol import score
-from diffusion_blend.training.adapter_optimizer import check_passes
+from diffusion_blend.training.algorithms.requirements import check_passes
 from diffusion_blend.training.checks import check_config
 from diffusion_blend.training.config import BaseConfig, TrainConfig
 from diffusion_blend.training.models.bases import load_base

@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 from diffusers import DDIMScheduler
-from diffusion_blend.training.ddim import ddim_steps, gaussian_kl, gaussian_log_prob, guide, step_mean, step_std
+from diffusion_blend.training.ddim import ddim_steps
+from diffusion_blend.training.policy import gaussian_kl, gaussian_log_prob, guide, step_mean, step_std
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.distributions import Normal, kl_divergence

@@ -10,11 +10,11 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 from diffusion_blend.training.config import AdapterConfig, BaseConfig
-from diffusion_blend.training.ddim import gaussian_kl, gaussian_log_prob, step_mean, step_std
 from diffusion_blend.training.models.bases import load_base
 from diffusion_blend.training.models.diffusers_model import DiffusersModel
 from diffusion_blend.training.models.protocol import predict_guided
 from diffusion_blend.training.objectives import importance_ratio
+from diffusion_blend.training.policy import gaussian_kl, gaussian_log_prob, step_mean, step_std
 from diffusion_blend.training.rollout import collect
 
 CPU = torch.device("cpu")
@@ -45,7 +45,7 @@ def test_a_rollout_is_what_diffusers_pipeline_makes(which: str, scale: float, re
     # diffusers' pipelines want sides that are multiples of 8
     base = load_base(BaseConfig(path=str(folder), resolution=8), CPU, allow_download=False)
     model = DiffusersModel(base, AdapterConfig(), 0)
-    steps = model.ddim_steps(5, 1.0)  # divides 1000: diffusers takes t - 1000 // n for the next timestep
+    steps = model.policy_steps(5, 1.0)  # divides 1000: diffusers takes t - 1000 // n for the next timestep
     draws = noise(model, 5, 2)
     ours = collect(model, steps, model.encode_prompts(PROMPTS), draws, scale, measure_kl=False)
     cls = StableDiffusionXLPipeline if which == "tiny_sdxl" else StableDiffusionPipeline
@@ -91,7 +91,7 @@ def test_the_first_pass_over_fresh_data_has_ratio_exactly_one(tiny_sd: Path) -> 
     """Same network, same batch: the update computes bit for bit what the rollout did."""
     model = tiny_model(tiny_sd)
     disturb(model, 0.1)
-    steps = model.ddim_steps(6, 1.0)
+    steps = model.policy_steps(6, 1.0)
     conditioning = model.encode_prompts(PROMPTS * 4)
     runs = collect(model, steps, conditioning, noise(model, 6, 8), 3.0, measure_kl=False)
     for k in steps.noisy.tolist():
@@ -119,7 +119,7 @@ def test_the_kl_is_a_monte_carlo_estimate_of_the_log_ratio(tiny_sd: Path) -> Non
     """E over trajectories of sum_t log p_theta / p_base equals E of sum_t KL_t: paired, within 4 standard errors."""
     model = tiny_model(tiny_sd)
     disturb(model, 0.7)
-    steps = model.ddim_steps(5, 1.0)
+    steps = model.policy_steps(5, 1.0)
     rows = 1500
     conditioning = model.encode_prompts(["a red cat"]).prompt
     rows_of = model.encode_prompts(["a red cat"] * rows)

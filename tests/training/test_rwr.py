@@ -16,7 +16,8 @@ from diffusion_blend.training.algorithms.rwr import (
     tilt_weights,
 )
 from diffusion_blend.training.checks import check_config
-from diffusion_blend.training.ddim import ddim_steps, noise_to_level, training_target
+from diffusion_blend.training.ddim import ddim_steps
+from diffusion_blend.training.policy import noise_to_level, training_target
 from diffusion_blend.training.trainer import Trainer
 from gaussian_model import GaussianModel, alphas_cumprod, chain, final_moments
 from torch import Tensor
@@ -163,5 +164,5 @@ def test_a_leash_of_no_weight_is_refused(tmp_path: Path) -> None:
 
 
 def test_gaussian_schedule_is_the_one_of_the_steps() -> None:
-    steps = GaussianModel(0.0, 1.0).ddim_steps(10, 1.0)
+    steps = GaussianModel(0.0, 1.0).policy_steps(10, 1.0)
     torch.testing.assert_close(steps.alpha_bar, alphas_cumprod()[steps.timesteps])

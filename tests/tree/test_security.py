@@ -25,8 +25,14 @@ PROCESSES = {"subprocess", "multiprocessing", "pty", "ctypes"}
 UNPICKLERS = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "jsonpickle"}
 # pickle is imported only for the exception that torch.load raises.
 HARMLESS = {"pickle": {"UnpicklingError"}}
-# Modules that are named in a string: a user's reward or base from the command line, the host's `nodes`, the subcommands.
-LATE_IMPORTS = {"rewards/load.py", "training/models/bases.py", "nodes/samplers.py", "command.py"}
+# Modules named in a string: one's own reward or base from the command line, the host's `nodes`, the subcommands.
+LATE_IMPORTS = {
+    "rewards/load.py",
+    "training/algorithms/__init__.py",
+    "training/models/bases.py",
+    "nodes/samplers.py",
+    "command.py",
+}
 # The pool of one thread that limits the time of a reward.
 LATE_PROCESSES = {"rewards/guarded.py"}
 # Configurations and vocabularies: JSON and text, no weights.

@@ -1,24 +1,83 @@
-"""The training algorithms, one file each. A new one is a file here and a line in `ALGORITHMS`."""
+"""The training algorithms, one file each. A new one is a file here and an entry in `ALGORITHMS`.
+
+This file needs the standard library only, so that a command can refuse settings without loading torch.
+"""
 
 from __future__ import annotations
 
-from .ddpo import Ddpo
-from .dpok import Dpok
-from .draft import Draft
-from .protocol import Algorithm
-from .rwr import Rwr
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-ALGORITHMS: dict[str, type[Algorithm]] = {
-    "dpok": Dpok,
-    "ddpo": Ddpo,
-    "rwr": Rwr,
-    "draft": Draft,
+from ..noisy_steps import POLICY_GRADIENT_WINDOW
+from . import requirements as needs
+
+if TYPE_CHECKING:
+    from .protocol import Algorithm
+
+
+@dataclass(frozen=True)
+class AlgorithmEntry:
+    """One algorithm.
+
+    Attributes:
+        module: its file in this folder.
+        attribute: its class.
+        title: a line of help.
+        requirements: functions of the settings that raise a ValueError for those it cannot work with.
+        window: the noisy steps that ``sampling.noisy_steps auto`` stands for.
+    """
+
+    module: str
+    attribute: str
+    title: str
+    requirements: tuple[needs.Requirement, ...] = ()
+    window: str = "all"
+
+
+ALGORITHMS = {
+    "dpok": AlgorithmEntry(
+        "dpok",
+        "Dpok",
+        "policy gradient with a KL penalty, a value function and a replay buffer",
+        (needs.a_step_fits_the_buffer,),
+        POLICY_GRADIENT_WINDOW,
+    ),
+    "ddpo": AlgorithmEntry(
+        "ddpo",
+        "Ddpo",
+        "policy gradient on fresh data, rewards normalized per prompt, no KL penalty",
+        (needs.whole_passes_over_steps,),
+        POLICY_GRADIENT_WINDOW,
+    ),
+    "grpo": AlgorithmEntry(
+        "grpo",
+        "Grpo",
+        "policy gradient on groups of images of one prompt, rewards normalized within the group",
+        (needs.whole_groups, needs.whole_passes_over_steps),
+        POLICY_GRADIENT_WINDOW,
+    ),
+    "nft": AlgorithmEntry(
+        "nft", "Nft", "regression on better against worse images of a prompt, for any sampler", (needs.whole_groups,)
+    ),
+    "rwr": AlgorithmEntry(
+        "rwr",
+        "Rwr",
+        "regression on the base's samples, weighted by their reward",
+        (needs.kl_weight_above_zero, needs.several_images_a_prompt),
+    ),
+    "draft": AlgorithmEntry(
+        "draft",
+        "Draft",
+        "gradient of a differentiable reward through the sampler",
+        (needs.whole_passes_over_images, needs.draft_steps_fit),
+    ),
 }
-"""The value of ``algorithm.name`` -> its class."""
+"""The value of ``algorithm.name`` -> its entry."""
 
 
-def algorithm_class(name: str) -> type[Algorithm]:
-    """The class of an algorithm.
+def entry_of(name: str) -> AlgorithmEntry:
+    """The entry of an algorithm.
 
     Raises:
         ValueError: there is no such algorithm.
@@ -26,3 +85,13 @@ def algorithm_class(name: str) -> type[Algorithm]:
     if name not in ALGORITHMS:
         raise ValueError(f"algorithm.name is {name!r}: choose one of {', '.join(ALGORITHMS)}")
     return ALGORITHMS[name]
+
+
+def algorithm_class(name: str) -> type[Algorithm]:
+    """The class of an algorithm; loads its file.
+
+    Raises:
+        ValueError: there is no such algorithm.
+    """
+    entry = entry_of(name)
+    return getattr(importlib.import_module(f".{entry.module}", __package__), entry.attribute)

@@ -10,14 +10,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..adapter_optimizer import AdapterOptimizer, check_passes, mean_figures
+from ..adapter_optimizer import AdapterOptimizer, mean_figures
 from ..advantages import PromptStatistics
 from ..buffer import Transitions, denoising_steps
 from ..collection import Collection, Collector
-from ..config import TrainConfig
 from ..context import RunContext
 from ..randomness import keyed_generator
 from .policy_gradient import check_fresh_ratio, clipped_loss, recorded_step, total_reward
+from .requirements import check_passes
 
 
 class Ddpo:
@@ -31,19 +31,17 @@ class Ddpo:
         self.collector = Collector(context)
         self.optimizer = AdapterOptimizer(context)
         self.statistics = PromptStatistics(settings.statistics_window, settings.statistics_minimum)
-        fresh = context.images_per_iteration * len(context.steps.noisy)
+        fresh = context.images_per_iteration * len(context.sampling_steps(0).noisy)
         check_passes("ddpo", "denoising steps", fresh, self.optimizer.rows_per_step)
-
-    @staticmethod
-    def check(config: TrainConfig) -> None:
-        """Nothing beyond the settings' bounds."""
 
     def iterate(self, iteration: int) -> dict[str, float]:
         """See `protocol.Algorithm.iterate`."""
         data = self.collector.from_policy(iteration, measure_kl=False)
         reward, figures = total_reward(self.context, data)
         advantage = self._advantage(data, reward)[:, None].expand(-1, len(self.context.steps))
-        return figures | self._update(denoising_steps(data, advantage, self.context.steps), iteration)
+        return figures | self._update(
+            denoising_steps(data, advantage, self.context.sampling_steps(iteration)), iteration
+        )
 
     def _advantage(self, data: Collection, reward: Tensor) -> Tensor:
         """The clipped advantage of every image, float64[N], standard deviations."""

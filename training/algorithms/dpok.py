@@ -13,10 +13,9 @@ from torch import Tensor
 from ..adapter_optimizer import AdapterOptimizer, mean_figures
 from ..buffer import Transitions, denoising_steps, join
 from ..collection import Collector
-from ..config import TrainConfig
 from ..context import RunContext
-from ..ddim import gaussian_kl
 from ..objectives import returns_to_go
+from ..policy import gaussian_kl
 from ..randomness import keyed_generator
 from ..value import ValueRegression
 from .policy_gradient import (
@@ -26,6 +25,7 @@ from .policy_gradient import (
     recorded_step,
     restored_buffer,
     total_reward,
+    with_base_means,
 )
 
 
@@ -42,29 +42,14 @@ class Dpok:
         self.value = ValueRegression(context)
         self.buffer: Transitions | None = None
 
-    @staticmethod
-    def check(config: TrainConfig) -> None:
-        """Refuse an optimizer step that takes more than the first iteration or the buffer holds.
-
-        Raises:
-            ValueError: it does.
-        """
-        sampling, step = config.sampling, config.sampling.batch * config.optimizer.accumulate
-        # The last step may be without noise (final alpha 1) and then gives no transition: one less is counted.
-        fresh = sampling.samples * (sampling.steps - 1)
-        if step > min(fresh, config.algorithm.buffer):
-            raise ValueError(
-                f"an optimizer step takes {step} denoising steps (sampling.batch {sampling.batch} x optimizer.accumulate "
-                f"{config.optimizer.accumulate}), but the first iteration gives {fresh} and algorithm.buffer holds "
-                f"{config.algorithm.buffer}: lower optimizer.accumulate or raise sampling.samples"
-            )
-
     def iterate(self, iteration: int) -> dict[str, float]:
         """See `protocol.Algorithm.iterate`."""
         context, settings = self.context, self.context.config.algorithm
         data = self.collector.from_policy(iteration, measure_kl=settings.kl_in_return)
         reward, figures = total_reward(context, data)
-        fresh = denoising_steps(data, returns_to_go(reward, data.kl, settings.kl_weight), context.steps)
+        fresh = denoising_steps(
+            data, returns_to_go(reward, data.kl, settings.kl_weight), context.sampling_steps(iteration)
+        )
         self.buffer = join(self.buffer, fresh, settings.buffer * context.processes.count)
         figures["value_loss"] = self.value.fit(self.buffer, iteration)
         figures |= self._update(self.buffer, iteration, only_fresh=len(self.buffer) == len(fresh))
@@ -83,15 +68,17 @@ class Dpok:
                 check_fresh_ratio(self.context, rows[0]["ratio_deviation"])
         figures = mean_figures(rows)
         # The KL of one step; the steps are drawn evenly, so their number times it is the trajectory's.
-        figures["kl"] = figures.pop("step_kl") * len(self.context.steps.noisy)
+        figures["kl"] = figures.pop("step_kl") * len(self.context.sampling_steps(iteration).noisy)
         return figures
 
     def _loss(self, batch: Transitions) -> tuple[Tensor, dict[str, float]]:
         """The clipped policy loss plus the KL penalty."""
         # The base goes first: gradient checkpointing runs the adapter's forward pass again, so nothing may be switched
         # between its forward and backward pass.
-        base_mean, std = recorded_step(self.context, batch, base=True)
-        mean, _ = recorded_step(self.context, batch, base=False)
+        base_mean = batch.base_mean.to(self.context.device)
+        if base_mean.shape[1] == 0:  # with kl_in_return the sampler has measured the base already
+            base_mean, _ = recorded_step(self.context, batch, base=True)
+        mean, std = recorded_step(self.context, batch, base=False)
         loss, figures = clipped_loss(self.context, batch, mean, std, self._advantage(batch))
         kl = gaussian_kl(mean, base_mean, std).mean()
         return loss + self.context.config.algorithm.kl_weight * kl, {**figures, "step_kl": float(kl.detach())}
@@ -114,3 +101,6 @@ class Dpok:
         self.optimizer.load_state_dict(saved)
         self.value.load_state_dict(saved)
         self.buffer = restored_buffer(saved["buffer"])
+        recorded = self.context.config.algorithm.kl_in_return
+        if recorded and self.buffer is not None and self.buffer.base_mean.shape[1] == 0:
+            self.buffer = with_base_means(self.context, self.buffer)

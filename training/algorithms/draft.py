@@ -1,7 +1,7 @@
 """DRaFT: the gradient of the reward and the KL penalty through the sampler, for differentiable rewards.
 
-Clark et al. 2023, arXiv 2309.17400, through all steps (K = T), with DPOK's KL penalty (Fan et al. 2023, arXiv 2305.16381)
-instead of early stopping.
+Clark et al. 2023, arXiv 2309.17400: DRaFT (all steps), DRaFT-K (the last K steps) and DRaFT-LV (the last step, with several
+noises), with DPOK's KL penalty (Fan et al. 2023, arXiv 2305.16381) instead of early stopping.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ..adapter_optimizer import AdapterOptimizer, check_passes, mean_figures
-from ..config import TrainConfig
+from ...rewards.protocol import score, weighted_sum
+from ..adapter_optimizer import AdapterOptimizer, mean_figures
 from ..context import RunContext
-from ..ddim import gaussian_kl, step_mean, step_std
-from ..models.protocol import Conditioning, predict_guided
+from ..models.protocol import Conditioning, predict_guided, rows_at_once
+from ..policy import gaussian_kl, noise_to_level, step_mean, step_std
 from ..randomness import trajectory_noise
+from .requirements import check_passes
 
 
 class Draft:
@@ -27,6 +28,8 @@ class Draft:
     A trajectory is a differentiable function of its noise, ``x_prev = mean_theta(x_t) + std_t noise_t``. The gradient goes
     through it, the base of the KL included. It needs no likelihood ratios, value function or replay buffer, and has far
     less noise than a policy gradient. The optimum is the same.
+
+    With ``draft_steps`` K > 0 the gradient goes through the last K steps only, and the KL counts these steps only.
     """
 
     has_kl_penalty: ClassVar[bool] = True
@@ -36,19 +39,6 @@ class Draft:
         self.context = context
         self.optimizer = AdapterOptimizer(context)
         check_passes("draft", "images", context.images_per_iteration, self.optimizer.rows_per_step)
-
-    @staticmethod
-    def check(config: TrainConfig) -> None:
-        """Refuse gradient checkpointing inside the network.
-
-        Raises:
-            ValueError: it is on.
-        """
-        if config.base.gradient_checkpointing:
-            raise ValueError(
-                "base.gradient_checkpointing is on, which runs the network again with the adapter on where it was off: "
-                "draft saves memory by itself (algorithm.recompute)"
-            )
 
     def iterate(self, iteration: int) -> dict[str, float]:
         """See `protocol.Algorithm.iterate`. Trajectories are made and differentiated in one go."""
@@ -70,16 +60,18 @@ class Draft:
             The mean loss, and figures for the log.
 
         Raises:
-            ValueError: a reward gave a score that is not finite.
+            ValueError: a reward returned the wrong number of scores, or one that is not finite.
+            RewardFailed: a reward raised an error, or exceeded its time limit.
         """
         context, weights = self.context, self.context.config.rewards
         latents, kl = self._trajectories(iteration, prompt, rows)
-        images, prompts = context.model.decode_differentiable(latents), context.prompts.texts(prompt[rows])
-        scores = {name: reward(images, prompts).double().to(kl.device) for name, reward in context.rewards.items()}
-        for name, values in scores.items():
-            if not bool(values.isfinite().all()):
-                raise ValueError(f"reward {name!r} gave a score that is not finite for one of {prompts}")
-        reward = torch.stack([weights[name] * values for name, values in scores.items()]).sum(0)
+        copies = context.config.algorithm.draft_noises
+        if copies > 1:
+            latents, kl = self._with_other_noise(iteration, prompt, rows, latents, kl)
+            rows = rows.repeat(copies)
+        images, prompts = self._decode(latents), context.prompts.texts(prompt[rows])
+        scores = score(context.limited_rewards, images, prompts, gradient=True)
+        reward = weighted_sum(scores, weights).to(kl.device)
         with torch.no_grad():
             figures = {"reward": reward.mean(), "reward_std": reward.std(correction=0)}
             figures |= {f"reward/{name}": values.mean() for name, values in scores.items()}
@@ -95,13 +87,42 @@ class Draft:
         noise = torch.stack(draws).to(context.device)
         conditioning = context.prompts.conditioning(prompt[rows]).to(context.device)
         latents, kl = noise[:, 0], torch.zeros(len(noise), dtype=torch.float64, device=context.device)
+        first = len(context.steps) - (context.config.algorithm.draft_steps or len(context.steps))
         for k in range(len(context.steps)):
-            step: Any = partial(self._step, k, conditioning)
-            if context.config.algorithm.recompute:
-                step = partial(checkpoint, step, use_reentrant=False)
-            latents, step_kl = step(latents, noise[:, k + 1])
-            kl = kl + step_kl
+            with torch.set_grad_enabled(k >= first):
+                latents, step_kl = self._recomputed(partial(self._step, k, conditioning), latents, noise[:, k + 1])
+            kl = kl + step_kl if k >= first else kl
         return latents, kl
+
+    def _with_other_noise(
+        self, iteration: int, prompt: Tensor, rows: Tensor, latents: Tensor, kl: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """DRaFT-LV (section 4.2): noise the clean latents again to the last step's level, and take the last step again."""
+        context, last = self.context, len(self.context.steps) - 1
+        conditioning = context.prompts.conditioning(prompt[rows]).to(context.device)
+        all_latents, all_kl = [latents], [kl]
+        for copy in range(1, context.config.algorithm.draft_noises):
+            keys = [("draft", iteration, copy, number) for number in rows.tolist()]
+            draws = torch.stack([trajectory_noise(context.seed, key, 1, context.model.latent_shape) for key in keys])
+            draws = draws.to(context.device)
+            index = torch.full((len(rows),), last)
+            noisy = noise_to_level(context.steps, index, latents.detach(), draws[:, 0])
+            again, again_kl = self._recomputed(partial(self._step, last, conditioning), noisy, draws[:, 1])
+            all_latents, all_kl = [*all_latents, again], [*all_kl, again_kl]
+        return torch.cat(all_latents), torch.cat(all_kl)
+
+    def _recomputed(self, function: Any, *inputs: Tensor) -> Any:
+        """Call a function; with ``recompute`` its activations are computed again in the backward pass."""
+        if self.context.config.algorithm.recompute and torch.is_grad_enabled():
+            return checkpoint(function, *inputs, use_reentrant=False)
+        return function(*inputs)
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        """Images of clean latents. With ``recompute`` the decoder holds the activations of a few images at a time."""
+        if not self.context.config.algorithm.recompute:
+            return self.context.model.decode_differentiable(latents)
+        parts = latents.split(rows_at_once(self.context.model.latent_shape))
+        return torch.cat([self._recomputed(self.context.model.decode_differentiable, part) for part in parts])
 
     def _step(self, k: int, conditioning: Conditioning, latents: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """One denoising step with its KL to the base, float64[B]. A step without noise has no KL."""

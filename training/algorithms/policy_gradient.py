@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,9 +12,9 @@ from ...rewards.protocol import weighted_sum
 from ..buffer import Transitions
 from ..collection import Collection
 from ..context import RunContext
-from ..ddim import gaussian_log_prob, step_mean, step_std
 from ..models.protocol import predict_guided
 from ..objectives import clip_fraction, importance_ratio, policy_loss
+from ..policy import gaussian_log_prob, step_mean, step_std
 
 
 def total_reward(context: RunContext, data: Collection) -> tuple[Tensor, dict[str, float]]:
@@ -90,5 +91,13 @@ def buffer_state(buffer: Transitions | None) -> dict[str, Any]:
 
 
 def restored_buffer(saved: dict[str, Any]) -> Transitions | None:
-    """A buffer from `buffer_state`."""
-    return Transitions(**saved) if saved else None
+    """A buffer from `buffer_state`. Buffers of older versions do not have the means under the base."""
+    return Transitions(**{"base_mean": saved["latents"][:, :0], **saved}) if saved else None
+
+
+@torch.no_grad()
+def with_base_means(context: RunContext, buffer: Transitions) -> Transitions:
+    """The buffer with the mean of every step under the base."""
+    rows = torch.arange(len(buffer)).split(context.config.sampling.batch)
+    means = [recorded_step(context, buffer[part], base=True)[0].cpu() for part in rows]
+    return replace(buffer, base_mean=torch.cat(means))

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Protocol
 
-from ..config import TrainConfig
 from ..context import RunContext
 
 
 class Algorithm(Protocol):
-    """One way to learn from a reward. A class of this form, and its line in `ALGORITHMS`, make an algorithm."""
+    """One way to learn from a reward. A class of this form and its entry in `ALGORITHMS` make an algorithm."""
 
     has_kl_penalty: ClassVar[bool]
     """Whether the adapter's file carries the KL weight that it was trained with."""
@@ -18,15 +17,6 @@ class Algorithm(Protocol):
     """Whether every trained reward has to be differentiable."""
 
     def __init__(self, context: RunContext) -> None: ...
-
-    @staticmethod
-    def check(config: TrainConfig) -> None:
-        """Refuse settings that this algorithm cannot work with.
-
-        Raises:
-            ValueError: naming the setting, the value and a way out.
-        """
-        ...
 
     def iterate(self, iteration: int) -> dict[str, float]:
         """Collect one iteration's data, credit it and update the adapter.

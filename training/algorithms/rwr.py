@@ -13,10 +13,9 @@ from torch import Tensor
 from ..adapter_optimizer import AdapterOptimizer, mean_figures
 from ..buffer import Transitions, clean_latents, join
 from ..collection import Collector
-from ..config import TrainConfig
 from ..context import RunContext
-from ..ddim import DdimSteps, noise_to_level, training_target
 from ..models.protocol import predict_guided
+from ..policy import PolicySteps, noise_to_level, training_target
 from ..randomness import keyed_generator
 from .policy_gradient import buffer_state, restored_buffer, total_reward
 
@@ -69,11 +68,11 @@ def effective_share(weights: Tensor) -> float:
     return float(weights.sum().square() / (len(weights) * weights.square().sum()))
 
 
-def min_snr_weight(steps: DdimSteps, index: Tensor, gamma: float = 5.0) -> Tensor:
+def min_snr_weight(steps: PolicySteps, index: Tensor, gamma: float = 5.0) -> Tensor:
     """Min-SNR weights of the squared error of the network's output.
 
-    ``min(snr, gamma)`` weights the error of x_0, with ``snr = abar / (1 - abar)``. The error of epsilon has this weight divided
-    by snr, the error of v divided by snr + 1 (Hang et al. 2023, arXiv 2303.09556, section 3.4).
+    ``min(snr, gamma)`` weights the error of x_0, with ``snr = signal^2 / noise^2``. The error of epsilon has this weight
+    divided by snr, the error of v divided by snr + 1 (Hang et al. 2023, arXiv 2303.09556, section 3.4).
 
     Args:
         steps: the sampler's coefficients.
@@ -83,10 +82,7 @@ def min_snr_weight(steps: DdimSteps, index: Tensor, gamma: float = 5.0) -> Tenso
     Returns:
         float64[B].
     """
-    alpha_bar = steps.alpha_bar[index]
-    snr = alpha_bar / (1 - alpha_bar)
-    divisor = {"epsilon": snr, "v_prediction": snr + 1, "sample": torch.ones_like(snr)}[steps.prediction_type]
-    return snr.clamp(max=gamma) / divisor
+    return steps.snr[index].clamp(max=gamma) / steps.x0_divisor[index]
 
 
 class Rwr:
@@ -112,18 +108,6 @@ class Rwr:
         self.collector = Collector(context)
         self.optimizer = AdapterOptimizer(context)
         self.buffer: Transitions | None = None
-
-    @staticmethod
-    def check(config: TrainConfig) -> None:
-        """Refuse a KL weight of 0.
-
-        Raises:
-            ValueError: it is 0.
-        """
-        if config.algorithm.kl_weight == 0:
-            raise ValueError(
-                "algorithm.kl_weight is 0: rwr weighs samples by exp(reward / kl_weight), so it must be above 0"
-            )
 
     def iterate(self, iteration: int) -> dict[str, float]:
         """See `protocol.Algorithm.iterate`."""
@@ -162,6 +146,7 @@ class Rwr:
             prompt=chosen.prompt,
             log_prob=chosen.log_prob,
             returns=sign,
+            base_mean=chosen.base_mean,
         )
 
     def _loss(self, batch: Transitions) -> tuple[Tensor, dict[str, float]]:

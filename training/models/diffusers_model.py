@@ -1,25 +1,29 @@
-"""A diffusers UNet with a LoRA adapter as the trainer's model. The base is the same network with the adapter off."""
+"""A diffusers denoiser with a LoRA adapter as the trainer's model. The base is the same network with the adapter off."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 from diffusers.training_utils import cast_training_params
 from peft import LoraConfig
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from ..config import AUTHORS_TARGETS, AdapterConfig
-from ..ddim import DdimSteps, ddim_steps
+from ..ddim import DdimSteps
 from ..export import adapter_bytes
-from .protocol import Conditioning
+from ..policy import PolicySteps
+from .protocol import Conditioning, rows_at_once
+from .unet import call_unet, ddim_run
 
-# A VAE's activations outweigh the UNet's. At most one SD 1.5 image of 512 x 512 is decoded at once.
-_LATENT_PIXELS_AT_ONCE = 64 * 64
+NetworkCall = Callable[[Any, Tensor, Tensor, Mapping[str, Tensor]], Tensor]
+AdapterWriter = Callable[[Any, float, Mapping[str, str]], bytes]
+StepsMaker = Callable[[Mapping[str, Any], int, float, "Iterable[int] | None"], PolicySteps]
 
 
 @dataclass(frozen=True)
@@ -31,12 +35,15 @@ class Base:
     Attributes:
         name: what the user called it: hub id, folder or file.
         architecture: ``sd_v1``, ``sd_v2``, ``sdxl`` or a name of one's own; goes into the adapter's metadata.
-        unet: the denoiser, on its device and in its dtype.
+        unet: the denoiser (a UNet or a transformer), on its device and in its dtype.
         scheduler: diffusers scheduler configuration (betas, prediction type, spacing).
         latent_shape: channels, height, width of a latent.
         resolution: width and height of an image, pixels.
         encode: prompts -> one conditioning row each, on the CPU.
         decode: clean latents float32[B, C, h, w] on the UNet's device -> images float32[B, 3, H, W] in 0..1.
+        call: network, noisy latents, timesteps, conditioning -> the network's output.
+        make_steps: scheduler, number of steps, eta, noisy steps -> the policy's coefficients.
+        save: network with its adapter, alpha, metadata -> the adapter file's content.
     """
 
     name: str
@@ -47,27 +54,18 @@ class Base:
     resolution: tuple[int, int]
     encode: Callable[[Sequence[str]], Conditioning]
     decode: Callable[[Tensor], Tensor]
+    call: NetworkCall = call_unet
+    make_steps: StepsMaker = ddim_run
+    save: AdapterWriter = adapter_bytes
 
     def ddim_steps(self, steps: int, eta: float) -> DdimSteps:
-        """The sampler's coefficients for the base's own noise schedule, spaced as diffusers' DDIM scheduler spaces them.
-
-        Each step leads to the next timestep of the list. diffusers leads it to ``t - N // steps``, which is the same when
-        ``steps`` divides N = 1000, and one timestep beside it otherwise.
-
-        Args:
-            steps: the number of steps.
-            eta: noise scale, above 0 to 1.
-        """
-        scheduler = DDIMScheduler.from_config(dict(self.scheduler))
-        assert isinstance(scheduler, DDIMScheduler)
-        scheduler.set_timesteps(steps)
-        timesteps, final = torch.as_tensor(scheduler.timesteps), float(scheduler.final_alpha_cumprod)
-        return ddim_steps(scheduler.alphas_cumprod, timesteps, final, eta, scheduler.config["prediction_type"])
+        """The coefficients of a DDIM run over the base's own noise schedule; see `unet.ddim_run`."""
+        return ddim_run(self.scheduler, steps, eta)
 
     def decode_in_parts(self, latents: Tensor) -> Tensor:
         """Decode clean latents a few at a time: float32[B, 3, H, W] in 0..1, on the latents' device."""
-        rows = max(1, _LATENT_PIXELS_AT_ONCE // (latents.shape[2] * latents.shape[3]))
-        return torch.cat([self.decode(part).float() for part in latents.split(rows)])
+        parts = latents.split(rows_at_once((latents.shape[1], latents.shape[2], latents.shape[3])))
+        return torch.cat([self.decode(part).float() for part in parts])
 
 
 class DiffusersModel:
@@ -89,6 +87,7 @@ class DiffusersModel:
         self.base = base
         self.lora = lora
         self._unet = base.unet.requires_grad_(False).eval()
+        self._adapter_enabled = True
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self._unet.add_adapter(
@@ -100,7 +99,7 @@ class DiffusersModel:
             )
         cast_training_params(self._unet, dtype=torch.float32)
         if gradient_checkpointing:
-            self._unet.enable_gradient_checkpointing()
+            self._unet.enable_gradient_checkpointing(self._checkpointed)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -110,8 +109,8 @@ class DiffusersModel:
     def device(self) -> torch.device:
         return self._unet.device
 
-    def ddim_steps(self, steps: int, eta: float) -> DdimSteps:
-        return self.base.ddim_steps(steps, eta)
+    def policy_steps(self, steps: int, eta: float, noisy: Iterable[int] | None = None) -> PolicySteps:
+        return self.base.make_steps(self.base.scheduler, steps, eta, noisy)
 
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:
         return self.base.encode(prompts)
@@ -125,21 +124,29 @@ class DiffusersModel:
 
     def _forward(self, latents: Tensor, timesteps: Tensor, conditioning: Mapping[str, Tensor]) -> Tensor:
         inputs = {name: tensor.to(self._unet.dtype) for name, tensor in conditioning.items()}
-        hidden = inputs.pop("encoder_hidden_states")
-        return self._unet(
-            latents.to(self._unet.dtype),
-            timesteps,
-            encoder_hidden_states=hidden,
-            added_cond_kwargs=inputs or None,  # SDXL's pooled embedding and picture size
-        ).sample.float()
+        return self.base.call(self._unet, latents.to(self._unet.dtype), timesteps, inputs).float()
+
+    def _checkpointed(self, function: Any, *inputs: Any) -> Any:
+        """Gradient checkpointing that runs a block again with the adapter as it was in the forward pass."""
+        enabled = self._adapter_enabled
+
+        def run(*again: Any) -> Any:
+            if enabled or not self._adapter_enabled:
+                return function(*again)
+            with self._without_adapter():
+                return function(*again)
+
+        return checkpoint(run, *inputs, use_reentrant=False)
 
     @contextmanager
     def _without_adapter(self) -> Iterator[None]:
         self._unet.disable_adapters()
+        self._adapter_enabled = False
         try:
             yield
         finally:
             self._unet.enable_adapters()
+            self._adapter_enabled = True
 
     def decode(self, latents: Tensor) -> Tensor:
         with torch.no_grad():
@@ -152,7 +159,7 @@ class DiffusersModel:
         return {name: value for name, value in self._unet.named_parameters() if "lora_" in name}
 
     def export(self, metadata: Mapping[str, str]) -> bytes:
-        return adapter_bytes(self._unet, self.lora.alpha, metadata)
+        return self.base.save(self._unet, self.lora.alpha, metadata)
 
 
 def _check_lora(unet: UNet2DConditionModel, lora: AdapterConfig) -> None:

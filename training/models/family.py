@@ -23,6 +23,8 @@ class Family:
 FAMILIES = {
     "StableDiffusionPipeline": Family("stable_diffusion", "Stable Diffusion 1.x and 2.x", ("v1", "v2")),
     "StableDiffusionXLPipeline": Family("sdxl", "SDXL", ("xl_base",)),
+    "StableDiffusion3Pipeline": Family("sd3", "Stable Diffusion 3 and 3.5", ("sd3", "sd35_large", "sd35_medium")),
+    "FluxPipeline": Family("flux", "Flux.1", ("flux-dev", "flux-schnell")),
 }
 """The name of diffusers' pipeline class -> its family."""
 

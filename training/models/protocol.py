@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from ..ddim import DdimSteps, guide
+from ..policy import PolicySteps, guide
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,15 @@ def stack_conditioning(rows: Sequence[Conditioning]) -> Conditioning:
     )
 
 
+# A VAE's activations outweigh the denoiser's. At most one SD 1.5 image of 512 x 512 is decoded at once.
+_LATENT_PIXELS_AT_ONCE = 64 * 64
+
+
+def rows_at_once(latent_shape: tuple[int, int, int]) -> int:
+    """How many latents of a shape are decoded in one call."""
+    return max(1, _LATENT_PIXELS_AT_ONCE // (latent_shape[1] * latent_shape[2]))
+
+
 class TextToImageModel(Protocol):
     """A latent diffusion model with a trainable part that can be switched off: the base is the model without it."""
 
@@ -57,8 +66,8 @@ class TextToImageModel(Protocol):
         """Where the network computes."""
         ...
 
-    def ddim_steps(self, steps: int, eta: float) -> DdimSteps:
-        """The sampler's coefficients for this model's noise schedule."""
+    def policy_steps(self, steps: int, eta: float, noisy: Iterable[int] | None = None) -> PolicySteps:
+        """The sampler's coefficients for this model's noise schedule; ``noisy`` numbers the steps with noise."""
         ...
 
     def encode_prompts(self, prompts: Sequence[str]) -> Conditioning:

@@ -33,7 +33,7 @@ class VaeDecoder:
             std = torch.tensor(config.latents_std, device=latents.device).view(1, -1, 1, 1)
             mean = torch.tensor(config.latents_mean, device=latents.device).view(1, -1, 1, 1)
             latents = latents * std + mean
-        return latents
+        return latents + (getattr(config, "shift_factor", None) or 0)
 
 
 def image_side(resolution: int, own: int, multiple: int, name: str) -> int:

@@ -47,7 +47,7 @@ function setInert({ element }, inert) {
 
 function refreshAll() {
   for (const pad of live) pad.refresh()
-  const shown = document.querySelectorAll(`.${PAD_CLASS}[data-state=${REMOVED}]`)
+  const shown = document.querySelectorAll(`[class^=diffusion-blend][data-state=${REMOVED}]`)
   shown.forEach((removed) => replaceRemoved(/** @type {HTMLElement} */ (removed)))
 }
 
@@ -56,7 +56,10 @@ function replaceRemoved(removed) {
   const shownNode = removed.closest('[data-node-id]')?.getAttribute('data-node-id')
   /** @type {(pad: LivePad) => boolean} */
   const isHeir = ({ node, element }) =>
-    String(node.id) === shownNode && node.graph === app.canvas.graph && !element.isConnected
+    String(node.id) === shownNode &&
+    node.graph === app.canvas.graph &&
+    element.className === removed.className &&
+    !element.isConnected
   const heir = [...live].find(isHeir)
   if (heir) removed.replaceWith(heir.element)
 }
