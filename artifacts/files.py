@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import os
+import platform
 import tempfile
 from pathlib import Path
+
+
+def temporary_file(path: Path) -> Path:
+    """The file beside another one that this process writes first: processes and machines do not share it."""
+    return path.with_name(f".{path.name}.{platform.node()}-{os.getpid()}.partial")
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -14,8 +20,7 @@ def write_atomically(path: Path, content: bytes) -> None:
         path: where it should be; its folder exists.
         content: what it should hold.
     """
-    # Processes that write the same file at once must not share the temporary one.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    temporary = temporary_file(path)
     try:
         with temporary.open("wb") as file:
             file.write(content)
@@ -48,7 +53,7 @@ def write_once(path: Path, content: bytes) -> bool:
     Returns:
         Whether this call wrote it.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    temporary = temporary_file(path)
     try:
         temporary.write_bytes(content)
         try:

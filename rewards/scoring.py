@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..artifacts.claims import Claims
-from ..artifacts.files import flush_folder, write_atomically, write_once
+from ..artifacts.files import flush_folder, temporary_file, write_atomically, write_once
 from ..artifacts.pictures import read_picture
 from ..artifacts.workers import Worker
 from .command import ScoreConfig, Work, check
@@ -161,7 +161,7 @@ def _batches(work: Work, numbers: range) -> Iterator[tuple[int, list[Tensor]]]:
 
 
 def _write_table(rows: Iterator[Row], output: Path) -> None:
-    temporary = output.with_name(f".{output.name}.partial")
+    temporary = temporary_file(output)
     with temporary.open("w", encoding="utf-8", newline="") as file:
         writer: csv.DictWriter[str] | None = None
         for row in rows:
