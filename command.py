@@ -6,23 +6,22 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from . import __version__
+from .artifacts.command_line import missing_library
+
 COMMANDS = {
     "demo": (
         ".evaluation.demo.command",
         "the miniature world's adapters over the simplex: pictures, figures, one page",
     ),
-    "train": (".training.train", "fine-tune a reward adapter (dpok, ddpo, grpo, nft, rwr, draft) and export it"),
+    "train": (".training.command", "fine-tune a reward adapter (dpok, ddpo, grpo, nft, rwr, draft) and export it"),
     "score": (".rewards.command", "score images and prompts with rewards"),
     "miniature": (".miniature.command", "the miniature world that needs no download"),
     "sweep": (".evaluation.sweep.command", "compare methods over preference weights: tables, Pareto figures"),
+    "paper": (".evaluation.paper.command", "the experiments of the Diffusion Blend paper, from training to table"),
     "evaluate": (".evaluation.gaussian.command", "studies in a world where the answer is known"),
 }
 """Name -> module (relative to this package) with a ``main(arguments) -> int | None``, and one line of help."""
-
-_TRAINING_LIBRARIES = {
-    "accelerate", "diffusers", "jsonargparse", "matplotlib", "numpy", "peft", "PIL", "safetensors", "tensorboard",
-    "torch", "tqdm", "transformers", "yaml", "huggingface_hub", "scipy", "moocore",
-}  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,6 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit status: 0 done, 1 the subcommand failed, 2 there is no such subcommand or a library is missing.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["--version"]:
+        sys.stdout.write(f"diffusion-blend {__version__}\n")
+        return 0
     if not words or words[0] in ("-h", "--help"):
         sys.stdout.write(_usage())
         return 0 if words else 2
@@ -43,20 +45,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         module = importlib.import_module(COMMANDS[words[0]][0], __package__)
+        return module.main(words[1:]) or 0
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in _TRAINING_LIBRARIES:
-            raise
-        sys.stderr.write(
-            f"diffusion-blend {words[0]}: {error.name} is not installed. "
-            'Install what it needs with: pip install "diffusion-blend[training]"\n'
-        )
-        return 2
-    return module.main(words[1:]) or 0
+        return missing_library(words[0], error)
 
 
 def _usage() -> str:
     lines = [f"  {name:<10} {help_line}" for name, (_, help_line) in COMMANDS.items()]
-    return "\n".join(["usage: diffusion-blend COMMAND ...", "", *lines, "", "COMMAND --help says more.", ""])
+    head = ["usage: diffusion-blend COMMAND ...", "       diffusion-blend --version", ""]
+    return "\n".join([*head, *lines, "", "COMMAND --help says more.", ""])
 
 
 if __name__ == "__main__":

@@ -1,13 +1,24 @@
-"""One way to read a command's settings: options, and YAML files given with ``--config``."""
+"""One way to read a command's settings (options, and YAML files given with ``--config``) and to end a command."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
-from jsonargparse import ArgumentParser
+from .files import find_file
+from .settings import range_text
 
 Settings = TypeVar("Settings")
+
+EARLIER = {"out": "output"}
+"""Earlier spellings of options that every command still accepts."""
+
+_LIBRARIES = {
+    "accelerate", "diffusers", "fsspec", "huggingface_hub", "jsonargparse", "matplotlib", "moocore", "numpy", "peft", "PIL",
+    "safetensors", "scipy", "tensorboard", "torch", "tqdm", "transformers", "yaml",
+}  # fmt: skip
 
 
 def parse_settings(
@@ -28,31 +39,123 @@ def parse_settings(
         description: of the command.
         arguments: without the program's name. ``--print_config`` prints the settings as YAML and exits.
         switches: options that mean ``true`` when they stand alone.
-        renamed: earlier spellings of options -> the present ones.
+        renamed: earlier names of settings -> the present ones, beside `EARLIER`; accepted as options and in YAML files.
         defaults: dotted names -> values in place of the dataclass's defaults.
 
     Returns:
         The settings.
     """
+    from jsonargparse import ArgumentParser
+
+    names = {**EARLIER, **(renamed or {})}
     parser = ArgumentParser(prog=f"diffusion-blend {command}", description=description)
     parser.add_argument("--config", action="config", help="YAML file with any of the settings below; may be repeated.")
     parser.add_class_arguments(settings)
     parser.set_defaults(dict(defaults or {}))
-    words = [_present_spelling(word, renamed or {}) for word in arguments]
-    values: dict[str, Any] = vars(parser.instantiate(parser.parse_args(_with_values(words, switches))))
+    words = _with_values(present_spelling(arguments, names), switches)
+    values: dict[str, Any] = vars(parser.instantiate(parser.parse_args(_renamed_files(words, names))))
     values.pop("config")
     return settings(**values)
 
 
-def _present_spelling(word: str, renamed: Mapping[str, str]) -> str:
-    name, separator, value = word.partition("=")
-    return renamed.get(name, name) + separator + value
+def present_spelling(arguments: Sequence[str], renamed: Mapping[str, str]) -> list[str]:
+    """Arguments with every option's earlier name replaced by the present one."""
+    words: list[str] = []
+    for word in arguments:
+        name, separator, value = word.partition("=")
+        known = name.startswith("--") and name[2:] in renamed
+        words.append(f"--{renamed[name[2:]]}{separator}{value}" if known else word)
+    return words
+
+
+def _renamed_files(words: Sequence[str], renamed: Mapping[str, str]) -> list[str]:
+    """Find each ``--config FILE``, and replace one with an earlier name at its top level by its content with present names."""
+    result: list[str] = []
+    for word in words:
+        option, separator, value = word.partition("=")
+        if option == "--config" and separator:
+            result.append(f"{option}={_renamed_content(value, renamed)}")
+        elif result and result[-1] == "--config":
+            result.append(_renamed_content(word, renamed))
+        else:
+            result.append(word)
+    return result
+
+
+def _renamed_content(file: str, renamed: Mapping[str, str]) -> str:
+    import yaml
+
+    file = str(find_file(file))
+
+    try:
+        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return file  # the parser reports a file that it cannot read
+    if not isinstance(content, dict) or not set(content) & set(renamed):
+        return file
+    for old, new in renamed.items():
+        if old in content and new in content:
+            raise SystemExit(f"{file} has {old} and {new}, which are two names of one setting: leave {old} out")
+    return yaml.safe_dump({renamed.get(name, name): value for name, value in content.items()}, sort_keys=False)
 
 
 def _with_values(arguments: Sequence[str], switches: Sequence[str]) -> list[str]:
     """Give every switch that stands alone the value true."""
-    following = [*arguments[1:], "--"]
     return [
-        f"{word}=true" if word in switches and after.startswith("--") else word
-        for word, after in zip(arguments, following, strict=True)
+        f"{word}=true" if word in switches and (after is None or after.startswith("--")) else word
+        for word, after in zip(arguments, [*arguments[1:], None], strict=False)
     ]
+
+
+def check_options(options: Any, minimum: Mapping[str, int]) -> None:
+    """Check the whole numbers of a parser's result.
+
+    Args:
+        options: has the options as attributes.
+        minimum: option -> smallest allowed value; options that ``options`` lacks are left out.
+
+    Raises:
+        ValueError: a number is below its minimum.
+    """
+    for name, low in minimum.items():
+        for value in [getattr(options, name)] if hasattr(options, name) else []:
+            if value < low:
+                raise ValueError(f"--{name} is {value}: it must be {range_text(value, low, None, None)}")
+
+
+class CommandFailed(Exception):
+    """A command's work ended early for a reason that the message gives in full."""
+
+
+def run_command(name: str, work: Callable[[], None]) -> int:
+    """Run a command's work and turn its expected failures into one line and an exit status.
+
+    Args:
+        name: the command's name, for the line.
+        work: raises ValueError, OSError or CommandFailed for what a message explains.
+
+    Returns:
+        0 done, 1 refused or failed, 2 a library is missing, 130 interrupted from the keyboard.
+    """
+    try:
+        work()
+    except (ValueError, OSError, CommandFailed) as error:
+        sys.stderr.write(f"diffusion-blend {name}: {' '.join(str(error).split())}\n")
+        return 1
+    except ModuleNotFoundError as error:
+        return missing_library(name, error)
+    except KeyboardInterrupt:
+        sys.stderr.write(f"diffusion-blend {name}: interrupted\n")
+        return 130
+    return 0
+
+
+def missing_library(name: str, error: ModuleNotFoundError) -> int:
+    """Report a library of the extra ``training`` that is not installed; any other missing module is raised again."""
+    if (error.name or "").partition(".")[0] not in _LIBRARIES:
+        raise error
+    sys.stderr.write(
+        f"diffusion-blend {name}: {error.name} is not installed. "
+        'Install what it needs with: pip install "diffusion-blend[training]"\n'
+    )
+    return 2

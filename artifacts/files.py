@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 
@@ -13,7 +14,8 @@ def write_atomically(path: Path, content: bytes) -> None:
         path: where it should be; its folder exists.
         content: what it should hold.
     """
-    temporary = path.with_name(f".{path.name}.partial")
+    # Processes that write the same file at once must not share the temporary one.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with temporary.open("wb") as file:
             file.write(content)
@@ -34,3 +36,70 @@ def flush_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_once(path: Path, content: bytes) -> bool:
+    """Write a file that is not there yet, whole and atomically: of several processes, exactly one writes it.
+
+    Args:
+        path: where it should be; its folder exists.
+        content: what it should hold.
+
+    Returns:
+        Whether this call wrote it.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        temporary.write_bytes(content)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without hard links
+            if path.exists():
+                return False
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True
+
+
+def check_folder(folder: Path) -> None:
+    """Check that a folder is there or can be made, and that files can be written into it. Nothing is left behind.
+
+    Raises:
+        ValueError: the path or one above it is a file, or no file can be made there.
+    """
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir():
+        raise ValueError(f"cannot write into {folder}: {there} is a file and not a folder")
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise ValueError(f"cannot write into {folder}: {error.strerror} in {there}") from error
+
+
+def check_file(file: Path) -> None:
+    """Check that a file can be written, and make its folder.
+
+    Raises:
+        ValueError: it is a folder, or its folder cannot be made or written to.
+    """
+    if file.is_dir():
+        raise ValueError(f"cannot write {file}: it is a folder; give the name of a file")
+    check_folder(file.parent)
+    file.parent.mkdir(parents=True, exist_ok=True)
+
+
+def find_file(path: str) -> Path:
+    """A file by its path, or one of the package's own: ``miniature/sweep.yaml`` is found from any folder.
+
+    Args:
+        path: as the user gave it. A relative path that is not there is looked up in the package's folder.
+
+    Returns:
+        The path of the file, or the path as given if there is no such file.
+    """
+    own = Path(__file__).parents[1] / path
+    return own if not Path(path).exists() and not Path(path).is_absolute() and own.is_file() else Path(path)

@@ -37,7 +37,7 @@ def check_bounds(settings: Any, prefix: str = "") -> None:
         minimum, above, maximum = (metadata.get(bound) for bound in ("minimum", "above", "maximum"))
         low = (minimum is None or value >= minimum) and (above is None or value > above)
         if not (math.isfinite(value) and low and (maximum is None or value <= maximum)):
-            raise ValueError(f"{name} is {value}: it must be {_range(value, minimum, above, maximum)}")
+            raise ValueError(f"{name} is {value}: it must be {range_text(value, minimum, above, maximum)}")
 
 
 def _fields(settings: Any, prefix: str) -> Iterator[tuple[str, Any, dict[str, Any]]]:
@@ -49,7 +49,8 @@ def _fields(settings: Any, prefix: str) -> Iterator[tuple[str, Any, dict[str, An
             yield f"{prefix}{field.name}", value, dict(field.metadata)
 
 
-def _range(value: Any, minimum: float | None, above: float | None, maximum: float | None) -> str:
+def range_text(value: Any, minimum: float | None, above: float | None, maximum: float | None) -> str:
+    """The allowed range of a value in words, for example ``a whole number of at least 1``."""
     number = "a whole number" if isinstance(value, int) else "a finite number"
     low = f" of at least {minimum:g}" if minimum is not None else f" above {above:g}" if above is not None else ""
     high = f" and at most {maximum:g}" if maximum is not None else ""

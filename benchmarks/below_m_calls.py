@@ -1,18 +1,19 @@
-"""How near methods of fewer model calls come to the full blend: final latents of whole runs, in the host's shallow SD 1.5.
+"""The distance of methods with fewer model calls to the full blend, in final latents of whole runs of the host's shallow SD 1.5.
 
     python -P benchmarks/below_m_calls.py [--adapters N] [--steps N] [--sampler euler|euler_ancestral] [--size N]
-        [--width N] [--strength S] [--seeds N] [--methods NAME ...] [--gaps] [--json FILE]
+        [--width N] [--strength S] [--seeds N] [--methods NAME ...] [--power P] [--ahead A] [--gaps] [--json FILE]
 
-Each method's error is ``||x - x_blend|| / ||x_blend||`` after the run with the same noise, guidance 7; ``of soup's`` divides
-by the soup's own. The adapters are random, of rank 4 on all attention projections and ``strength`` times a unit-gain
-weight, equal preference weights.
+The error of a method is ``||x - x_blend|| / ||x_blend||`` at the end of a run with the same noise and guidance 7. The column
+``of soup's`` divides it by the soup's error. The adapters are random, of rank 4 on all attention projections, and
+``strength`` times a unit-gain weight. The preference weights are equal.
 
-bare N: the blend at the first N steps, then the soup. early N: the product's method, which counts N steps as early (of 4 or
-more all but the last but one are blended) and moves the soup by the last difference to the blend. cached N: the blend every
-N-th step, else the soup plus the last difference between blend and soup. rotating N: the soup plus every adapter's last
-difference to it, N of them renewed a step. antithetic: the mean of two calls whose gates are w + v and w - v, with v
-stepping through directions of covariance ``diag(w) - w w^T``. one uncond: the blend of the conditional branch, the soup in
-the other.
+- bare N: the blend at the first N steps, then the soup.
+- early N: the method of the nodes with N early steps (`EarlyBlend`). ``--power`` and ``--ahead`` change its extrapolation.
+- cached N: the blend at every N-th step. The other steps add the last difference between blend and soup to the soup.
+- rotating N: the soup plus every adapter's cached difference to it. Each step renews N of the differences.
+- antithetic: the mean of two calls whose gates are w + v and w - v. Here v steps through directions of covariance
+  ``diag(w) - w w^T``.
+- one uncond: the blend in the conditional branch, the soup in the other branch.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "tests" / "support"), str(ROOT / "benchmarks")]
+sys.path[:0] = [str(ROOT / "tests" / "support"), str(ROOT / "tools"), str(ROOT / "benchmarks")]
 
 import torch  # noqa: E402
 from diffusion_blend.blending.adapters import AdapterBank, LowRank  # noqa: E402
 from diffusion_blend.blending.combine import combine  # noqa: E402
-from diffusion_blend.blending.plans import EarlyBlend  # noqa: E402
+from diffusion_blend.blending.plans import RESIDUAL_EXTRAPOLATION, EarlyBlend, Extrapolation  # noqa: E402
 from diffusion_blend.blending.residual_cache import ResidualCache  # noqa: E402
 from diffusion_blend.blending.side_path import SidePath  # noqa: E402
 from diffusion_blend.blending.step_info import StepInfo  # noqa: E402
@@ -56,14 +57,22 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--strength", type=float, default=0.4)
     parser.add_argument("--seeds", type=int, default=1, help="runs to average over")
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
-    parser.add_argument("--gaps", action="store_true", help="print how the gap between blend and soup turns, and stop")
+    parser.add_argument(
+        "--power", type=float, default=RESIDUAL_EXTRAPOLATION.power, help="of the residual's decay in early"
+    )
+    parser.add_argument(
+        "--ahead", type=float, default=RESIDUAL_EXTRAPOLATION.ahead, help="share of the last change that early repeats"
+    )
+    parser.add_argument(
+        "--gaps", action="store_true", help="print size and change of direction of the residual at each step, and stop"
+    )
     parser.add_argument("--json", type=Path)
     return parser.parse_args()
 
 
 @dataclass
 class RunState:
-    """A step of a run: the network at its latents, what the method remembers, and the calls so far."""
+    """A step of a run: the network at its latents, the method's memory, and the number of calls so far."""
 
     network: Callable[[tuple[float, ...], slice], Tensor]
     weights: tuple[float, ...]
@@ -71,6 +80,7 @@ class RunState:
     steps: int
     sigma: float
     memory: dict[str, Any]
+    extrapolation: Extrapolation
     calls: float = field(default=0.0)
 
     def soup(self, branches: slice = slice(None)) -> Tensor:
@@ -83,14 +93,14 @@ class RunState:
         parts = (weight * self.adapter(i, branches) for i, weight in enumerate(self.weights))
         return torch.stack(list(parts)).sum(0)
 
-    def coefficients_at(self, gates: tuple[float, ...], branches: slice = slice(None)) -> Tensor:
+    def at(self, gates: tuple[float, ...], branches: slice = slice(None)) -> Tensor:
         denoised = self.network(gates, branches)
         self.calls += len(denoised) / 2
         return denoised
 
 
 def denoised_by(method: str, state: RunState) -> Tensor:
-    """A method's x0 prediction of both branches, float[2, C, H, W], the conditional one first."""
+    """Compute a method's x0 prediction of both branches, float[2, C, H, W], the conditional one first."""
     name, _, number = method.partition(" ")
     if name == "blend" or (name == "bare" and state.index < int(number)):
         return state.blend()
@@ -115,20 +125,20 @@ def denoised_by(method: str, state: RunState) -> Tensor:
 
 
 def early(state: RunState, count: int) -> Tensor:
-    """The plans of `EarlyBlend`, carried out."""
+    """Run the plan of `EarlyBlend` for this step."""
     planner = EarlyBlend(state.weights, count / state.steps)
     plan = planner(StepInfo(state.index, state.steps))
     predictions = [state.at(row) for (row,) in plan.gates]
-    kept, branches = state.memory.setdefault("kept", ResidualCache()), ("conditional", "other")
+    cache, branches = state.memory.setdefault("residuals", ResidualCache()), ("conditional", "other")
     sigma = torch.full((len(branches),), state.sigma)
     if plan.residual_mix is not None:
-        kept.store(branches, combine(predictions, plan.residual_mix), sigma, state.index)
+        cache.store(branches, combine(predictions, plan.residual_mix), sigma, state.index)
     denoised = combine(predictions, plan.mix)
-    return denoised if plan.extrapolation is None else kept.extrapolate(branches, denoised, sigma, plan.extrapolation)
+    return denoised if plan.extrapolation is None else cache.extrapolate(branches, denoised, sigma, state.extrapolation)
 
 
 def print_gaps(options: argparse.Namespace, world: Any) -> None:
-    """Of the guided noise prediction's gap along a blended run: its size, and its cosine to the next step's."""
+    """Print the residual of the guided noise prediction along a blended run: its size, and its cosine to the next one."""
     gaps: list[tuple[float, Tensor]] = []
 
     def watched(state: RunState) -> Tensor:
@@ -144,7 +154,7 @@ def print_gaps(options: argparse.Namespace, world: Any) -> None:
 
 
 def rotating(state: RunState, renewed: int) -> Tensor:
-    """The soup plus the adapters' differences to it, some of which are as old as the last time they were renewed."""
+    """Add the adapters' cached differences to the soup. A step renews only some of the differences."""
     soup, count = state.soup(), len(state.weights)
     differences = state.memory.setdefault("differences", [None] * count)
     first = state.memory.setdefault("next", 0)
@@ -156,7 +166,7 @@ def rotating(state: RunState, renewed: int) -> Tensor:
 
 
 def directions(weights: tuple[float, ...]) -> Tensor:
-    """m - 1 directions with ``mean_j v_j v_j^T = diag(w) - w w^T`` and sum 0 each, float[m - 1, m]."""
+    """Return m - 1 directions of sum 0 with ``mean_j v_j v_j^T = diag(w) - w w^T``, float[m - 1, m]."""
     root = torch.tensor(weights).sqrt()
     basis = torch.linalg.qr(torch.cat([root[:, None], torch.eye(len(weights))[:, 1:]], 1)).Q[:, 1:]
     return math.sqrt(len(weights) - 1) * (root[:, None] * basis).t()
@@ -165,16 +175,17 @@ def directions(weights: tuple[float, ...]) -> Tensor:
 def run(
     method: str | Callable[[RunState], Tensor], options: argparse.Namespace, world: Any, seed: int
 ) -> tuple[Tensor, float]:
-    """A sampling run's latent, and its model calls per step."""
+    """Run a sampling; returns its latent and its model calls per step."""
     predict, sigmas, channels = world
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(1, channels, options.size, options.size, generator=generator) * sigmas[0]
     memory: dict[str, Any] = {}
     calls = 0.0
     weights = (1 / options.adapters,) * options.adapters
+    extrapolation = Extrapolation(options.power, options.ahead)
     for index, (sigma, following) in enumerate(zip(sigmas[:-1].tolist(), sigmas[1:].tolist(), strict=True)):
         network = partial(predict, x, sigma)
-        state = RunState(network, weights, index, options.steps, sigma, memory)
+        state = RunState(network, weights, index, options.steps, sigma, memory, extrapolation)
         denoised = denoised_by(method, state) if isinstance(method, str) else method(state)
         conditional, other = denoised.split(1)
         calls += state.calls
@@ -188,7 +199,7 @@ def run(
 
 
 def make_world(options: argparse.Namespace) -> Any:
-    """x0 predictions of a shallow SD 1.5 through gates, the noise levels, and the latent's channels."""
+    """Return the gated x0 prediction of a shallow SD 1.5, the noise levels, and the latent's channels."""
     import comfy.model_sampling
     import comfy.ops
     import comfy.samplers
@@ -202,7 +213,7 @@ def make_world(options: argparse.Namespace) -> Any:
     comfy_models.fill(tensors, 0)
 
     class Sampling(comfy.model_sampling.EPS, comfy.model_sampling.ModelSamplingDiscrete):
-        """SD 1.5's own."""
+        """The sampling of SD 1.5."""
 
     sampling: Any = Sampling()
     endings = tuple(f"{ending}.weight" for ending in ATTENTION)

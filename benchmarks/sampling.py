@@ -1,18 +1,18 @@
-"""What blending costs in the host: whole sampling runs as ratios to the base run, all in one process.
+"""The cost of blending in the host: whole sampling runs as ratios to the base run, all in one process.
 
     python -P benchmarks/sampling.py [--json FILE] [--rounds N] [--kind sd15|sdxl|sd3] [--size N] [--steps N] [--others]
         [--ranks 4 16 64 128] [--batches 1 4] [--adapters 2 3 4 8] [--clock wall|cpu] [--threads N] [--true-size]
         [--dtype float32|float16|bfloat16] [--gpu] [--only NAME ...]
 
-``--others`` adds the two other ways to the same image: the host's own LoRA hooks wired by hand, and naive swapping, which
-patches one adapter after the other into the weights at every step.
+``--others`` adds two other ways to the same image. One is the host's own LoRA hooks wired by hand. The other is naive swapping,
+which patches one adapter after the other into the weights at every step.
 
-The variants take turns (in another random order each round, seed 0, after one warm-up each), so that a machine whose speed
-drifts slows all of them and none always finds the caches as the same other one left them; each figure is the median over
-rounds of that round's ratio to its own base run. ``per call`` divides by the number of model calls per step, so 1.00 means
-that the side path costs nothing. The clock ``cpu`` counts the seconds that this process computed, not those in which it
-waited for a busy machine; with one thread that is the time a quiet machine would take, but for shared caches. ``counted``
-is what the arithmetic asks for: FLOPs against the base's.
+The variants take turns, after one warm-up each and in a new random order in each round (seed 0). So a drift of the machine's
+speed slows all of them, and no variant always follows the same other one. Each figure is the median over rounds of the ratio to
+the base run of the same round. ``per call`` divides by the number of model calls per step; 1.00 means that the side path costs
+nothing. The clock ``cpu`` counts the seconds in which this process computed, without those in which it waited for a busy
+machine. With one thread this is the time of a quiet machine, except for the effect of shared caches. ``counted`` is the ratio
+of the FLOPs to the base's.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "tests" / "support"), str(ROOT / "benchmarks")]
+sys.path[:0] = [str(ROOT / "tests" / "support"), str(ROOT / "tools"), str(ROOT / "benchmarks")]
 
 import comfy_hosts  # noqa: E402  after its folder is on the path
 from diffusion_blend.blending.plans import EarlyBlend  # noqa: E402
@@ -80,7 +80,7 @@ def start_host(gpu: bool) -> None:
 
 @dataclass(frozen=True)
 class Variant:
-    """A MODEL to run, what it takes, and conditionings of its own where it has some."""
+    """A MODEL to run, its calls and active adapters per step, and its own conditionings if it has some."""
 
     model: Any
     calls: float = 1
@@ -89,7 +89,7 @@ class Variant:
 
 
 def variants(options: argparse.Namespace, folder: Path, conds: list[Any], rank: int) -> dict[str, Variant]:
-    """Name -> what to run; ``active`` is how many adapters' factors a step multiplies."""
+    """Return name -> variant. ``active`` is the number of adapters whose factors a step multiplies."""
     import comfy.sd
     import torch
     from comfy_adapters import kohya, write
@@ -102,7 +102,7 @@ def variants(options: argparse.Namespace, folder: Path, conds: list[Any], rank: 
     files = [Path(write(folder, f"adapter-{i}", part)).name for i, part in enumerate(tensors)]
     dtype = getattr(torch, options.dtype)
     model = load(options.kind, dtype)
-    # Networks of their own: patching one set of weights in and out is not the question.
+    # Each has a network of its own, because the patching of one set of weights is not measured here.
     merged = load(options.kind, dtype)
     for part in tensors[:4]:
         merged, _ = comfy.sd.load_lora_for_models(merged, None, part, 1 / 4, 0)
@@ -131,13 +131,13 @@ def variants(options: argparse.Namespace, folder: Path, conds: list[Any], rank: 
             result[f"hooks wired by hand, {count}"] = Variant(model, count, conds=hooked(conds, tensors[:count]))
             result[f"naive swapping, {count}"] = Variant(swapping(load(options.kind, dtype), tensors[:count]), count)
     if options.only:
-        kept = ("base", "soup of 4", *options.only)
-        return {name: variant for name, variant in result.items() if name.startswith(kept)}
+        beginnings = ("base", "soup of 4", *options.only)
+        return {name: variant for name, variant in result.items() if name.startswith(beginnings)}
     return result
 
 
 def swapping(base: Any, tensors: list[Any]) -> Any:
-    """A MODEL that patches each adapter into the one set of weights in turn, at every step, and averages what they predict."""
+    """Return a MODEL that patches each adapter in turn into one set of weights at every step, and averages the predictions."""
     import comfy.model_management
     import comfy.sd
     from comfy_adapters import predict
@@ -158,7 +158,7 @@ def swapping(base: Any, tensors: list[Any]) -> Any:
 
 
 def hooked(conds: list[Any], tensors: list[Any]) -> list[list[Any]]:
-    """The blend as a graph of the host's own nodes: a copy of each conditioning for every adapter, with its LoRA hook."""
+    """Return the blend as a graph of the host's own nodes: a copy of each conditioning for every adapter, with its LoRA hook."""
     import comfy.hooks
 
     result: list[list[Any]] = [[], []]
@@ -170,7 +170,7 @@ def hooked(conds: list[Any], tensors: list[Any]) -> list[list[Any]]:
 
 
 def switch(model: Any, files: list[str]) -> Callable[[], Any]:
-    """A new preference on a loaded model, up to where its first step would begin: the nodes' own work and the hooks'."""
+    """Return a function that sets a new preference on a loaded model, up to the start of the first step."""
     from comfy.patcher_extension import WrappersMP
     from comfy_world import blend_model, load_loras, preference
     from diffusion_blend.nodes.engine.run import KEY, BlendRun
@@ -180,15 +180,15 @@ def switch(model: Any, files: list[str]) -> Callable[[], Any]:
     def run() -> Any:
         blended = blend_model(model, loras, preference(*[1 + (next(position) + i) % 7 for i in range(len(files))]))
         (blend,) = blended.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY)
-        with BlendRun(blend.bank, blend.planner, blend.evaluation, blend.images) as begun:
-            begun._path(blended.model)
+        with BlendRun(blend.bank, blend.planner, blend.evaluation, blend.images, blend.verdicts) as begun:
+            begun._gated(blended.model)
         return blended
 
     return run
 
 
 def measure(runs: dict[str, Callable[[], Any]], rounds: int, clock: Callable[[], float]) -> dict[str, list[float]]:
-    """Seconds of every variant in every round, taking turns; each has run before."""
+    """Measure the seconds of every variant in every round, in turns. Each has run before."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     order, chance = list(runs), random.Random(0)
     for number in range(rounds):
@@ -203,7 +203,7 @@ def measure(runs: dict[str, Callable[[], Any]], rounds: int, clock: Callable[[],
 
 
 def cell(options: argparse.Namespace, rank: int, batch: int) -> dict[str, Any]:
-    """All variants at one rank and batch: the table as data."""
+    """Measure all variants at one rank and batch; returns the table as data."""
     import comfy_models
     import torch
     from nodes import common_ksampler

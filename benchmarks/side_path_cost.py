@@ -1,4 +1,4 @@
-"""What the side path asks of a machine, counted: FLOPs and bytes of one model call, the base's and an adapter's."""
+"""Counts the cost of the side path: FLOPs and bytes of one model call, for the base and for an adapter."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch.utils.flop_counter import FlopCounterMode
 def count_costs(base: Any, blended: Any, conds: list[Any], latent: dict[str, Any]) -> dict[str, float]:
     """Count one call of the network, both guidance branches in it.
 
-    FLOPs of the base by torch's own counter. An adapter of rank r on a layer with n input rows takes ``2 n r (in + out)``
-    FLOPs, and moves at least ``n (in + 2 out + 2 r) + r (in + out)`` numbers: the input again, the hidden state out and in,
-    the output in and out, the factors.
+    torch's own counter counts the base's FLOPs. An adapter of rank r on a layer with n input rows takes ``2 n r (in + out)``
+    FLOPs. It moves at least ``n (in + 2 out + 2 r) + r (in + out)`` numbers: it reads the input again, writes and reads the
+    hidden state, reads and writes the output, and reads the factors.
 
     Args:
         base: the MODEL without a blend, loaded.
         blended: a MODEL that carries four adapters of equal rank.
         conds: positive and negative conditioning.
-        latent: what is sampled.
+        latent: of the sampling.
 
     Returns:
         base_flops, base_bytes (weights), flops_per_adapter, bytes_per_adapter, adapter_bytes (all four's factors).

@@ -1,4 +1,4 @@
-"""Draw what `sampling.py` measured: cost against the number of adapters, and against their rank.
+"""Draw the figures of `sampling.py`: cost over the number of adapters, and over their rank.
 
 python benchmarks/speed_figure.py FIGURE.png FIGURES.json [FIGURES.json ...]
 """
@@ -18,7 +18,7 @@ RANKED = ("stochastic of 4", "soup of 4", "blend of 4, sequential")
 
 
 def series(cells: list[dict[str, Any]], kind: str) -> dict[int, float]:
-    """Number of adapters -> ratio to the base run, of one way at the lowest rank; later files win."""
+    """Return number of adapters -> ratio to the base run, of one variant at the lowest rank. Later files count."""
     lowest = min(cell["rank"] for cell in cells)
     pattern = re.compile(re.escape(kind).replace(r"\{\}", r"(\d+)"))
     found = {}
@@ -42,7 +42,9 @@ def main() -> None:
     left.set(xlabel="adapters m", ylabel="seconds, base run = 1", ylim=(0, None))
     left.legend()
     for name in RANKED:
-        found = {cell["rank"]: cell["figures"][name] for cell in cells if name in cell["figures"]}  # later files win
+        found = {
+            cell["rank"]: cell["figures"][name] for cell in cells if name in cell["figures"]
+        }  # later files override earlier ones
         rows = dict(sorted(found.items()))
         ranks, per_call = list(rows), [row["ratio"] / row["calls"] for row in rows.values()]
         (line,) = right.plot(ranks, per_call, "o-", label=name)

@@ -1,8 +1,8 @@
 """Speed and memory of sampling and updating: samples per second and peak memory, with and without checkpointing.
 
-On a GPU: random weights of the true SD 1.5 (512 x 512) and SDXL (1024 x 1024) architecture in bf16, the authors' LoRA,
-batch 1-8, and the settings of kvablack/ddpo-pytorch on the same work (its README: fp16, LoRA, batch 1, about 10 GB).
-Without a GPU: a small UNet on the CPU, so that the script itself is seen to run; its memory is the process's peak.
+On a GPU it uses random weights of the true SD 1.5 (512 x 512) and SDXL (1024 x 1024) architecture in bf16, the authors' LoRA
+and batches 1 to 8. It also uses the settings of kvablack/ddpo-pytorch (its README: fp16, LoRA, batch 1, about 10 GB). Without a
+GPU it uses a small UNet on the CPU, only to show that the program runs; the memory is then the peak of the process.
 
     python benchmarks/training_memory.py [--models sd15 sdxl] [--batches 1 2 4 8] [--out table.csv]
 """
@@ -54,7 +54,7 @@ MODELS = {"sd15": SD15, "sdxl": SDXL, "small": SMALL}
 
 
 def make_model(name: str, device: torch.device, dtype: torch.dtype, *, checkpointing: bool) -> DiffusersModel:
-    """Random weights of the named architecture; built on the device, so that no host copy counts."""
+    """Make random weights of the named architecture on the device, so that no copy in main memory counts."""
     torch.manual_seed(0)
     with torch.device(device):
         unet = UNet2DConditionModel(**MODELS[name]).to(dtype)  # pyright: ignore[reportArgumentType]
@@ -80,7 +80,7 @@ def make_conditioning(model: DiffusersModel, batch: int, device: torch.device) -
 
 
 def measure(work: Callable[[], None], device: torch.device, repeats: int) -> tuple[float, float]:
-    """Seconds per call (after one to warm up) and peak memory, GB."""
+    """Measure seconds per call, after one warm-up call, and peak memory in GB."""
     work()
     if device.type == "cuda":
         torch.cuda.synchronize()
@@ -99,7 +99,7 @@ def measure(work: Callable[[], None], device: torch.device, repeats: int) -> tup
 def rows_for(
     name: str, batch: int, device: torch.device, dtype: torch.dtype, *, checkpointing: bool, with_kl: bool
 ) -> dict[str, object]:
-    """One line of the table: a sampling step and an update of the whole objective, guidance on."""
+    """Return one line of the table: a sampling step and an update of the whole objective, with guidance."""
     model = make_model(name, device, dtype, checkpointing=checkpointing)
     steps = model.policy_steps(SAMPLER_STEPS, 1.0)
     conditioning = make_conditioning(model, batch, device)

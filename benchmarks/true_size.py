@@ -1,4 +1,4 @@
-"""Checkpoints of the benchmark: shallow ones as the tests use, and true-size ones of random weights by their names."""
+"""Checkpoints of the benchmarks: the tests' shallow ones, or true-size ones of random weights under the same names."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ TRUE = {"sd15": SD15, "sdxl": SDXL, "sd3": SD3}
 
 
 def use_true_size(kind: str) -> None:
-    """From here on the kind's name means the true-size network."""
+    """Let the kind's name mean the true-size network from now on."""
     network, _ = comfy_models._NETWORKS[kind]
     comfy_models._NETWORKS[kind] = (network, TRUE[kind])
     comfy_models.state_dict.cache_clear()
 
 
 def load(kind: str, dtype: torch.dtype) -> Any:
-    """A MODEL of its own, as the host's loader makes it."""
+    """Load a MODEL of its own with the host's loader."""
     tensors = {name: tensor.to(dtype) for name, tensor in comfy_models.state_dict(kind).items()}
     model = comfy.sd.load_diffusion_model_state_dict(tensors, model_options={"dtype": dtype})
     if model is None:

@@ -1,39 +1,18 @@
-"""Adapters as data: low-rank updates of a network's layers, stacked along their rank."""
+"""Adapters as data: low-rank updates of a network's layers, stacked along their rank, and updates of other kinds."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .updates import LowRank, Update
+
 Spans = tuple[tuple[int, int, int], ...]
 """For each adapter on a layer: its index, and the start and the end of its rank in the stack."""
-
-
-@dataclass(frozen=True)
-class LowRank:
-    """One adapter's update of one layer: ``W + up @ down``.
-
-    Args:
-        down: A, float[rank, in, *kernel] (no kernel for a Linear layer).
-        up: B, float[out, rank], with the adapter's scale (alpha / rank times strength) in it.
-
-    Raises:
-        ValueError: the ranks differ, or the rank is 0.
-    """
-
-    down: Tensor
-    up: Tensor
-
-    def __post_init__(self) -> None:
-        rank = self.down.shape[0]
-        if self.up.ndim != 2 or self.up.shape[1] != rank or rank == 0:
-            raise ValueError(
-                f"up of shape {list(self.up.shape)} and down of shape {list(self.down.shape)} are no low-rank pair: "
-                "the same rank above 0 must be up's second and down's first dimension."
-            )
 
 
 @dataclass(frozen=True)
@@ -52,34 +31,51 @@ class LayerStack:
 
 
 class AdapterBank(nn.Module):
-    """The stacked factors of several adapters for one network, as parameters that a loader can move and count.
+    """The tensors of several adapters for one network, as parameters that a loader can move and count.
 
     The bank is not part of the network's module tree.
 
     Args:
-        adapters: one mapping per adapter, in order: layer name in the network -> the adapter's update of it. A layer
-            may have several updates of one adapter (slices of a fused projection).
-        dtype: of the stored factors: the network's compute dtype, so that no call casts them.
+        adapters: one mapping per adapter, in order: name of a layer (or of a parameter, for `ParameterDifference`) -> the
+            adapter's updates of it. There may be several: slices of a fused projection, or a weight and its bias.
+        dtype: of the stored tensors: the network's compute dtype, so that no call casts them.
     """
 
-    def __init__(self, adapters: Sequence[Mapping[str, Sequence[LowRank]]], dtype: torch.dtype) -> None:
+    def __init__(self, adapters: Sequence[Mapping[str, Sequence[Update]]], dtype: torch.dtype) -> None:
         super().__init__()
         self.adapters = len(adapters)
-        names = dict.fromkeys(name for adapter in adapters for name in adapter)
         self.spans: dict[str, Spans] = {}
-        factors: list[nn.Parameter] = []
-        for name in names:
-            down, up, self.spans[name] = _stack([adapter.get(name, ()) for adapter in adapters], dtype)
-            factors += [nn.Parameter(down, requires_grad=False), nn.Parameter(up, requires_grad=False)]
-        self.factors = nn.ParameterList(factors)
+        self._others: list[tuple[str, int, Update]] = []  # layer, adapter, the update without its numbers
+        factors: list[Tensor] = []
+        others: list[Tensor] = []
+        for name in dict.fromkeys(name for adapter in adapters for name in adapter):
+            pairs = [_of_kind(adapter.get(name, ()), low_rank=True) for adapter in adapters]
+            if any(pairs):
+                down, up, self.spans[name] = _stack(pairs, dtype)
+                factors += [down, up]
+            for index, adapter in enumerate(adapters):
+                for update in _of_kind(adapter.get(name, ()), low_rank=False):
+                    tensors = update.tensors()
+                    self._others.append((name, index, update.with_tensors(part.to("meta") for part in tensors)))
+                    others += [part.to(dtype) for part in tensors]
+        self.factors = nn.ParameterList(nn.Parameter(part, requires_grad=False) for part in factors + others)
 
     def stacks(self) -> dict[str, LayerStack]:
         """Return layer name -> stack, with the factors on their present device."""
         factors = iter(self.factors)
-        return {
-            name: LayerStack(down, up, spans)
-            for (name, spans), down, up in zip(self.spans.items(), factors, factors, strict=True)
-        }
+        return {name: LayerStack(next(factors), next(factors), spans) for name, spans in self.spans.items()}
+
+    def others(self) -> dict[str, list[tuple[int, Update]]]:
+        """Return the updates that are not low-rank: name -> pairs of an adapter's index and its update."""
+        tensors = iter(list(self.factors)[2 * len(self.spans) :])
+        found: dict[str, list[tuple[int, Update]]] = {}
+        for name, adapter, update in self._others:
+            found.setdefault(name, []).append((adapter, update.with_tensors(tensors)))
+        return found
+
+
+def _of_kind(updates: Sequence[Update], low_rank: bool) -> list[Any]:
+    return [update for update in updates if isinstance(update, LowRank) == low_rank]
 
 
 def _stack(updates: Sequence[Sequence[LowRank]], dtype: torch.dtype) -> tuple[Tensor, Tensor, Spans]:

@@ -15,26 +15,26 @@ DRAWS = ("stratified", "independent")
 
 
 def uniform(seed: int, purpose: str, *key: int) -> float:
-    """A number in [0, 1) that is a pure function of its arguments: the first 53 bits of their BLAKE2b hash."""
+    """Compute a number in [0, 1) as a pure function of the arguments: the first 53 bits of their BLAKE2b hash."""
     message = f"{seed}/{purpose}/{'/'.join(map(str, key))}".encode()
     digest = hashlib.blake2b(message, digest_size=8).digest()
     return (int.from_bytes(digest, "big") >> 11) * 2.0**-53
 
 
 def draw(kind: str, probabilities: Sequence[float], seed: int, step: int, steps: int, image: int) -> int:
-    """The category that an image uses at a step.
+    """Draw the category that an image uses at a step.
 
-    independent: category i with probability p_i, independently of everything else.
-    stratified: systematic sampling (Madow 1949): the points ``(u + j) / steps`` with one uniform u per image are looked up
+    independent: category i has probability p_i, independently of all other draws.
+    stratified: systematic sampling (Madow 1949). The points ``(u + j) / steps``, with one uniform u per image, are looked up
     in the cumulative probabilities, and a random permutation gives each step one of them. The marginal at every step is
-    still p, and over the run category i comes up floor or ceil of ``p_i * steps`` times.
+    still p. Over the run category i is drawn floor or ceil of ``p_i * steps`` times.
 
     Args:
         kind: "independent" or "stratified".
         probabilities: float[n], each at least 0, sum 1.
         seed: the run's seed.
         step: 0 .. steps - 1.
-        steps: how many steps the run has.
+        steps: the number of steps of the run.
         image: the image's index.
 
     Returns:
@@ -62,11 +62,11 @@ def _category(point: float, probabilities: Sequence[float]) -> int:
 
 @lru_cache(maxsize=1024)
 def round_dependently(run: tuple[tuple[float, ...], ...], seed: int, image: int) -> tuple[int, ...]:
-    """Which category an image uses at every step of a run whose probabilities change, in proportion over the run.
+    """Draw an image's category at every step of a run with changing probabilities, in proportion over the run.
 
-    Dependent rounding (Gandhi, Khuller, Parthasarathy, Srinivasan 2006, J. ACM 53(3)) of the table of steps x categories:
-    the probability of category i at step t is ``run[t][i]``, exactly one category is chosen at every step, and over the
-    run category i comes up floor or ceil of ``sum_t run[t][i]`` times.
+    Dependent rounding (Gandhi, Khuller, Parthasarathy, Srinivasan 2006, J. ACM 53(3)) of the table of steps x categories.
+    The probability of category i at step t is ``run[t][i]``, and exactly one category is chosen at every step. Over the run
+    category i is drawn floor or ceil of ``sum_t run[t][i]`` times.
 
     Args:
         run: p, float[steps][n], each at least 0, each row's sum 1.
@@ -77,7 +77,7 @@ def round_dependently(run: tuple[tuple[float, ...], ...], seed: int, image: int)
         The category of every step, int[steps].
     """
     share = {(step, i): p for step, row in enumerate(run) for i, p in enumerate(row)}
-    # A graph of steps 0, 1, ... and categories -1, -2, ..., joined where the choice is open; the steps in random order.
+    # A graph of steps 0, 1, ... and categories -1, -2, ..., joined where the choice is open. The steps are in random order.
     joined: dict[int, list[int]] = {vertex: [] for vertex in range(-len(run[0]), len(run))}
     for step in sorted(range(len(run)), key=lambda step: uniform(seed, "order", image, step)):
         for i, p in enumerate(run[step]):
@@ -107,7 +107,7 @@ def _is_open(share: float) -> bool:
 
 
 def _walk(joined: dict[int, list[int]]) -> list[int]:
-    """A path from one dead end of the graph to another, or a circle (its first vertex is its last)."""
+    """Return a path between two dead ends of the graph, or a circle, whose first vertex is its last."""
     path = [min((vertex for vertex in joined if joined[vertex]), key=lambda vertex: len(joined[vertex]))]
     while True:
         onward = [vertex for vertex in joined[path[-1]] if vertex not in path[-2:-1]]

@@ -1,4 +1,4 @@
-"""The KL weight alpha that an adapter was trained with: how it is read, and how unequal ones are reconciled."""
+"""The KL weight alpha of an adapter's training: how it is read, and how adapters of unequal alpha are combined."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def parse_kl_weight(text: str | None) -> float | None:
 
 
 def kl_weight_factors(weights: Sequence[float], kl_weights: Sequence[float | None]) -> tuple[float, ...]:
-    """Factors ``alpha_i / sum_j w_j alpha_j`` that turn preference weights into coefficients of unequally trained adapters.
+    """Compute the factors ``alpha_i / sum_j w_j alpha_j`` from preference weights to coefficients.
 
     Adapter i is the tilt ``p_i ~ p_0 exp(r_i / alpha_i)`` of the base, so its score differs from the base's by
     ``grad r_i / alpha_i``. The target for the mixed reward ``r(w) = sum_i w_i r_i`` at KL weight beta is

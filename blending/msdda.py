@@ -17,7 +17,7 @@ class StepFactor:
 
     Args:
         gates: the row of gates whose prediction gives the mean, float[m]; all 0 for the base model.
-        coefficient: the power it is raised to, any sign.
+        coefficient: the power to which it is raised, any sign.
         eta: noise scale of the step, above 0.
     """
 
@@ -29,7 +29,7 @@ class StepFactor:
 def step_factors(
     coefficients: Sequence[float], etas: Sequence[float], shares: Sequence[float] | None = None, base_eta: float = 1.0
 ) -> tuple[StepFactor, ...]:
-    """The Gaussians of one MSDDA step: one per adapter in use, and the base model at the noise of each adapter.
+    """Return the Gaussians of one MSDDA step: one per adapter in use, and the base model at the noise of each adapter.
 
     MSDDA's optimum for preference w is ``prod_i pi_i^w_i`` with ``pi_i = N(mu_i, s_i^2)`` (arXiv 2604.14379). Adapter i was
     aligned against the base's own step at the same noise, ``pi_i ~ pi_0i exp(r_i / alpha)`` with
@@ -46,7 +46,7 @@ def step_factors(
         base_eta: noise scale of the base model where the coefficients sum to 0 and no shares are given.
 
     Returns:
-        The factors; their coefficients sum to 1. The base's factors of equal eta are one.
+        The factors; their coefficients sum to 1. Factors of the base with equal eta are joined.
 
     Raises:
         ValueError: the lengths differ, or an eta is not a finite number above 0.
@@ -78,7 +78,7 @@ def step_factors(
 def _base_shares(
     coefficients: Sequence[float], etas: Sequence[float], shares: Sequence[float] | None, base_eta: float
 ) -> list[tuple[float, float]]:
-    """Pairs (eta, share) of the base model, the shares of sum 1."""
+    """Return pairs (eta, share) of the base model, with shares of sum 1."""
     if shares is None:
         total = math.fsum(coefficients)
         if abs(total) <= NEGLIGIBLE:
@@ -90,11 +90,11 @@ def _base_shares(
 def fuse_gaussians(
     means: Sequence[Tensor], deviations: Sequence[float], coefficients: Sequence[float]
 ) -> tuple[Tensor, float]:
-    """The normalised weighted product of isotropic Gaussians, ``prod_i N(mu_i, s_i^2)^c_i``.
+    """Compute the normalised weighted product of isotropic Gaussians, ``prod_i N(mu_i, s_i^2)^c_i``.
 
-    Precision ``P = sum_i c_i / s_i^2``, mean ``(sum_i c_i mu_i / s_i^2) / P``, deviation ``P^-1/2``: the step-level
+    Precision ``P = sum_i c_i / s_i^2``, mean ``(sum_i c_i mu_i / s_i^2) / P``, deviation ``P^-1/2``. This is the step-level
     optimum of MSDDA (arXiv 2604.14379) for preference c over single-objective reverse steps ``N(mu_i, s_i^2)``. The base
-    model is one more factor, with coefficient ``1 - sum c``. With equal deviations the mean is ``sum_i c_i mu_i``,
+    model takes part by further factors (`step_factors`). With equal deviations the mean is ``sum_i c_i mu_i``,
     which is Diffusion Blend (arXiv 2505.18547, eq. 9).
 
     Args:

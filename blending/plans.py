@@ -70,12 +70,14 @@ class Plan:
             differ within the image.
         residual_mix: float[K]; ``sum_k residual_mix[k] D(gates[k])`` is cached as this step's residual. None caches nothing.
         extrapolation: the law by which the cached residual is extrapolated to this step and added. None adds nothing.
+        without_residual: the plan of a call for which no residual is cached. None leaves its prediction as it is.
     """
 
     gates: tuple[tuple[Gates, ...], ...]
     mix: Coefficients
     residual_mix: tuple[float, ...] | None = None
     extrapolation: Extrapolation | None = None
+    without_residual: Plan | None = None
 
 
 class Planner(Protocol):
@@ -135,7 +137,8 @@ class EarlyBlend:
 
     The first ``n = ceil(share * count)`` steps are blended, except the last but one if n is 4 or more. The last blended steps
     also evaluate the soup and cache the residual ``r = D_blend - D_soup``. Every other step evaluates only the soup and adds
-    the residual, extrapolated by `RESIDUAL_EXTRAPOLATION`.
+    the residual, extrapolated by `RESIDUAL_EXTRAPOLATION`. A conditioning, or a part of the latent, that is new in such a step
+    is blended once.
 
     A step changes the latent by ``(sigma_next - sigma) (x - D) / sigma``. An error of the noise prediction therefore counts by
     the fall of sigma, and the first steps of the usual schedules fall farthest. The residual differs from step to step at
@@ -167,10 +170,11 @@ class EarlyBlend:
         following = min(step.index + 1, step.count - 1)
         if early == step.count or (_is_blended(step.index, early) and _is_blended(following, early)):
             return blend
-        if not _is_blended(step.index, early):
-            return replace(soup, extrapolation=RESIDUAL_EXTRAPOLATION)
         mix = tuple(map(float, _numbers(blend.mix)))
-        return Plan((*blend.gates, *soup.gates), (*mix, 0.0), residual_mix=(*mix, -1.0))
+        both = Plan((*blend.gates, *soup.gates), (*mix, 0.0), residual_mix=(*mix, -1.0))
+        if _is_blended(step.index, early):
+            return both
+        return replace(soup, extrapolation=RESIDUAL_EXTRAPOLATION, without_residual=both)
 
 
 def _is_blended(index: int, early: int) -> bool:
@@ -182,7 +186,8 @@ class Stochastic:
     """DB-MPA-LS: each image's step uses one adapter, drawn with probability c_i, the base with 1 - sum c.
 
     Diffusion Blend (arXiv 2505.18547), Proposition 2. A draw depends on the run's seed, the step and the image's index
-    only: all calls of a step, and the conditional and unconditional branch, share it.
+    only: all calls of a step, and the conditional and unconditional branch, share it. Where it is unknown which image is
+    which, all images share the draw of image 0.
 
     Args:
         coefficients: c, float[m], each at least 0, sum at most 1, or a schedule of them.
@@ -205,13 +210,12 @@ class Stochastic:
 
     def __call__(self, step: StepInfo) -> Plan:
         probabilities = self.probabilities(step)
+        images = (0,) if step.images is None else step.images
         if callable(self.coefficients) and self.draws == "stratified":
             run = tuple(self.probabilities(StepInfo(index, step.count)) for index in range(step.count))
-            chosen = [round_dependently(run, step.seed, image)[step.index] for image in step.images]
+            chosen = [round_dependently(run, step.seed, image)[step.index] for image in images]
         else:
-            chosen = [
-                draw(self.draws, probabilities, step.seed, step.index, step.count, image) for image in step.images
-            ]
+            chosen = [draw(self.draws, probabilities, step.seed, step.index, step.count, image) for image in images]
         if len(set(chosen)) == 1:
             chosen = chosen[:1]  # with one row for the whole batch a layer evaluates one adapter only
         return Plan((tuple(unit_row(i, len(probabilities) - 1) for i in chosen),), (1.0,))

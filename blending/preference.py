@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn, Protocol
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .kl_weights import kl_weight_factors
 from .schedules import CURVES, Coefficients, CoefficientSchedule, Interpolated, Regional, feather
+from .slots import Slots, arrange_weights
 
 LARGEST_KL_SCALE = 1000
 """Larger KL scales give no picture, so they are mistakes."""
@@ -35,6 +36,10 @@ class AnyPreference(Protocol):
         """The same weights at another distance from the base model."""
         ...
 
+    def arranged(self, loaders: Slots, names: Sequence[str]) -> AnyPreference:
+        """The same preference with one weight per adapter; see `Preference.arranged`."""
+        ...
+
     def followed_by(self, other: Preference) -> AnyPreference:
         """Append another preference's weights."""
         ...
@@ -55,6 +60,8 @@ class Preference:
         weights: one per adapter in the adapters' order, finite and at least 0. They count relative to their sum.
         kl_scale: 0 is the base model, 1 the adapters' blend. Values above 1 and below 0 extrapolate, up to
             `LARGEST_KL_SCALE` in either direction.
+        nodes: how many weights each weight node has, in order, where the weights belong to slots of loaders, some of which
+            may be empty. An empty tuple means that the weights are one per adapter.
 
     Raises:
         ValueError: a weight is negative or not finite, or the KL scale is not finite or too large.
@@ -62,6 +69,7 @@ class Preference:
 
     weights: tuple[float, ...]
     kl_scale: float = 1.0
+    nodes: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for number, weight in enumerate(self.weights, start=1):
@@ -87,7 +95,21 @@ class Preference:
 
     def followed_by(self, other: Preference) -> Preference:
         """Append another preference's weights, for more adapters than one node has weights. The other's KL scale counts."""
-        return Preference(self.weights + other.weights, other.kl_scale)
+        nodes = () if not self.nodes or not other.nodes else self.nodes + other.nodes
+        return Preference(self.weights + other.weights, other.kl_scale, nodes)
+
+    def arranged(self, loaders: Slots, names: Sequence[str]) -> Preference:
+        """Match the weights of nodes to the adapters in the loaders' slots (`slots.arrange_weights`).
+
+        Returns:
+            One weight per adapter. A preference whose weights are one per adapter already is returned as it is.
+
+        Raises:
+            ValueError: an adapter has no weight, or a node without a loader has a weight above 0.
+        """
+        if not self.nodes:
+            return self
+        return Preference(arrange_weights(self.weights, self.nodes, loaders, names), self.kl_scale)
 
     def described(self, names: Sequence[str]) -> dict[str, Any]:
         """``{"weights": [...], "kl_scale": ...}`` with the weights over the given adapters, sum 1."""
@@ -198,17 +220,17 @@ class PreferenceSchedule:
         """The same weights at another distance from the base model."""
         return replace(self, start=self.start.at_kl_scale(kl_scale), end=self.end.at_kl_scale(kl_scale))
 
+    def arranged(self, loaders: Slots, names: Sequence[str]) -> PreferenceSchedule:
+        """Both ends with one weight per adapter; errors as `Preference.arranged`."""
+        return replace(self, start=self.start.arranged(loaders, names), end=self.end.arranged(loaders, names))
+
     def described(self, names: Sequence[str]) -> dict[str, Any]:
         """``{"start": {...}, "end": {...}, "curve": ..., "start_percent": ..., "end_percent": ...}``."""
         ends = {"start": self.start.described(names), "end": self.end.described(names)}
         return ends | {"curve": self.curve, "start_percent": self.start_at, "end_percent": self.end_at}
 
     def followed_by(self, other: Preference) -> NoReturn:  # noqa: ARG002  every other preference is refused
-        """Refused.
-
-        Raises:
-            ValueError: always.
-        """
+        """Always raises ValueError."""
         raise ValueError(f"A preference schedule {_CHAIN}")
 
 
@@ -228,7 +250,7 @@ class RegionalPreference:
 
     outside: AnyPreference
     inside: AnyPreference
-    mask: Tensor
+    mask: Tensor = field(repr=False)
     feather: int = 0
 
     def __post_init__(self) -> None:
@@ -254,6 +276,10 @@ class RegionalPreference:
         """The same weights at another distance from the base model."""
         return replace(self, outside=self.outside.at_kl_scale(kl_scale), inside=self.inside.at_kl_scale(kl_scale))
 
+    def arranged(self, loaders: Slots, names: Sequence[str]) -> RegionalPreference:
+        """Both sides with one weight per adapter; errors as `Preference.arranged`."""
+        return replace(self, outside=self.outside.arranged(loaders, names), inside=self.inside.arranged(loaders, names))
+
     def described(self, names: Sequence[str]) -> dict[str, Any]:
         """``{"outside": {...}, "inside": {...}, "feather": ...}``."""
         return {
@@ -263,11 +289,7 @@ class RegionalPreference:
         }
 
     def followed_by(self, other: Preference) -> NoReturn:  # noqa: ARG002  every other preference is refused
-        """Refused.
-
-        Raises:
-            ValueError: always.
-        """
+        """Always raises ValueError."""
         raise ValueError(f"A regional preference {_CHAIN}")
 
 

@@ -40,6 +40,16 @@ class ResidualCache:
             if len(stored) > 2:
                 del stored[min(stored)]
 
+    def covers(self, keys: Sequence[Hashable], shape: Sequence[int]) -> bool:
+        """Return whether each of a call's conditionings has a residual of its shape.
+
+        Args:
+            keys: the call's conditionings.
+            shape: of the call's prediction, [N, C, ...].
+        """
+        part = (shape[0] // len(keys), *shape[1:])
+        return all(any(entry[0].shape == part for entry in self._residuals.get(key, {}).values()) for key in keys)
+
     def extrapolate(self, keys: Sequence[Hashable], prediction: Tensor, sigma: Tensor, how: Extrapolation) -> Tensor:
         """Add the extrapolated residual to a prediction.
 
@@ -66,7 +76,7 @@ class ResidualCache:
 
 
 def _decayed(entry: Residual, level: Tensor, power: float) -> Tensor:
-    """The residual at another noise level, ``r (sigma / sigma_stored)^power``."""
+    """Return the residual at another noise level, ``r (sigma / sigma_stored)^power``."""
     residual, stored_level = entry
     factor = (level / stored_level) ** power
     return residual * factor.to(residual).view(-1, *[1] * (residual.ndim - 1))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -124,16 +124,26 @@ class Regional:
 
     outside: Coefficients | CoefficientSchedule
     inside: Coefficients | CoefficientSchedule
-    mask: Tensor
+    mask: Tensor = field(repr=False)
 
     @property
     def uniform(self) -> bool:
         return False
 
     def __call__(self, step: StepInfo) -> Coefficients:
-        share = mask_of_images(self.mask, step.images, step.pixels)
+        share = mask_of_images(self.mask, self._images(step), step.pixels)
         outside, inside = coefficients_at(self.outside, step), coefficients_at(self.inside, step)
         return tuple(interpolate(a, b, share) for a, b in zip(outside, inside, strict=True))
+
+    def _images(self, step: StepInfo) -> Sequence[int]:
+        if len(self.mask) == 1:
+            return (0,)
+        if step.images is None:
+            raise ValueError(
+                f"A regional preference has {len(self.mask)} masks, and another node calls the model with a part of the batch "
+                "without saying which. Use one mask for all images, or a batch size of 1."
+            )
+        return step.images
 
 
 def mask_of_images(mask: Tensor, images: Sequence[int], pixels: tuple[int, int]) -> Tensor:

@@ -1,7 +1,8 @@
-"""The gated low-rank side path: ``y = W x + sum_i g_i B_i A_i x`` on any torch module tree, by forward hooks.
+"""The gated side path: ``y = W x + sum_i g_i delta_i(x)`` on any torch module tree, by forward hooks.
 
-A hook adds to the base layer's output and reads no weight, so the base may be quantised, offloaded or already patched. For a
-row of gates that holds for the whole batch, only the adapters with a gate other than 0 are evaluated, and their gates are
+``delta_i`` is adapter i's update of the layer: ``B_i A_i x``, or one of the other kinds in `updates`. A hook adds to the base
+layer's output and reads no weight, so the base may be quantised, offloaded or already patched. For a row of gates that holds
+for the whole batch, only the adapters with a gate other than 0 are evaluated. The gates of low-rank updates are then
 multiplied into the (small) up factor once, not into activations at every call.
 
 ComfyUI has a similar path of its own, the "bypass" LoRA. It replaces ``module.forward`` for the life of a loaded model, with
@@ -14,13 +15,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .adapters import AdapterBank, LayerStack, Spans
+from .additions import add_convolution, add_linear
+from .exchange import ExchangedParameter
+from .layer_calls import LayerCall, bind_linear, scaled_sum
+from .layers import Layer, find_layer, layer_of, parent_of, projection
 from .plans import Gates
+from .updates import ParameterDifference, Update
 
 Factors = tuple[Tensor, Tensor]
 """down, float[in, R] or float[R, in, *kernel], and up, float[R, out]."""
@@ -39,8 +46,18 @@ class SidePath:
 
     def __init__(self, bank: AdapterBank) -> None:
         self.row: tuple[Gates, ...] | None = None
-        self._layers = {name: _Layer(self, stack) for name, stack in bank.stacks().items()}
+        stacks, others = bank.stacks(), bank.others()
+        exchanged = {name for name, updates in others.items() if isinstance(updates[0][1], ParameterDifference)}
+        self._exchanged = [ExchangedParameter(name, others[name]) for name in exchanged]
+        self._layers = {
+            name: _Layer(self, stacks.get(name), others.get(name, []))
+            for name in {**stacks, **others}
+            if name not in exchanged
+        }
         self._handles: list[Any] = []
+        self.hooked: set[int] = set()  # ids of the layers
+        self._parents: dict[str, str] = {}
+        self._parents_called: set[str] = set()
         self._row_gates: dict[object, Tensor] = {}
 
     def install(self, network: nn.Module) -> None:
@@ -50,15 +67,24 @@ class SidePath:
             network: the module that the bank's layer names refer to.
 
         Raises:
-            ValueError: a layer is missing, or is neither Linear nor an ungrouped convolution. No hook remains.
+            ValueError: a layer is missing, or is of a kind that the updates cannot be applied to. No hook remains.
         """
+        self._parents_called.clear()
         # One walk over the tree takes a fifth of the time of a search for every name, at the start of every run.
         modules = dict(network.named_modules(remove_duplicate=False))
         try:
             for name, layer in self._layers.items():
                 module = modules[name] if name in modules else find_layer(network, name)
-                layer.project = projection(module, name)
+                layer.bind(module, name)
+                self.hooked.add(id(module))
                 self._handles.append(module.register_forward_hook(layer, with_kwargs=True))
+            for parent in {parent_of(name, modules) for name in self._layers}:
+                if parent in modules:
+                    mark = partial(self._parents_called.add, parent)
+                    self._handles.append(modules[parent].register_forward_pre_hook(lambda *_, mark=mark: mark()))
+            self._parents = {name: parent_of(name, modules) for name in self._layers}
+            for parameter in self._exchanged:
+                parameter.find(network)
         except BaseException:
             self.remove()
             raise
@@ -75,6 +101,8 @@ class SidePath:
             self._handles.clear()
         for layer in self._layers.values():
             layer.prepared.clear()
+        for parameter in self._exchanged:
+            parameter.restore()
         self._row_gates.clear()
 
     @contextmanager
@@ -83,17 +111,32 @@ class SidePath:
 
         Args:
             row: one image's gates for the whole batch, or the gates of every image of the call, [N] of float[m].
+
+        Raises:
+            RowsDoNotFit: the images have different gates for an adapter that changes a parameter outside of the layers.
         """
         self.row = row if any(gate != 0 for gates in row for gate in gates) else None
         self._row_gates.clear()
         try:
+            for parameter in self._exchanged:
+                parameter.exchange(_shared_gates(row, parameter.adapters))
             yield
         finally:
             self.row = None
+            for parameter in self._exchanged:
+                parameter.restore()
 
     def never_called(self) -> list[str]:
         """Return the layers that were not called since the installation."""
         return [name for name, layer in self._layers.items() if not layer.called]
+
+    def bypassed(self) -> list[str]:
+        """Return the layers that were not called although the module around them was, and that have an update other than 0."""
+        return [
+            name
+            for name, layer in self._layers.items()
+            if not layer.called and self._parents.get(name) in self._parents_called and layer.has_effect()
+        ]
 
     def any_called(self) -> bool:
         """Return whether at least one layer was called since the installation."""
@@ -110,17 +153,32 @@ class SidePath:
 
 
 class _Layer:
-    """The hook of one layer, and its stack."""
+    """The hook of one layer: its stack of low-rank updates and its updates of other kinds."""
 
-    def __init__(self, path: SidePath, stack: LayerStack) -> None:
+    def __init__(self, path: SidePath, stack: LayerStack | None, others: list[tuple[int, Update]]) -> None:
         self.path = path
-        self.down, self.up, self.spans = stack.down, stack.up, stack.spans
+        self.others = others
         self.prepared: dict[Gates, Factors | None] = {}
         self.project: Callable[[Tensor, Tensor], Tensor]
-        convolution = stack.down.ndim > 2
-        self.add = add_convolution if convolution else add_linear
-        self.rank_dimension = 0 if convolution else 1
+        self.layer: Layer
         self.called = False
+        self.name = ""
+        self.is_linear = False
+        self.spans: Spans = ()
+        if stack is not None:
+            self.down, self.up, self.spans = stack.down, stack.up, stack.spans
+            convolution = stack.down.ndim > 2
+            self.add = add_convolution if convolution else add_linear
+            self.rank_dimension = 0 if convolution else 1
+
+    def bind(self, module: nn.Module, name: str) -> None:
+        """Take the layer's operation, so that the updates are applied as the layer applies its weight."""
+        self.name = name
+        self.is_linear = hasattr(module, "in_features") and not hasattr(module, "kernel_size")
+        if self.spans:
+            self.project = projection(module, name)
+        if self.others:
+            self.layer = layer_of(module, name)
 
     def __call__(
         self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
@@ -129,10 +187,63 @@ class _Layer:
         row = self.path.row
         if row is None:
             return None
-        x = args[0] if args else kwargs["input"]
-        if len(row) == 1:
-            return self._uniform(row[0], x, output)
-        return self._per_image(row, x, output)
+        if self.is_linear and (kwargs or len(args) != 1):
+            return self._fused(row, bind_linear(self.name, args, kwargs), output)
+        return self._added(row, args[0] if args else kwargs["input"], output)
+
+    def has_effect(self) -> bool:
+        """Whether any of the updates is not 0."""
+        return bool(self.others) or bool(self.up.any())
+
+    def _fused(self, row: tuple[Gates, ...], call: LayerCall, output: Tensor) -> Tensor | None:
+        if not call.fused:
+            return self._added(row, call.x, output)
+        if self.others:
+            raise ValueError(
+                f"Layer {self.name} adds a residual to its output, and an adapter of this kind needs the output alone. Use "
+                "ComfyUI's Load LoRA for it."
+            )
+        change = self._added(row, call.x, torch.zeros_like(output))
+        return None if change is None else scaled_sum(output, change, call.scale)
+
+    def _added(self, row: tuple[Gates, ...], x: Tensor, output: Tensor) -> Tensor | None:
+        # Other kinds may need the layer's own output, and the low-rank sum may be written into it.
+        change = self._change(row, x, output) if self.others else None
+        result = None
+        if self.spans:
+            result = self._uniform(row[0], x, output) if len(row) == 1 else self._per_image(row, x, output)
+        if change is None:
+            return result
+        return (output if result is None else result) + change
+
+    def _change(self, row: tuple[Gates, ...], x: Tensor, output: Tensor) -> Tensor | None:
+        """The gated sum of the updates that are not low-rank, None if every gate is 0."""
+        total: Tensor | None = None
+        for position, (adapter, update) in enumerate(self.others):
+            gates = [gates[adapter] for gates in row]
+            if not any(gates):
+                continue
+            update = update.like(x if x.is_floating_point() else output)
+            self.others[position] = (adapter, update)
+            delta = update.delta(self.layer, x, output).to(output.dtype)
+            if len(row) == 1:
+                delta = delta * gates[0] if gates[0] != 1 else delta
+            else:
+                rows = self._rows_per_image(x, len(row))
+                weights = torch.tensor(gates, dtype=delta.dtype, device=delta.device).repeat_interleave(rows)
+                delta = delta * weights.view(-1, *[1] * (delta.ndim - 1))
+            total = delta if total is None else total + delta
+        return total
+
+    @staticmethod
+    def _rows_per_image(x: Tensor, images: int) -> int:
+        rows = x.shape[0]
+        if rows % images:
+            raise RowsDoNotFit(
+                f"A layer got {rows} rows for {images} images: this model mixes images in one row, so they cannot have "
+                "different adapters in one call. Use a batch size of 1."
+            )
+        return rows // images
 
     def _uniform(self, gates: Gates, x: Tensor, output: Tensor) -> Tensor | None:
         try:
@@ -168,94 +279,21 @@ class _Layer:
         down, up = self.down, self.up
         if down.dtype != x.dtype or down.device != x.device:
             down, up = self.down, self.up = down.to(x), up.to(x)
-        rows, images = x.shape[0], len(row)
-        if rows % images:
-            raise RowsDoNotFit(
-                f"A layer got {rows} rows for {images} images: this model mixes images in one row, so they cannot have "
-                "different adapters in one call. Use a batch size of 1."
-            )
+        rows, frames = x.shape[0], self._rows_per_image(x, len(row))
         gates = self.path.row_gates(row, self.spans, x)
-        if rows != images:
-            gates = gates.repeat_interleave(rows // images, dim=0)  # [N, R] -> [N * frames, R]
+        if frames != 1:
+            gates = gates.repeat_interleave(frames, dim=0)  # [N, R] -> [N * frames, R]
         hidden = self.project(x, down)
         shape = [rows] + [1] * (hidden.ndim - 1)
         shape[1 if down.ndim > 2 else -1] = gates.shape[1]
         return self.add(output, hidden * gates.view(shape), up)
 
 
-def find_layer(network: nn.Module, name: str) -> nn.Module:
-    """Find a layer by its name, also inside a wrapper module that passes attribute access on.
-
-    Raises:
-        ValueError: there is no such layer.
-    """
-    try:
-        return network.get_submodule(name)
-    except AttributeError as error:
-        raise ValueError(f"The model has no layer {name!r}: the adapter is for another architecture.") from error
-
-
-def projection(module: nn.Module, name: str) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return the function by which a layer applies a down factor: as it applies its own weight, without the bias.
-
-    Args:
-        module: the layer.
-        name: for the message.
-
-    Returns:
-        ``(x, down) -> hidden``: [..., in] x [in, R] -> [..., R] for Linear, [N, in, ...] -> [N, R, ...] for a convolution.
-
-    Raises:
-        ValueError: neither Linear nor an ungrouped convolution.
-    """
-    if hasattr(module, "kernel_size"):
-        if getattr(module, "groups", 1) != 1 or getattr(module, "transposed", False):
-            raise ValueError(
-                f"Layer {name!r} is a grouped or transposed convolution: its low-rank update cannot be blended."
-            )
-        # The layer's own padding mode, stride and dilation, also where another extension has changed them.
-        convolve: Any = module._conv_forward
-        return lambda x, down: convolve(x, down, None)
-    if hasattr(module, "in_features"):
-        return torch.matmul
-    raise ValueError(f"Layer {name!r} is a {type(module).__name__}: only Linear and convolution layers can be blended.")
-
-
-def layer_shape(network: nn.Module, name: str) -> tuple[int, tuple[int, ...]]:
-    """Return a layer's output features and the shape of its input side, ``(in, *kernel)``. The weight is not read.
-
-    Raises:
-        ValueError: there is no such layer, or `projection` refuses it.
-    """
-    module: Any = find_layer(network, name)
-    projection(module, name)
-    if hasattr(module, "kernel_size"):
-        return module.out_channels, (module.in_channels, *module.kernel_size)
-    return module.out_features, (module.in_features,)
-
-
-def add_linear(output: Tensor, hidden: Tensor, up: Tensor) -> Tensor:
-    """Compute ``output + hidden @ up``, [..., out] + [..., R] @ [R, out], in place where that is safe."""
-    if _in_place(output, up) and output.is_contiguous():
-        output.view(-1, output.shape[-1]).addmm_(hidden.reshape(-1, hidden.shape[-1]), up)
-        return output
-    return output + (hidden @ up).to(output.dtype)
-
-
-def add_convolution(output: Tensor, hidden: Tensor, up: Tensor) -> Tensor:
-    """As `add_linear` with channels second: [N, out, ...] + up^T [N, R, ...], a 1x1 convolution."""
-    if _in_place(output, up):
-        if output.is_contiguous():
-            rows, channels = output.shape[:2]
-            flat = hidden.reshape(rows, hidden.shape[1], -1)  # [N, R, H, W] -> [N, R, H W]
-            output.view(rows, channels, -1).baddbmm_(up.t().expand(rows, -1, -1), flat)
-            return output
-        last = output.movedim(1, -1)  # channels_last memory is contiguous in this order
-        if last.is_contiguous():
-            add_linear(last, hidden.movedim(1, -1), up)
-            return output
-    return output + (hidden.movedim(1, -1) @ up).movedim(-1, 1).to(output.dtype)
-
-
-def _in_place(output: Tensor, up: Tensor) -> bool:
-    return output.dtype == up.dtype and not output.requires_grad and not torch.is_grad_enabled()
+def _shared_gates(row: tuple[Gates, ...], adapters: frozenset[int]) -> Gates:
+    """The gates of some adapters, which all images of a call have to share."""
+    if any(gates[adapter] != row[0][adapter] for gates in row for adapter in adapters):
+        raise RowsDoNotFit(
+            "An adapter changes a parameter outside of the network's layers, so images cannot have different adapters in one "
+            "call. Use a batch size of 1."
+        )
+    return row[0]

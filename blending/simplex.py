@@ -9,16 +9,16 @@ from collections.abc import Sequence
 TRIANGLE_HEIGHT = math.sqrt(3) / 2
 
 TRIANGLE_CORNERS = ((0.5, TRIANGLE_HEIGHT), (0.0, 0.0), (1.0, 0.0))
-"""Where all weight on the first, second and third of three adapters lies: top, left, right; y up, side 1."""
+"""The points of all weight on the first, second and third of three adapters: top, left, right. y points up, the side is 1."""
 
 
 def lattice_size(adapters: int, divisions: int) -> int:
-    """The number of points of `lattice`, ``C(d + m - 1, m - 1)``."""
+    """Return the number of points of `lattice`, ``C(d + m - 1, m - 1)``."""
     return math.comb(divisions + adapters - 1, adapters - 1)
 
 
 def lattice(adapters: int, divisions: int) -> list[tuple[float, ...]]:
-    """Every vector of weights of sum 1 whose entries are multiples of ``1 / divisions``.
+    """Return every vector of weights of sum 1 whose entries are multiples of ``1 / divisions``.
 
     Args:
         adapters: m, at least 1.
@@ -40,7 +40,7 @@ def lattice(adapters: int, divisions: int) -> list[tuple[float, ...]]:
 
 
 def triangle_divisions(points: int) -> int | None:
-    """The divisions of the lattice over three adapters that has this many points, or None if there is none.
+    """Return the divisions of the lattice over three adapters with this number of points, or None if there is none.
 
     Solves ``n = (d + 1) (d + 2) / 2`` for d, at least 1.
     """
@@ -49,7 +49,7 @@ def triangle_divisions(points: int) -> int | None:
 
 
 def triangle_point(weights: Sequence[float]) -> tuple[float, float]:
-    """The point of a preference over three adapters: the barycentric map ``sum_i w_i corner_i``.
+    """Map a preference over three adapters to its point, ``sum_i w_i corner_i`` (barycentric coordinates).
 
     Args:
         weights: float[3], sum 1.

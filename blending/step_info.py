@@ -1,4 +1,4 @@
-"""Where a sampling run stands when a plan is made."""
+"""The denoising step for which a plan is made."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ class StepInfo:
     """One denoising step of a run.
 
     Args:
-        index: the step, from 0; the same for every model call of one step. It may be a function, which is called when the
-            index is first asked for: reading a noise level waits for a GPU.
+        index: the step, from 0; the same for every model call of one step. It may be a function, which is
+            called at the first use of the index, because reading a noise level waits for a GPU.
         count: the number of steps of the run, or a function.
         seed: the run's seed.
-        images: the index of each image of the batch, [B].
+        images: the index of each image of the batch, [B]; None where it is unknown which image is which. It may be a function.
         pixels: height and width of the latent, or a function that may raise; None where they are unknown.
     """
 
@@ -22,11 +22,11 @@ class StepInfo:
         index: int | Callable[[], int] = 0,
         count: int | Callable[[], int] = 1,
         seed: int = 0,
-        images: Sequence[int] = (0,),
+        images: Sequence[int] | Callable[[], Sequence[int] | None] | None = (0,),
         pixels: tuple[int, int] | Callable[[], tuple[int, int]] | None = (1, 1),
     ) -> None:
-        self._index, self._count, self._pixels = index, count, pixels
-        self.seed, self.images = seed, images
+        self._index, self._count, self._images, self._pixels = index, count, images, pixels
+        self.seed = seed
 
     @property
     def index(self) -> int:
@@ -41,6 +41,13 @@ class StepInfo:
         if callable(self._count):
             self._count = self._count()
         return self._count
+
+    @property
+    def images(self) -> Sequence[int] | None:
+        """The index of each image of the batch, [B], or None where it is unknown which image is which."""
+        if callable(self._images):
+            self._images = self._images()
+        return self._images
 
     @property
     def pixels(self) -> tuple[int, int]:

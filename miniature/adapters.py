@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from .rewards import REWARDS, STAND_INS
+from .reward_names import REWARD_NAMES
 
 SHIPPED = ("brightness", "colourfulness", "compressibility", "contrast", "softness", "warmth")
 """The rewards of the adapters in ``weights/adapters``."""
@@ -28,8 +28,8 @@ def read_mixture(text: str) -> Mixture:
     shares: dict[str, float] = {}
     for part in text.split(","):
         name, _, share = part.partition(":")
-        if name not in REWARDS:
-            raise ValueError(f"{name!r} is no reward of this world: choose from {', '.join(REWARDS)}")
+        if name not in REWARD_NAMES:
+            raise ValueError(f"{name!r} is no reward of this world: choose from {', '.join(REWARD_NAMES)}")
         if name in shares:
             raise ValueError(f"{text!r} names {name!r} twice: give each reward one share")
         if not re.fullmatch(r"(\d+(\.\d*)?|\.\d+)?", share) or (share and float(share) == 0):
@@ -52,7 +52,7 @@ def train_adapters(mixtures: Sequence[Mixture], out: Path, arguments: Sequence[s
     """Train an adapter for each mixture with the settings of ``adapter.yaml``.
 
     Args:
-        mixtures: what to train for.
+        mixtures: the rewards of each adapter.
         out: folder of the runs; a run found there goes on where it stopped.
         arguments: further words for ``diffusion-blend train``.
 
@@ -62,14 +62,16 @@ def train_adapters(mixtures: Sequence[Mixture], out: Path, arguments: Sequence[s
     Raises:
         ValueError: as the trainer's.
     """
-    from ..training.train import parse, train
+    from ..training.command import parse
+    from ..training.train import train
+    from .rewards import DIFFERENTIABLE, REWARDS
 
     here, files = Path(__file__).parent, []
     for mixture in mixtures:
         run = out / mixture_name(mixture)
         words = ["--config", str(here / "adapter.yaml"), "--output", str(run)]
         words += ["--prompts.source", str(here / "prompts.txt")]
-        terms = {STAND_INS.get(name, REWARDS[name]): share for name, share in mixture.items()}
+        terms = {DIFFERENTIABLE.get(name, REWARDS[name]): share for name, share in mixture.items()}
         words += ["--rewards", json.dumps({f"{term.__module__}:{term.__name__}": w for term, w in terms.items()})]
         words += ["--resume"] if (run / "checkpoints").exists() else []
         file = out / f"{run.name}.safetensors"
@@ -79,7 +81,7 @@ def train_adapters(mixtures: Sequence[Mixture], out: Path, arguments: Sequence[s
 
 
 def _copy_named(trained: Path, file: Path, mixture: Mixture) -> None:
-    """Copy an adapter; where a stand-in was trained on, the header names what it stands for (its config says both)."""
+    """Copy an adapter under its reward's name, also where a differentiable form of the reward was trained on."""
     from safetensors import safe_open
     from safetensors.torch import load_file, save
 

@@ -8,21 +8,33 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
+from ..artifacts.command_line import EARLIER, check_options, present_spelling, run_command
+from ..artifacts.files import check_file, check_folder
 from .adapters import SHIPPED, read_mixture, train_adapters
+
+RENAMED = {**EARLIER, "guidance": "guidance_scale"}
+"""Earlier spellings of options, which are still accepted."""
+MINIMUM = {"steps": 1, "count": 1, "columns": 1, "batch": 1, "threads": 0, "seed": 0}
+"""The smallest value of each whole number."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one of the commands; returns the exit status."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments = present_spelling(sys.argv[1:] if argv is None else argv, RENAMED)
     chosen = _parser().parse_args(arguments)
     options = chosen[chosen.subcommand]
     # Paths of this machine do not belong into the record: the folder is named by its last part.
     recorded = [
-        Path(word).name if index and arguments[index - 1] in ("--output", "--out") else word
+        Path(word).name if index and arguments[index - 1] == "--output" else word
         for index, word in enumerate(arguments)
     ]
     options.command_line = " ".join(["diffusion-blend", "miniature", *recorded])
-    return _COMMANDS[chosen.subcommand](options)
+
+    def work() -> None:
+        check_options(options, MINIMUM)
+        _COMMANDS[chosen.subcommand](options)
+
+    return run_command(f"miniature {chosen.subcommand}", work)
 
 
 def _parser() -> ArgumentParser:
@@ -37,9 +49,7 @@ def _parser() -> ArgumentParser:
 
 def _train_parser() -> ArgumentParser:
     train = ArgumentParser(description="train the base model from scratch; goes on where it stopped")
-    train.add_argument(
-        "--output", "--out", type=Path, required=True, help="folder of the run; the model goes into model/"
-    )
+    train.add_argument("--output", type=Path, required=True, help="folder of the run; the model goes into model/")
     train.add_argument("--steps", type=int, default=5000, help="optimizer steps in all")
     train.add_argument("--seed", type=int, default=0, help="of weights, pictures and noise")
     train.add_argument("--batch", type=int, default=64, help="pictures a step")
@@ -57,7 +67,7 @@ def _check_parser() -> ArgumentParser:
 
 def _render_parser() -> ArgumentParser:
     render = ArgumentParser(description="write a grid of pictures: rendered, or made by a model")
-    render.add_argument("--output", "--out", type=Path, required=True, help="PNG file")
+    render.add_argument("--output", type=Path, required=True, help="PNG file")
     render.add_argument(
         "--model", type=Path | None, default=None, help="folder of a model; without it the renderer draws"
     )
@@ -70,14 +80,14 @@ def _render_parser() -> ArgumentParser:
 def _with_sampling(parser: ArgumentParser) -> ArgumentParser:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=25, help="DDIM steps")
-    parser.add_argument("--guidance", type=float, default=3.0, help="classifier-free guidance")
+    parser.add_argument("--guidance_scale", type=float, default=3.0, help="classifier-free guidance")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 is torch's own choice")
     return parser
 
 
 def _prompts_parser() -> ArgumentParser:
     prompts = ArgumentParser(description="write training prompts, one per line, for diffusion-blend train")
-    prompts.add_argument("--output", "--out", type=Path, required=True, help="text file, for --prompts.source")
+    prompts.add_argument("--output", type=Path, required=True, help="text file, for --prompts.source")
     prompts.add_argument("--count", type=int, default=48, help="how many different ones")
     prompts.add_argument("--seed", type=int, default=0)
     return prompts
@@ -85,9 +95,7 @@ def _prompts_parser() -> ArgumentParser:
 
 def _adapters_parser() -> ArgumentParser:
     adapters = ArgumentParser(description="train the shipped adapters again, or adapters of mixed rewards")
-    adapters.add_argument(
-        "--output", "--out", type=Path, required=True, help="folder of the runs and the adapter files"
-    )
+    adapters.add_argument("--output", type=Path, required=True, help="folder of the runs and the adapter files")
     adapters.add_argument(
         "mixtures", nargs="*", help="like softness, or softness:1,colourfulness:3; none are the shipped ones"
     )
@@ -95,7 +103,8 @@ def _adapters_parser() -> ArgumentParser:
     return adapters
 
 
-def _train(options: Namespace) -> int:
+def _train(options: Namespace) -> None:
+    check_folder(options.output)
     from .learning import LearningConfig, learn
 
     config = LearningConfig(
@@ -108,30 +117,25 @@ def _train(options: Namespace) -> int:
     )
     folder = learn(config, options.command_line)
     sys.stdout.write(f"model: {folder}\n")
-    return 0
 
 
-def _adapters(options: Namespace) -> int:
-    try:
-        mixtures = [read_mixture(text) for text in options.mixtures or SHIPPED]
-        files = train_adapters(mixtures, options.output, ["--run.seed", str(options.seed)])
-    except (ValueError, OSError) as error:
-        sys.stderr.write(f"diffusion-blend miniature adapters: {error}\n")
-        return 1
-    for file in files:
+def _adapters(options: Namespace) -> None:
+    mixtures = [read_mixture(text) for text in options.mixtures or SHIPPED]
+    check_folder(options.output)
+    for file in train_adapters(mixtures, options.output, ["--run.seed", str(options.seed)]):
         sys.stdout.write(f"{file}\n")
-    return 0
 
 
-def _check(options: Namespace) -> int:
+def _check(options: Namespace) -> None:
+    check_model(options.model)
     from .checking import Sampling, check
     from .model import load_pipeline
 
     _use_threads(options.threads)
     rows = check(
-        load_pipeline(options.model), options.count, options.seed, Sampling(options.steps, 1.0, options.guidance)
+        load_pipeline(options.model), options.count, options.seed, Sampling(options.steps, 1.0, options.guidance_scale)
     )
-    sys.stdout.write(f"seed {options.seed}, {options.steps} DDIM steps, eta 1, guidance {options.guidance:g}\n\n")
+    sys.stdout.write(f"seed {options.seed}, {options.steps} DDIM steps, eta 1, guidance {options.guidance_scale:g}\n\n")
     sys.stdout.write(
         "| combinations | kind | pictures | exact | 95 % interval | right things | mean grade |\n|" + "---|" * 7
     )
@@ -141,21 +145,23 @@ def _check(options: Namespace) -> int:
             f"| {row['low']:.3f} - {row['high']:.3f} | {row['right things']:.3f} | {row['grade']:.3f} |"
         )
     sys.stdout.write("\n")
-    return 0
 
 
-def _prompts(options: Namespace) -> int:
+def _prompts(options: Namespace) -> None:
     import numpy as np
 
-    from .language import sample, write
+    from .language import sample, training_descriptions, write
 
+    most = len(training_descriptions())
+    if options.count > most:
+        raise ValueError(f"--count is {options.count}: this world has {most} training prompts, so give at most {most}")
+    check_file(options.output)
     generator = np.random.default_rng(options.seed)
     chosen: dict[str, None] = {}
     while len(chosen) < options.count:
         chosen[write(sample(generator))] = None
     options.output.write_text("\n".join(chosen) + "\n", encoding="utf-8")
     sys.stdout.write(f"{options.output}: {len(chosen)} prompts, none of them held out\n")
-    return 0
 
 
 EXAMPLES = (
@@ -169,26 +175,33 @@ EXAMPLES = (
 )
 
 
-def _render(options: Namespace) -> int:
+def _render(options: Namespace) -> None:
+    from .language import read
+
+    rows = options.prompt or list(EXAMPLES)
+    for prompt in rows:
+        read(prompt)  # refuses a prompt outside the grammar
+    check_model(options.model)
+    if Path(options.output).suffix.lower() != ".png":
+        raise ValueError(f"--output is {options.output}: the grid is a PNG file, so give a name that ends in .png")
+    check_file(options.output)
     import numpy as np
     import torch
     from PIL import Image
 
     from .checking import Sampling, generate
-    from .language import read
     from .model import load_pipeline
     from .renderer import render, sample_scene
     from .sizes import SIZE
 
     _use_threads(options.threads)
-    rows = options.prompt or list(EXAMPLES)
     prompts = [prompt for prompt in rows for _ in range(options.columns)]
     if options.model is None and not options.shipped:
         choice = np.random.default_rng(options.seed)
         scenes = [sample_scene(read(prompt), choice) for prompt in prompts]
         pictures = render(scenes, torch.Generator().manual_seed(options.seed))
     else:
-        settings = Sampling(options.steps, 1.0, options.guidance)
+        settings = Sampling(options.steps, 1.0, options.guidance_scale)
         pictures = generate(load_pipeline(options.model), prompts, options.seed, settings)
     # [R * C, 3, H, W] -> [R * H, C * W, 3]
     grid = pictures.view(len(rows), options.columns, 3, SIZE, SIZE).permute(0, 3, 1, 4, 2)
@@ -196,7 +209,18 @@ def _render(options: Namespace) -> int:
     image = Image.fromarray(pixels.numpy())
     image.resize((image.width * 3, image.height * 3), Image.Resampling.NEAREST).save(options.output)
     sys.stdout.write(f"{options.output}: one row for each of {', '.join(rows)}\n")
-    return 0
+
+
+def check_model(folder: Path | None) -> None:
+    """Check that a folder holds a model, before torch is imported; None is the shipped one.
+
+    Raises:
+        ValueError: there is no model in the folder.
+    """
+    if folder is not None and not (folder / "model_index.json").is_file():
+        raise ValueError(
+            f"No miniature model in {folder}: train one with 'diffusion-blend miniature train --output {folder}'."
+        )
 
 
 def _use_threads(threads: int) -> None:

@@ -18,7 +18,7 @@ COUNTS = {"two": 2, "three": 3}
 RELATIONS = ("above", "below", "left of", "right of")
 PLACES = ("at the top", "at the bottom", "on the left", "on the right")
 KINDS = ("single", "placed", "counted", "pair", "related")
-# Relations and counts are what a small model finds hard: they get more of the training pictures.
+# A small model finds relations and counts hard, so they get more of the training pictures.
 KIND_SHARES = (0.12, 0.13, 0.20, 0.22, 0.33)
 # One in 8 pairs and one in 6 counted things are never trained on.
 HELD_OUT_PAIRS_ONE_IN = 8
@@ -89,6 +89,11 @@ def is_held_out(description: Description) -> bool:
     key = "|".join(sorted(f"{thing.colour} {thing.shape}" for thing in things))
     one_in = HELD_OUT_COUNTS_ONE_IN if description.kind == "counted" else HELD_OUT_PAIRS_ONE_IN
     return zlib.crc32(key.encode()) % one_in == 0
+
+
+def training_descriptions() -> list[Description]:
+    """Every description that training may draw, in a fixed order."""
+    return [one for kind in KINDS for one in descriptions(kind) if not is_held_out(one)]
 
 
 def write(description: Description) -> str:

@@ -39,7 +39,7 @@ class LearningConfig:
         warm_up: steps of linear rise at the start.
         cool_down: last fraction of the steps, over which the rate falls to 0; most of the final sharpness comes here.
         drop_prompt: share of pictures trained without their prompt, which guidance (CFG) needs.
-        ema_decay: of the average of the weights that is kept as the model; nearer to 1 is smoother and later.
+        ema_decay: of the moving average of the weights, which becomes the model. Nearer to 1 is smoother and slower.
         save_every: steps between checkpoints.
         compile: let torch.compile build the UNet's step (needs a C++ compiler; about 1.8 times as fast on a CPU).
         threads: CPU threads; 0 leaves torch's own choice.
@@ -102,11 +102,11 @@ def denoising_loss(pipeline: StableDiffusionPipeline, unet: Any, batch: tuple[Te
     generator = torch.Generator().manual_seed(key)
     steps = torch.randint(0, 1000, (len(latents),), generator=generator)
     noise = torch.randn(latents.shape, generator=generator)
-    kept = pipeline.scheduler.alphas_cumprod[steps]
+    alpha_bar = pipeline.scheduler.alphas_cumprod[steps]
     noisy = pipeline.scheduler.add_noise(latents, noise, steps)
     ids = pipeline.tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt").input_ids
     predicted = unet(noisy, steps, pipeline.text_encoder(ids).last_hidden_state).sample
-    snr = kept / (1 - kept)
+    snr = alpha_bar / (1 - alpha_bar)
     error = (predicted - noise).square().mean(dim=(1, 2, 3))
     return (error * snr.clamp(max=MIN_SNR_GAMMA) / snr).mean()
 
@@ -174,7 +174,7 @@ def _start(config: LearningConfig) -> _Run:
         if state["seed"] != config.seed:
             raise ValueError(
                 f"The run in {config.out} was started with seed {state['seed']}, not {config.seed}: "
-                "give that seed to go on with it, or another folder to start anew."
+                "give that seed to go on with it, or another folder to start again."
             )
         for part, average, saved, mean in zip(parts, averages, state["parts"], state["averages"], strict=True):
             part.load_state_dict(saved)

@@ -111,7 +111,7 @@ def load_pipeline(folder: Path | None = None, dtype: torch.dtype = torch.float32
     folder = weights_folder() if folder is None else folder
     if not (folder / "model_index.json").is_file():
         raise ValueError(
-            f"No miniature model in {folder}: train one with 'diffusion-blend miniature train --out {folder}'."
+            f"No miniature model in {folder}: train one with 'diffusion-blend miniature train --output {folder}'."
         )
     pipeline = StableDiffusionPipeline.from_pretrained(
         folder,

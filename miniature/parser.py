@@ -62,8 +62,8 @@ def parse(pictures: Tensor) -> list[list[Found]]:
 
 def hue_distance(one: float | np.ndarray, two: float | np.ndarray) -> np.ndarray:
     """Angle between two hues, in degrees, 0..180."""
-    gap = np.abs(np.asarray(one) - np.asarray(two)) % 360
-    return np.minimum(gap, 360 - gap)
+    difference = np.abs(np.asarray(one) - np.asarray(two)) % 360
+    return np.minimum(difference, 360 - difference)
 
 
 def _hue(rgb: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from .sizes import SCALING_FACTOR
 
 
 class _Point:
-    """The distribution that is one point: what this encoder gives where a learned one gives a Gaussian."""
+    """A distribution of one point. A learned encoder returns a Gaussian in its place."""
 
     def __init__(self, value: Tensor) -> None:
         self.mean = value

@@ -1,6 +1,6 @@
 """The renderer: seeded 32 x 32 pictures of descriptions, with free style (background, tint, grain, softness, size).
 
-The style is not in the prompt: it is what rewards can change without touching what the prompt says.
+The style is not in the prompt, so rewards can change the style and leave the content as the prompt says.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def _place(description: Description, generator: np.random.Generator) -> list[tup
             radii = generator.uniform(low, high, size=count) * shrink
             reach = radii * REACH
             centres = generator.uniform((reach + 0.5)[:, None], (SIZE - reach - 0.5)[:, None], size=(count, 2))
-            if _apart(centres, reach) and _as_told(centres, description):
+            if _apart(centres, reach) and _as_described(centres, description):
                 return [(float(x), float(y), float(r)) for (x, y), r in zip(centres, radii, strict=True)]
         shrink *= 0.95
 
@@ -97,7 +97,7 @@ def _apart(centres: np.ndarray, reach: np.ndarray) -> bool:
     )
 
 
-def _as_told(centres: np.ndarray, description: Description) -> bool:
+def _as_described(centres: np.ndarray, description: Description) -> bool:
     if description.place:
         return clearance(description.place, tuple(centres[0]), (SIZE / 2, SIZE / 2)) >= CLEAR_BY
     if description.relation:
@@ -123,7 +123,7 @@ def render(scenes: list[Scene], generator: torch.Generator) -> Tensor:
     """Draw scenes.
 
     Args:
-        scenes: what to draw.
+        scenes: the pictures to draw.
         generator: a CPU generator for the grain.
 
     Returns:

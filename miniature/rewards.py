@@ -1,11 +1,15 @@
 """The rewards of the miniature world: computed, no model, no download; each fits ``rewards.protocol.Reward``.
 
-Larger is better. The units are chosen so that each spreads by about 1 (standard deviation, .8 to 1.1) over pictures of one
-prompt by the base model: then one KL weight suits all of them, and preference weights compare like with like.
+Every reward takes images, float[B, 3, H, W] in 0..1, and their B prompts, and returns float[B]. Larger is better. Only
+`alignment` reads the prompts.
+
+Over the base model's pictures of one prompt each reward has a standard deviation of about 1 (.8 to 1.1). So one KL weight
+suits all of them, and preference weights are comparable.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -45,6 +49,22 @@ _CHROMA_TABLE = _table(
 _HEADER, _PER_BIT = 637.5, 0.326  # bytes; fitted to 1,152 pictures of the base
 
 
+Reward = Callable[[Tensor, Sequence[str]], Tensor]
+
+
+def _one_prompt_each(reward: Reward) -> Reward:
+    """Make a reward refuse unequal numbers of images and prompts."""
+
+    @functools.wraps(reward)
+    def checked(images: Tensor, prompts: Sequence[str]) -> Tensor:
+        if len(images) != len(prompts):
+            raise ValueError(f"{len(images)} images and {len(prompts)} prompts: give every image its prompt.")
+        return reward(images, prompts)
+
+    return checked
+
+
+@_one_prompt_each
 def alignment(images: Tensor, prompts: Sequence[str]) -> Tensor:
     """How well each picture shows its prompt: the grade of `grading.grade`, times 5: 0 to 5.
 
@@ -58,59 +78,39 @@ def alignment(images: Tensor, prompts: Sequence[str]) -> Tensor:
     Raises:
         ValueError: a prompt outside the grammar, pictures of another size, or unequal numbers of both.
     """
-    _check_count(images, prompts)
     found = parse(images)
     grades = [grade(things, read(prompt)).score for things, prompt in zip(found, prompts, strict=True)]
     return UNITS["alignment"] * torch.tensor(grades)
 
 
+@_one_prompt_each
 def colourfulness(images: Tensor, prompts: Sequence[str]) -> Tensor:
     """Colourfulness of Hasler and Suesstrunk (2003) per pixel value in 0..1, times 30: about 0 (grey) to 30 (every hue, vivid).
 
     `rewards.pixels.colourfulness` times 30 / 255. Differentiable, except at exactly grey pictures.
-
-    Args:
-        images: float[B, 3, H, W] in 0..1.
-        prompts: not used.
-
-    Returns:
-        float[B].
     """
-    _check_count(images, prompts)
     return UNITS["colourfulness"] * pixels.colourfulness(images, prompts) / 255
 
 
+@_one_prompt_each
 def compressibility(images: Tensor, prompts: Sequence[str]) -> Tensor:
     """Minus the size of the JPEG file in units of 50 bytes: 20 times `rewards.pixels.jpeg_compressibility`.
 
     Not differentiable.
-
-    Args:
-        images: float[B, 3, H, W] in 0..1.
-        prompts: not used.
-
-    Returns:
-        float64[B], below 0.
     """
-    _check_count(images, prompts)
     return UNITS["compressibility"] * pixels.jpeg_compressibility(images, prompts)
 
 
+@_one_prompt_each
 def smooth_compressibility(images: Tensor, prompts: Sequence[str]) -> Tensor:
-    """A differentiable stand-in of `compressibility`: what JPEG's entropy coder would spend, by the size of the coefficients.
+    """A differentiable estimate of `compressibility`: the bits that JPEG's entropy coder needs for coefficients of this size.
 
     ``-20 (header + per_bit sum log2(1 + |c / q|)) / 1000`` with c the discrete cosine coefficients of Y and of Cb, Cr at half
     the resolution, q the standard's tables (ITU-T T.81, Annex K) at quality 95; the two constants fitted to pictures of the
     base, where it explains 95 % of the variance of `compressibility` (tests/miniature/test_rewards.py).
 
-    Args:
-        images: float[B, 3, H, W] in 0..1, H and W multiples of 16.
-        prompts: not used.
-
-    Returns:
-        float[B], below 0.
+    H and W must be multiples of 16.
     """
-    _check_count(images, prompts)
     luma = 255 * _luma(images)
     chroma = torch.stack([(255 * images[:, 2] - luma) / 1.772, (255 * images[:, 0] - luma) / 1.402], 1)  # Cb, Cr
     halved = torch.nn.functional.avg_pool2d(chroma, 2)
@@ -128,61 +128,29 @@ def _bits(planes: Tensor, table: Tensor) -> Tensor:
     return (1 + (coefficients / table.to(planes)).abs()).log2().flatten(1).sum(1)
 
 
+@_one_prompt_each
 def warmth(images: Tensor, prompts: Sequence[str]) -> Tensor:
-    """Mean of red minus blue, times 10: -10..10; differentiable. It conflicts with cold prompts, and with no others.
-
-    Args:
-        images: float[B, 3, H, W] in 0..1.
-        prompts: not used.
-
-    Returns:
-        float[B].
-    """
-    _check_count(images, prompts)
+    """Mean of red minus blue, times 10: -10..10; differentiable. It conflicts with cold prompts, and with no others."""
     return UNITS["warmth"] * (images[:, 0] - images[:, 2]).mean((-1, -2))
 
 
+@_one_prompt_each
 def brightness(images: Tensor, prompts: Sequence[str]) -> Tensor:
-    """Mean luma (ITU-R BT.601: .299 R + .587 G + .114 B), times 25: 0..25; differentiable.
-
-    Args:
-        images: float[B, 3, H, W] in 0..1.
-        prompts: not used.
-
-    Returns:
-        float[B].
-    """
-    _check_count(images, prompts)
+    """Mean luma (ITU-R BT.601: .299 R + .587 G + .114 B), times 25: 0..25; differentiable."""
     return UNITS["brightness"] * _luma(images).mean((-1, -2))
 
 
+@_one_prompt_each
 def softness(images: Tensor, prompts: Sequence[str]) -> Tensor:
-    """Minus 500 times the mean absolute step of luma between neighbouring pixels; 0 for a flat picture. Differentiable.
-
-    Args:
-        images: float[B, 3, H, W] in 0..1.
-        prompts: not used.
-
-    Returns:
-        float[B], at most 0.
-    """
-    _check_count(images, prompts)
+    """Minus 500 times the mean absolute step of luma between neighbouring pixels; 0 for a flat picture. Differentiable."""
     luma = _luma(images)
     across, down = luma.diff(dim=-1).abs().mean((-1, -2)), luma.diff(dim=-2).abs().mean((-1, -2))
     return -UNITS["softness"] * (across + down)
 
 
+@_one_prompt_each
 def contrast(images: Tensor, prompts: Sequence[str]) -> Tensor:
-    """Standard deviation of luma over the picture, times 60: 0 (flat) to 30 (half black, half white). Differentiable but at 0.
-
-    Args:
-        images: float[B, 3, H, W] in 0..1.
-        prompts: not used.
-
-    Returns:
-        float[B].
-    """
-    _check_count(images, prompts)
+    """Standard deviation of luma over the picture, times 60: 0 (flat) to 30 (half black, half white). Differentiable but at 0."""
     return UNITS["contrast"] * _luma(images).flatten(1).std(1, correction=0)
 
 
@@ -191,12 +159,7 @@ def _luma(images: Tensor) -> Tensor:
     return (images * weights[:, None, None]).sum(1)
 
 
-def _check_count(images: Tensor, prompts: Sequence[str]) -> None:
-    if len(images) != len(prompts):
-        raise ValueError(f"{len(images)} images and {len(prompts)} prompts: give every image its prompt.")
-
-
-REWARDS: dict[str, Callable[[Tensor, Sequence[str]], Tensor]] = {
+REWARDS: dict[str, Reward] = {
     "alignment": alignment,
     "colourfulness": colourfulness,
     "compressibility": compressibility,
@@ -207,5 +170,5 @@ REWARDS: dict[str, Callable[[Tensor, Sequence[str]], Tensor]] = {
 }
 """Every reward of this world by name."""
 
-STAND_INS = {"compressibility": smooth_compressibility}
-"""For rewards without a gradient, what an adapter is trained on instead."""
+DIFFERENTIABLE = {"compressibility": smooth_compressibility}
+"""Rewards without a gradient -> the differentiable reward that an adapter is trained on instead."""

@@ -6,6 +6,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .blend_model import BlendModel
 from .engine import metadata
+from .from_model import RewardLoRAFromModel, RewardLoRAsFromStack
 from .grid import PreferenceGrid
 from .inputs import LoadRewardLoRAs, PreferenceWeights
 from .keep_best import KeepBest
@@ -16,6 +17,7 @@ from .samplers import BlendedKSampler, KLScaleSampler, MSDDASampler, StochasticA
 from .schedule import PreferenceScheduleNode
 from .scores import LoadRewardModel, ScoreImages
 from .sweep import PreferenceSweep
+from .text_encoder import BlendTextEncoder
 
 
 class DiffusionBlendExtension(ComfyExtension):
@@ -42,4 +44,7 @@ class DiffusionBlendExtension(ComfyExtension):
             LoadRewardModel,
             ScoreImages,
             KeepBest,
+            RewardLoRAFromModel,
+            RewardLoRAsFromStack,
+            BlendTextEncoder,
         ]

@@ -24,7 +24,15 @@ class BlendModel(io.ComfyNode):
             node_id="BlendModel",
             display_name="Blend Model",
             description="Put a blend of adapters on a model, for any sampler, guider or upscaler.",
-            search_aliases=["diffusion blend", "lora blend", "rewarded soup"],
+            search_aliases=[
+                "diffusion blend",
+                "lora blend",
+                "merge lora",
+                "mix lora",
+                "multi lora",
+                "model merge",
+                "rewarded soup",
+            ],
             inputs=[
                 model_input(),
                 reward_loras_input(),

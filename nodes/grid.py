@@ -11,12 +11,13 @@ from torch import Tensor
 
 from ..blending.preference import Preference
 from .adapters.files import RewardLoRAs
+from .engine.notices import notify
 from .engine.score_table import Scores, joined
 from .engine.sweep_points import labels as made_labels
 from .engine.sweep_points import shares, used_adapters
 from .figures.drawing import card, picture, tensor
 from .figures.pareto import Point, pareto_figure
-from .figures.sheet import Cell, contact_sheet
+from .figures.sheet import Cell, contact_sheet, size_that_fits
 from .figures.sheet_layout import arrange
 from .keep_best import check_counts
 from .schema import PreferenceType, ScoresType, make_schema, reward_loras_input
@@ -31,7 +32,15 @@ class PreferenceGrid(io.ComfyNode):
             node_id="PreferenceGrid",
             display_name="Preference Grid",
             description="Collect the images of a Preference Sweep: a labelled sheet in the sweep's own shape (triangle, row, grid) and, with scores, a Pareto figure of the images.",
-            search_aliases=["contact sheet", "xy plot", "pareto", "image grid", "diffusion blend"],
+            search_aliases=[
+                "contact sheet",
+                "xy plot",
+                "x/y plot",
+                "compare",
+                "pareto",
+                "image grid",
+                "diffusion blend",
+            ],
             is_input_list=True,
             inputs=[
                 io.Image.Input(
@@ -68,6 +77,12 @@ class PreferenceGrid(io.ComfyNode):
                     tooltip="The images' scores, from Score Images: needed for the Pareto figure. A batch counts with its mean.",
                 ),
                 reward_loras_input(optional=True, tooltip="The adapters: their names are written at the corners."),
+                io.String.Input(
+                    "prompts",
+                    optional=True,
+                    force_input=True,
+                    tooltip="The prompts of the images, where they differ: written below the images.",
+                ),
             ],
             outputs=[
                 io.Image.Output(display_name="sheet", tooltip="The labelled sheet."),
@@ -89,11 +104,14 @@ class PreferenceGrid(io.ComfyNode):
         labels: list[str] | None = None,
         scores: list[Scores] | None = None,
         reward_loras: list[RewardLoRAs] | None = None,
+        prompts: list[str] | None = None,
     ) -> io.NodeOutput:
+        if reward_loras:
+            preferences = [reward_loras[0].arrange(preference) for preference in preferences]
         names = _adapter_names(preferences, reward_loras)
         if scores is not None:
             check_counts(images, scores)
-        if len(images) != len(preferences):
+        if len(images) < len(preferences):
             raise ValueError(
                 f"{len(images)} batches of images for {len(preferences)} preferences: connect the preferences of the sweep "
                 "that made these images."
@@ -103,9 +121,16 @@ class PreferenceGrid(io.ComfyNode):
             raise ValueError(
                 f"{len(shown)} labels for {len(preferences)} preferences: connect the labels of the same sweep."
             )
+        if len(images) > len(preferences):
+            notify(
+                f"There are {len(images)} batches of images for {len(preferences)} preferences: another list in the graph is "
+                "longer than the sweep. ComfyUI repeated the last preference, and the sheet shows it so."
+            )
+        preferences, shown = _repeated(preferences, len(images)), _repeated(shown, len(images))
         pictures = [picture(batch[0]) for batch in images]
         means = None if scores is None else Scores(joined(scores).names, _columns([table.means() for table in scores]))
-        sheet = _sheet(pictures, preferences, shown, names, means, thumbnail_size[0])
+        texts = _repeated(prompts or [""], len(images))
+        sheet = _sheet(pictures, preferences, shown, names, means, thumbnail_size[0], texts)
         pareto = _pareto(pictures, shown, names, means, (reward_across[0].strip(), reward_up[0].strip()))
         return io.NodeOutput(tensor(sheet), tensor(pareto))
 
@@ -132,19 +157,27 @@ def _sheet(
     names: Sequence[str],
     means: Scores | None,
     size: int,
+    prompts: Sequence[str],
 ) -> Image.Image:
     bars = len(names) > 1
-    notes = (
-        [""] * len(pictures)
-        if means is None
-        else [" \u00b7 ".join(map(_short, row)) for row in _columns(means.columns)]
-    )
+    notes = [""] * len(pictures)
+    if means is not None:
+        notes = [" \u00b7 ".join(map(_short, row)) for row in _columns(means.columns)]
+    if len(set(prompts)) > 1:
+        notes = [" \u00b7 ".join(filter(None, (" ".join(prompt.split()), note)))
+                 for prompt, note in zip(prompts, notes, strict=True)]  # fmt: skip
     cells = [
         Cell(image, label, shares(preference, len(names)) if bars and isinstance(preference, Preference) else (), note)
         for image, preference, label, note in zip(pictures, preferences, labels, notes, strict=True)
     ]
     footer = "" if means is None else f"scores: {', '.join(means.names)}"
-    return contact_sheet(cells, arrange(preferences, len(names)), names, size, footer)
+    layout = arrange(preferences, len(names))
+    fits = size_that_fits(cells, layout, size)
+    if fits < size:
+        notify(
+            f"{len(cells)} images of {size} pixels make a sheet that is too large to save: they are drawn at {fits} pixels."
+        )
+    return contact_sheet(cells, layout, names, fits, footer)
 
 
 def _pareto(
@@ -169,6 +202,11 @@ def _pareto(
     points = [Point(image, label, x, y) for image, label, x, y in zip(pictures, labels, across, up, strict=True)]
     footer = f"w: {', '.join(names)}" if len(names) > 1 else ""
     return pareto_figure(points, across_name, up_name, footer)
+
+
+def _repeated(items: Sequence[Any], count: int) -> list[Any]:
+    """A list with its last item repeated, as the host does where another list is longer."""
+    return [items[min(position, len(items) - 1)] for position in range(count)]
 
 
 def _columns(rows: Sequence[Sequence[float]]) -> tuple[tuple[float, ...], ...]:

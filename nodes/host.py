@@ -33,12 +33,16 @@ class Patcher(Protocol):
     model_options: dict[str, Any]
     load_device: torch.device
     offload_device: torch.device
+    patches: dict[str, list[Any]]
+    patches_uuid: Any
 
     def clone(self) -> Any: ...
 
     def get_wrappers(self, wrapper_type: str, key: str) -> list[Any]: ...
 
     def add_wrapper_with_key(self, wrapper_type: str, key: str, wrapper: Any) -> None: ...
+
+    def get_key_patches(self, filter_prefix: str | None = ...) -> dict[str, list[Any]]: ...
 
     def set_additional_models(self, key: str, models: list[Any]) -> None: ...
 

@@ -10,15 +10,22 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..blending.preference import Preference
+from ..blending.slots import Slots
 from .adapters.files import RewardLoRAs, read_lora
 from .engine.miniature import shipped_adapters
 from .schema import PreferenceType, RewardLoRAsType, make_schema, preference_input, reward_loras_input
 
+FIRST, LATER = range(1, 5), range(5, 9)
+"""The numbers of the slots that every workflow has, and of those that were added later and are optional."""
+SLOTS = (*FIRST, *LATER)
 NONE = "None"
+NO_LORA = "No LoRA is chosen: choose at least one in Load Reward LoRAs."
+UNLINKED = object()
+"""The default of an input that has no link when inputs are validated."""
 
 
 class LoadRewardLoRAs(io.ComfyNode):
-    """Up to four adapter files, in the order of their preference weights; chain for more."""
+    """Up to eight adapter files, in the order of their preference weights; chain for more."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -26,40 +33,67 @@ class LoadRewardLoRAs(io.ComfyNode):
             node_id="LoadRewardLoRAs",
             display_name="Load Reward LoRAs",
             description="Choose the LoRA adapters to blend. Any LoRA works, not only reward-tuned ones. Their order is the order of the preference weights.",
-            search_aliases=["lora", "diffusion blend", "adapters"],
+            search_aliases=[
+                "lora",
+                "lora stack",
+                "lora loader",
+                "multi lora",
+                "load loras",
+                "diffusion blend",
+                "adapters",
+            ],
             inputs=[
-                *(part for number in range(1, 5) for part in _lora_inputs(number)),
+                *(part for number in FIRST for part in _lora_inputs(number)),
                 reward_loras_input(optional=True, tooltip="Adapters from another Load Reward LoRAs; they come first."),
+                *(_switch_input(number) for number in FIRST),
+                *(part for number in LATER for part in [*_lora_inputs(number, optional=True), _switch_input(number)]),
             ],
             outputs=[RewardLoRAsType.Output(display_name="reward_loras", tooltip="The adapters, in order.")],
         )
 
     @classmethod
-    def execute(
-        cls,
-        lora_1: str,
-        strength_1: float,
-        lora_2: str,
-        strength_2: float,
-        lora_3: str,
-        strength_3: float,
-        lora_4: str,
-        strength_4: float,
-        reward_loras: RewardLoRAs | None = None,
-    ) -> io.NodeOutput:
-        chosen = ((lora_1, strength_1), (lora_2, strength_2), (lora_3, strength_3), (lora_4, strength_4))
-        adapters = tuple(read_lora(_path(file), strength) for file, strength in chosen if file != NONE)
+    def execute(cls, reward_loras: RewardLoRAs | None = None, **inputs: Any) -> io.NodeOutput:
+        chosen = [_chosen(inputs, number) for number in SLOTS]
+        adapters = tuple(read_lora(file_path(file), strength) for file, strength in chosen if file != NONE)
+        last = max((i for i, number in enumerate(SLOTS, 1) if inputs.get(f"lora_{number}", NONE) != NONE), default=0)
+        slots: Slots = [[file != NONE for file, _ in chosen[:last]]]
         if reward_loras is not None:
             adapters = reward_loras.adapters + adapters
+            slots = [*reward_loras.loaders, *slots]
         if not adapters:
-            raise ValueError("No LoRA is chosen: choose at least one in Load Reward LoRAs.")
-        return io.NodeOutput(RewardLoRAs(adapters))
+            raise ValueError(NO_LORA)
+        return io.NodeOutput(RewardLoRAs(adapters, slots=slots))
+
+    @classmethod
+    def validate_inputs(
+        cls,
+        lora_1: str | None,
+        lora_2: str | None,
+        lora_3: str | None,
+        lora_4: str | None,
+        lora_5: str | None = NONE,
+        lora_6: str | None = NONE,
+        lora_7: str | None = NONE,
+        lora_8: str | None = NONE,
+        reward_loras: Any = UNLINKED,
+    ) -> bool | str:
+        """Find mistakes before anything runs. The host gives None for an input with a link."""
+        files = (lora_1, lora_2, lora_3, lora_4, lora_5, lora_6, lora_7, lora_8)
+        chosen = [file for file in files if file != NONE]
+        missing = sorted({file for file in chosen if file is not None} - set(_files()))
+        if missing:
+            return (
+                f"{', '.join(missing)}: no such file in the loras folder. Choose another LoRA, or put the file there."
+            )
+        if not chosen and reward_loras is UNLINKED:
+            return NO_LORA
+        return True
 
     @classmethod
     def fingerprint_inputs(cls, **inputs: Any) -> str:
         """A file that was trained on is read again. Hashed: the host writes this into every image, and paths are private."""
-        files = [inputs.get(f"lora_{number}", NONE) for number in range(1, 5)]
-        paths = [Path(_path(file)) for file in files if file != NONE]
+        files = [_chosen(inputs, number)[0] for number in SLOTS]
+        paths = [Path(file_path(file)) for file in files if file != NONE]
         state = [(str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in paths]
         return hashlib.sha256(repr(state).encode()).hexdigest()
 
@@ -73,7 +107,15 @@ class PreferenceWeights(io.ComfyNode):
             node_id="PreferenceWeights",
             display_name="Preference Weights",
             description="How much of each adapter (the weights count relative to their sum) and how far from the base model: KL scale 0 is the base, 1 the blend, beyond 1 exaggerates.",
-            search_aliases=["preference", "diffusion blend", "kl scale"],
+            search_aliases=[
+                "preference",
+                "lora weights",
+                "mix loras",
+                "style mix",
+                "style slider",
+                "diffusion blend",
+                "kl scale",
+            ],
             inputs=[
                 *(_weight_input(number, default) for number, default in enumerate((0.5, 0.5, 0.0, 0.0), start=1)),
                 io.Float.Input(
@@ -91,9 +133,11 @@ class PreferenceWeights(io.ComfyNode):
                 ),
                 preference_input(
                     optional=True,
-                    tooltip="Another Preference Weights; its weights come first (for more than four adapters).",
+                    tooltip="Another Preference Weights; its weights come first (for more than eight adapters).",
                 ),
+                *(_weight_input(number, 0.0, optional=True) for number in LATER),
             ],
+            hidden=[io.Hidden.prompt, io.Hidden.unique_id],
             outputs=[PreferenceType.Output(display_name="preference", tooltip="The weights and the KL scale.")],
         )
 
@@ -107,16 +151,33 @@ class PreferenceWeights(io.ComfyNode):
         kl_scale: float,
         reward_loras: RewardLoRAs | None = None,
         preference: Preference | None = None,
+        weight_5: float = 0.0,
+        weight_6: float = 0.0,
+        weight_7: float = 0.0,
+        weight_8: float = 0.0,
     ) -> io.NodeOutput:
-        result = Preference((weight_1, weight_2, weight_3, weight_4), kl_scale)
+        weights = (weight_1, weight_2, weight_3, weight_4, weight_5, weight_6, weight_7, weight_8)
+        result = Preference(weights, kl_scale, nodes=(len(weights),))
         if preference is not None:
             result = preference.followed_by(result)
-        if reward_loras is not None:
-            result.coefficients(reward_loras.names, reward_loras.kl_weights)  # raises what is wrong, here and not later
+        if reward_loras is not None and not _is_continued(cls):
+            reward_loras.coefficients(result)  # an error is raised here and not after the model is loaded
         return io.NodeOutput(result)
 
 
-def _path(file: str) -> str:
+def _is_continued(node: type[io.ComfyNode]) -> bool:
+    """Whether another Preference Weights of the running prompt follows, so that this node's weights are only some of all."""
+    if node.hidden is None or not node.hidden.prompt:
+        return False
+    followers = [item.get("inputs", {}).get("preference") for item in node.hidden.prompt.values() if _is_weights(item)]
+    return any(isinstance(link, list) and link[:1] == [node.hidden.unique_id] for link in followers)
+
+
+def _is_weights(item: dict[str, Any]) -> bool:
+    return item.get("class_type") == "PreferenceWeights"
+
+
+def file_path(file: str) -> str:
     """A chosen adapter's file: in the host's loras folders, or one that comes with the miniature."""
     path = folder_paths.get_full_path("loras", file)
     if path is None:
@@ -124,19 +185,41 @@ def _path(file: str) -> str:
     return str(path or folder_paths.get_full_path_or_raise("loras", file))
 
 
-def _lora_inputs(number: int) -> list[Any]:
+def _files() -> list[str]:
+    """The files that may be chosen."""
     files = [file for file in folder_paths.get_filename_list("loras") if file.lower().endswith(".safetensors")]
-    options = [NONE, *dict.fromkeys([*files, *shipped_adapters()])]
+    return list(dict.fromkeys([*files, *shipped_adapters()]))
+
+
+def _chosen(inputs: dict[str, Any], number: int) -> tuple[str, float]:
+    """A slot's file and strength; no file where the slot is switched off."""
+    file = inputs.get(f"lora_{number}", NONE) if inputs.get(f"on_{number}", True) else NONE
+    return file, inputs.get(f"strength_{number}", 1.0)
+
+
+def _switch_input(number: int) -> Any:
+    return io.Boolean.Input(
+        f"on_{number}",
+        default=True,
+        optional=True,
+        tooltip=f"Whether adapter {number} takes part. Switched off, its weight counts as 0 and the others keep their proportions.",
+    )
+
+
+def _lora_inputs(number: int, optional: bool = False) -> list[Any]:
+    options = [NONE, *_files()]
     return [
         io.Combo.Input(
             f"lora_{number}",
             options=options,
             default=NONE,
+            optional=optional,
             tooltip=f"Adapter {number}, from the loras folder (.safetensors only); weight_{number} is its weight.",
         ),
         io.Float.Input(
             f"strength_{number}",
             default=1.0,
+            optional=optional,
             min=-20.0,
             max=20.0,
             step=0.01,
@@ -146,10 +229,11 @@ def _lora_inputs(number: int) -> list[Any]:
     ]
 
 
-def _weight_input(number: int, default: float) -> Any:
+def _weight_input(number: int, default: float, optional: bool = False) -> Any:
     return io.Float.Input(
         f"weight_{number}",
         default=default,
+        optional=optional,
         min=0.0,
         max=1.0,
         step=0.01,

@@ -25,7 +25,7 @@ class KeepBest(io.ComfyNode):
             node_id="KeepBest",
             display_name="Keep Best",
             description="Keep the images that score best, by how much each reward counts.",
-            search_aliases=["best of n", "rank", "filter images", "diffusion blend"],
+            search_aliases=["best of n", "best image", "aesthetic score", "rank", "filter images", "diffusion blend"],
             is_input_list=True,
             inputs=[
                 io.Image.Input("images", tooltip="The images: one batch, or all the images of a sweep."),

@@ -19,7 +19,15 @@ class RegionalPreferenceNode(io.ComfyNode):
             display_name="Regional Preference",
             description="Another preference inside a mask: every latent pixel is blended by its own weights. "
             "Chain several for more regions.",
-            search_aliases=["diffusion blend", "preference mask", "regional weights"],
+            search_aliases=[
+                "diffusion blend",
+                "preference mask",
+                "regional weights",
+                "regional lora",
+                "lora mask",
+                "area lora",
+                "attention couple",
+            ],
             inputs=[
                 preference_input(
                     tooltip="The preference outside the mask; another Regional Preference for more regions."

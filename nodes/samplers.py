@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
@@ -10,6 +11,7 @@ from comfy_api.latest import io
 from ..blending.plans import Planner, make_planner
 from ..blending.preference import AnyPreference, Preference
 from ..blending.schedules import Coefficients, CoefficientSchedule
+from ..blending.slots import ignored_weights, weight_places
 from .adapters.files import RewardLoRAs
 from .engine.attach import attach
 from .engine.metadata import RECORDED, record_blend
@@ -18,6 +20,7 @@ from .engine.notices import notify
 from .schema import (
     Sampling,
     SamplingWithoutSampler,
+    check_finite,
     draws_input,
     make_schema,
     model_input,
@@ -39,7 +42,15 @@ class BlendedKSampler(io.ComfyNode):
             node_id="BlendedKSampler",
             display_name="Blended KSampler",
             description="KSampler that blends the adapters' predictions at every step (DB-MPA): one model call per adapter.",
-            search_aliases=["diffusion blend", "db-mpa", "ksampler"],
+            search_aliases=[
+                "diffusion blend",
+                "db-mpa",
+                "ksampler",
+                "mix loras",
+                "merge lora",
+                "multi lora",
+                "style mix",
+            ],
             inputs=[model_input(), reward_loras_input(), preference_input(), *sampling_inputs()],
             hidden=list(RECORDED),
             outputs=[io.Latent.Output(display_name="latent", tooltip="The denoised latent.")],
@@ -63,7 +74,7 @@ class KLScaleSampler(io.ComfyNode):
             node_id="KLScaleSampler",
             display_name="KL Scale Sampler",
             description="KSampler that moves between the base model (KL scale 0) and the adapters (1), and beyond (DB-KLA).",
-            search_aliases=["diffusion blend", "db-kla", "ksampler"],
+            search_aliases=["diffusion blend", "db-kla", "ksampler", "lora strength"],
             inputs=[
                 model_input(),
                 reward_loras_input(),
@@ -110,7 +121,7 @@ class StochasticAdapterSampler(io.ComfyNode):
             node_id="StochasticAdapterSampler",
             display_name="Stochastic Adapter Sampler",
             description="KSampler that uses one adapter per step, drawn by the preference (DB-MPA-LS): one model call per step however many adapters.",
-            search_aliases=["diffusion blend", "db-mpa-ls", "ksampler"],
+            search_aliases=["diffusion blend", "db-mpa-ls", "ksampler", "multi lora", "fast lora blend"],
             inputs=[model_input(), reward_loras_input(), preference_input(), *sampling_inputs(), draws_input()],
             hidden=list(RECORDED),
             outputs=[io.Latent.Output(display_name="latent", tooltip="The denoised latent.")],
@@ -165,16 +176,20 @@ class MSDDASampler(io.ComfyNode):
         **sampling: Unpack[SamplingWithoutSampler],
     ) -> io.NodeOutput:
         coefficients = coefficients_of(preference, reward_loras)
-        shares = preference.at_kl_scale(1.0).coefficients(reward_loras.names, reward_loras.kl_weights)
-        etas = (eta_1, eta_2, eta_3, eta_4)
+        shares = reward_loras.coefficients(preference.at_kl_scale(1.0))
+        etas = _by_adapter((eta_1, eta_2, eta_3, eta_4), reward_loras)
         record_blend(cls, "msdda", preference, reward_loras, etas=list(etas), renormalise=renormalise)
         latent = sample_with_msdda(model, reward_loras, coefficients, shares, etas, renormalise, **sampling)
         return io.NodeOutput(latent)
 
 
 def coefficients_of(preference: AnyPreference, loras: RewardLoRAs) -> Coefficients | CoefficientSchedule:
-    """The adapters' affine coefficients; says so where unequal KL weights change them."""
-    coefficients = preference.coefficients(loras.names, loras.kl_weights)
+    """The adapters' affine coefficients; says so where a weight belongs to an empty slot or unequal KL weights change them."""
+    coefficients = loras.coefficients(preference)
+    parts = preference.parts
+    ignored = sorted({name for part in parts for name in ignored_weights(part.weights, part.nodes, loras.loaders)})
+    if ignored:
+        notify(f"No adapter is in the slot of {', '.join(ignored)}: it counts as 0.")
     known = {alpha for alpha in loras.kl_weights if alpha is not None}
     if len(known) > 1:
         listed = ", ".join(
@@ -191,12 +206,18 @@ def coefficients_of(preference: AnyPreference, loras: RewardLoRAs) -> Coefficien
 
 def sample_blended(model: Any, loras: RewardLoRAs, planner: Planner, **sampling: Unpack[Sampling]) -> dict[str, Any]:
     """The host's KSampler, previews, progress bar and all, on the blended model."""
+    check_finite(cfg=sampling["cfg"], denoise=sampling["denoise"])
     # The host's module, not this package; it imports much, so only when sampling.
     common_ksampler: Any = importlib.import_module("nodes").common_ksampler
     options = dict(sampling)
     latent = options.pop("latent_image")
     blended = attach(model, loras, planner, images=sampling["latent_image"].get("batch_index"))
     return common_ksampler(blended, latent=latent, **options)[0]
+
+
+def _by_adapter(etas: Sequence[float], loras: RewardLoRAs) -> tuple[float, ...]:
+    """The noise scale of every adapter: eta i belongs to slot i, as the weights do."""
+    return tuple(1.0 if place is None else etas[place] for place in weight_places(loras.loaders, (len(etas),)))
 
 
 def _eta_input(number: int) -> Any:

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..blending.preference import AnyPreference, PreferenceSchedule
 from ..blending.schedules import CURVES
-from .schema import PreferenceType, make_schema
+from .schema import PreferenceType, check_finite, make_schema
 
 
 class PreferenceScheduleNode(io.ComfyNode):
@@ -19,7 +19,14 @@ class PreferenceScheduleNode(io.ComfyNode):
             display_name="Preference Schedule",
             description="Move from one preference to another while the image is made: "
             "early steps shape the composition, late ones the detail.",
-            search_aliases=["diffusion blend", "preference over time", "weight schedule"],
+            search_aliases=[
+                "diffusion blend",
+                "preference over time",
+                "weight schedule",
+                "lora schedule",
+                "prompt schedule lora",
+                "scheduled lora",
+            ],
             inputs=[
                 PreferenceType.Input("preference_start", tooltip="The preference at the start of the run."),
                 PreferenceType.Input("preference_end", tooltip="The preference at the end of the run."),
@@ -46,6 +53,7 @@ class PreferenceScheduleNode(io.ComfyNode):
         start_percent: float,
         end_percent: float,
     ) -> io.NodeOutput:
+        check_finite(start_percent=start_percent, end_percent=end_percent)
         return io.NodeOutput(PreferenceSchedule(preference_start, preference_end, curve, start_percent, end_percent))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any, TypedDict
 
 import comfy.samplers
@@ -63,6 +64,20 @@ def make_schema(**keywords: Any) -> io.Schema:
     """
     known = {field.name for field in dataclasses.fields(io.Schema)}
     return io.Schema(category=CATEGORY, **{name: value for name, value in keywords.items() if name in known})
+
+
+def check_finite(**values: float) -> None:
+    """Refuse numbers that are not finite. The widgets cannot give them, but the API takes ``NaN``.
+
+    Args:
+        values: by the input's name.
+
+    Raises:
+        ValueError: a value is not finite.
+    """
+    for name, value in values.items():
+        if not math.isfinite(value):
+            raise ValueError(f"{name} is {value}: it must be a finite number.")
 
 
 def model_input() -> Any:

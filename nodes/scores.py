@@ -27,13 +27,21 @@ class LoadRewardModel(io.ComfyNode):
             node_id="LoadRewardModel",
             display_name="Load Reward Model",
             description="Choose what images are scored by. Nothing is downloaded unless you allow it.",
-            search_aliases=["image reward", "pickscore", "clip score", "aesthetic", "hps", "diffusion blend"],
+            search_aliases=[
+                "image reward",
+                "pickscore",
+                "clip score",
+                "aesthetic",
+                "aesthetic score",
+                "hps",
+                "diffusion blend",
+            ],
             inputs=[
                 io.Combo.Input(
                     "reward",
                     options=list(REWARD_OPTIONS),
                     default="colourfulness",
-                    tooltip="JPEG size, colourfulness and the miniature's rewards need no model. The others load one; vila runs in a Python of its own.",
+                    tooltip="What images are scored by. JPEG size, colourfulness and the miniature's rewards need no model; the others load one. vila does not run in ComfyUI any more.",
                 ),
                 io.Combo.Input(
                     "model_folder",
@@ -64,7 +72,7 @@ class ScoreImages(io.ComfyNode):
             node_id="ScoreImages",
             display_name="Score Images",
             description="Score every image with a reward; larger is better. Chain several for several rewards.",
-            search_aliases=["rate", "reward", "quality", "diffusion blend"],
+            search_aliases=["rate", "reward", "quality", "aesthetic score", "image score", "diffusion blend"],
             inputs=[
                 io.Image.Input("images", tooltip="The images to score."),
                 RewardModelType.Input("reward_model", tooltip="What they are scored by, from Load Reward Model."),

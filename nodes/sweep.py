@@ -9,7 +9,9 @@ from comfy_api.latest import io
 from ..blending.preference import AnyPreference, Preference
 from .adapters.files import RewardLoRAs
 from .engine import sweep_points
-from .schema import PreferenceType, make_schema, reward_loras_input
+from .engine.graph_lists import length_of_sweep, lists_beside
+from .engine.notices import notify
+from .schema import PreferenceType, check_finite, make_schema, reward_loras_input
 
 KINDS = ("simplex", "line", "kl scales")
 
@@ -22,8 +24,16 @@ class PreferenceSweep(io.ComfyNode):
         return make_schema(
             node_id="PreferenceSweep",
             display_name="Preference Sweep",
-            description="Many preferences at once: whatever comes after this node runs once for each, with the same seed. Collect the images with Preference Grid.",
-            search_aliases=["sweep", "xy plot", "simplex", "diffusion blend"],
+            description="Many preferences at once: every node after this one runs once for each, with the same seed. Collect the images with Preference Grid.",
+            search_aliases=[
+                "sweep",
+                "xy plot",
+                "x/y plot",
+                "compare loras",
+                "lora strength test",
+                "simplex",
+                "diffusion blend",
+            ],
             inputs=[
                 io.Combo.Input(
                     "kind",
@@ -60,6 +70,7 @@ class PreferenceSweep(io.ComfyNode):
                     tooltip="The adapters: a simplex needs to know how many; the others are checked against them.",
                 ),
             ],
+            hidden=[io.Hidden.prompt, io.Hidden.unique_id],
             outputs=[
                 PreferenceType.Output(
                     display_name="preferences", is_output_list=True, tooltip="One preference a point, as a list."
@@ -84,6 +95,11 @@ class PreferenceSweep(io.ComfyNode):
         preference_end: AnyPreference | None = None,
         reward_loras: RewardLoRAs | None = None,
     ) -> io.NodeOutput:
+        check_finite(kl_scale_from=kl_scale_from, kl_scale_to=kl_scale_to)
+        if reward_loras is not None:
+            preference_start, preference_end = (
+                None if given is None else reward_loras.arrange(given) for given in (preference_start, preference_end)
+            )
         if kind == "kl scales":
             preferences, names = _kl_scales(preference_start, reward_loras, kl_scale_from, kl_scale_to, points)
         else:
@@ -96,8 +112,40 @@ class PreferenceSweep(io.ComfyNode):
             names = sweep_points.labels(preferences, count)
         if reward_loras is not None:
             for preference in preferences:  # raises what is wrong, here and not after the first image
-                preference.coefficients(reward_loras.names, reward_loras.kl_weights)
+                reward_loras.coefficients(preference)
+        check_other_lists(cls.hidden, len(preferences))
         return io.NodeOutput(preferences, names)
+
+
+def check_other_lists(hidden: Any, count: int) -> None:
+    """Look for other lists beside the sweep's, before any image is made.
+
+    Args:
+        hidden: the node's hidden inputs, with the prompt and the node's id.
+        count: the number of the sweep's preferences.
+
+    Raises:
+        ValueError: another sweep has another number of preferences.
+    """
+    graph, own = getattr(hidden, "prompt", None), getattr(hidden, "unique_id", None)
+    if not graph or str(own) not in graph:
+        return
+    unknown = []
+    for node in lists_beside(graph, str(own)):
+        other = length_of_sweep(graph[node]["inputs"]) if graph[node]["class_type"] == "PreferenceSweep" else None
+        if other is None:
+            unknown.append(f"{graph[node]['class_type']} (#{node})")
+        elif other != count:
+            longer, shorter = (node, own) if other > count else (own, node)
+            raise ValueError(
+                f"Preference Sweep #{longer} gives {max(other, count)} preferences and #{shorter} gives {min(other, count)}, and both "
+                "lists meet in one node. They are paired item by item: give both the same number of points."
+            )
+    if unknown:
+        notify(
+            f"{', '.join(unknown)} also gives a list, which is paired with the {count} preferences item by item: the last item of "
+            "the shorter list is repeated. For every preference with every item, queue the graph once for each item."
+        )
 
 
 def _adapters(loras: RewardLoRAs | None) -> int:

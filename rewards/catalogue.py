@@ -37,11 +37,24 @@ CATALOGUE = {
 }
 """Name -> entry, in the order in which people see them."""
 
-MOVED = {
-    "vila": "VILA needs TensorFlow in a Python of its own, so it is now an example of a reward of your own: copy "
-    "docs/examples/vila into the folder from which you run the command and write vila:vila instead of vila",
-}
-"""Names of earlier versions, with what to do instead."""
+
+@dataclass(frozen=True)
+class MovedReward:
+    """A reward of an earlier version that is now an example.
+
+    Attributes:
+        reason: why it moved, a sentence without its full stop.
+        folder: the example's folder in this repository.
+        function: how the trainer names it there, ``module:function``.
+    """
+
+    reason: str
+    folder: str
+    function: str
+
+
+MOVED = {"vila": MovedReward("VILA needs TensorFlow in a Python of its own", "docs/examples/vila", "vila:vila")}
+"""Name -> where the reward is now."""
 
 
 def check_names(names: list[str]) -> None:
@@ -55,7 +68,11 @@ def check_names(names: list[str]) -> None:
     """
     for name in names:
         if name in MOVED:
-            raise ValueError(f"reward {name!r}: {MOVED[name]}")
+            moved = MOVED[name]
+            raise ValueError(
+                f"reward {name!r}: {moved.reason}, so it is now an example of a reward of your own: copy {moved.folder} into "
+                f"the folder from which you run the command and write {moved.function} instead of {name}"
+            )
         if ":" not in name and name not in CATALOGUE:
             raise ValueError(
                 f"unknown reward {name!r}: choose from {', '.join(CATALOGUE)}, or module:function for your own"

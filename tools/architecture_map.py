@@ -1,6 +1,6 @@
 """Write the map of files into ARCHITECTURE.md: ``python tools/architecture_map.py``.
 
-Each line is a file and the first sentence of its docstring. ``tests/tree`` checks that the map is the tree.
+Each line has a file and the first sentence of its docstring. ``tests/tree`` checks that the map equals the tree.
 """
 
 from __future__ import annotations
@@ -10,25 +10,36 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("blending", "nodes", "rewards", "training", "evaluation", "miniature", "artifacts", "tools", "benchmarks")
+PACKAGES = (
+    "blending",
+    "nodes",
+    "rewards",
+    "training",
+    "evaluation",
+    "pipelines",
+    "miniature",
+    "artifacts",
+    "tools",
+    "benchmarks",
+)
 BEGIN, END = "<!-- map: made by tools/architecture_map.py -->", "<!-- end of map -->"
 
 
 def files(package: Path) -> list[Path]:
-    """The Python files of a package that hold code, folders after files."""
+    """Return the Python files of a package that contain code, folders after files."""
     found = [file for file in package.rglob("*.py") if file.name != "__init__.py" or file.read_text().strip()]
     return sorted(found, key=lambda file: (len(file.relative_to(package).parts) > 1, file))
 
 
 def summary(file: Path) -> str:
-    """The first sentence of a file's docstring."""
+    """Return the first sentence of a file's docstring."""
     text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
     first = " ".join(text.split("\n\n")[0].split())
     return re.split(r"(?<=\.) (?=[A-Z`])", first)[0].rstrip(".:")
 
 
 def table() -> str:
-    """The map as text."""
+    """Return the map as text."""
     lines: list[str] = []
     for package in PACKAGES:
         lines += [f"### {package}/", "", "| file | holds |", "|---|---|"]

@@ -1,7 +1,7 @@
-"""Look up known vulnerabilities of everything installed in this environment, and say plainly what could not be looked up.
+"""Look up known vulnerabilities of everything installed in this environment, and list the packages that could not be looked up.
 
-``make audit`` runs pip-audit (fetched by uv when it is not there) against the package index's advisories. An index that serves
-none, or no network, is reported as NOT AUDITED; a known vulnerability is a failure.
+``make audit`` runs pip-audit against the package index's advisories; uv fetches pip-audit if it is missing. If the index has no
+advisories, or there is no network, the report says NOT AUDITED. A known vulnerability is a failure.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ OURS = "diffusion-blend"
 
 
 def installed() -> list[str]:
-    """name==version of every distribution of this environment but our own, without local version tags (+cpu)."""
+    """Return name==version of every distribution in this environment except our own, without local version tags (+cpu)."""
     found = {(each.metadata["Name"].lower(), each.version.partition("+")[0]) for each in distributions()}
     return [f"{name}=={version}" for name, version in sorted(found) if name != OURS]
 
 
 def audit(requirements: list[str]) -> dict[str, Any] | None:
-    """pip-audit's findings; None if it could not reach its service (what it said is printed)."""
+    """Return pip-audit's findings. If it cannot reach its service, print its output and return None."""
     uv = [sys.executable, "-m", "uv"] if importlib.util.find_spec("uv") else ["uv"]
     tool = [*uv, "tool", "run", "pip-audit"]
     options = ["--no-deps", "--disable-pip", "--format", "json", "--progress-spinner", "off", "-r", "/dev/stdin"]

@@ -1,7 +1,7 @@
-"""Run the tests under coverage.py and print which branches of ``blending/``, ``nodes/`` and ``training/`` none of them takes.
+"""Run the tests under coverage.py and print the branches of ``blending/``, ``nodes/`` and ``training/`` that no test takes.
 
-``make coverage`` runs the three tiers that test them in this process; ``coverage_report.py TIER...`` runs some. Trainings in
-processes of their own (kills, several processes) and the server are not counted: what only they reach shows as uncovered.
+``make coverage`` runs the three tiers that test them in this process; ``coverage_report.py TIER...`` runs the named ones. Code
+that runs only in other processes (kills, several processes, the server) is reported as not covered.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ TIERS = ("blending", "training", "host")
 
 
 def run(*words: str, **environment: str) -> int:
-    """coverage.py with these words; its exit status."""
+    """Run coverage.py with these arguments; returns its exit status."""
     command = [sys.executable, "-P", "-m", "coverage", *words]
     return subprocess.run(command, cwd=ROOT, env=os.environ | environment, check=False).returncode
 

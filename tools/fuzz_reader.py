@@ -1,9 +1,9 @@
-"""Fuzz the adapter reader towards code it has not yet run, by atheris (libFuzzer): ``make fuzz``.
+"""Fuzz the adapter reader, guided by coverage, with atheris (libFuzzer): ``make fuzz``.
 
-Good files of every kind are taken apart into tensors, changed, and put together with a header that agrees, so that most of them
-pass the check of the header; some have a header that lies, or any bytes. Every file is held to `reader_law`. The first that
-breaks the law ends the run and is kept: ``make fuzz FUZZ=FILE`` runs it again. Other options of libFuzzer, and folders of files
-to start from instead, go into FUZZ too.
+Good files of every kind are split into tensors, mutated, and joined with a matching header, so that most of them pass the check
+of the header. Some get a wrong header, or arbitrary bytes. Every file must obey `reader_law`. The first file that breaks the law
+ends the run and is saved; ``make fuzz FUZZ=FILE`` runs it again. FUZZ also takes other options of libFuzzer, and folders of
+files to start from.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import atheris
 from comfy_hosts import HOW_TO_GET_ONE, find_hosts
 
 ITEM_SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I64": 8, "I8": 1, "BOOL": 1}
-# Endings beside `reader_law`'s, which are enough where chance alone chooses.
+# Endings in addition to those of `reader_law`, which suffice for random choices without coverage.
 MORE_ENDINGS = [
     "lora_A.weight",
     "lora_B.weight",
@@ -42,29 +42,29 @@ MORE_ENDINGS = [
     "lora_B.bias",
     "rescale",
 ]
-MOST_NUMBERS = 70_000  # a tensor that a mutation makes; four layers' worth of the small network
+MOST_NUMBERS = 70_000  # of a tensor that a mutation makes: four layers of the small network
 
 
 @dataclass
 class Entry:
-    """One tensor of a file: its dtype's name in the format, its shape, its bytes."""
+    """One tensor of a file: the name of its dtype in the format, its shape, its bytes."""
 
     dtype: str
     shape: list[int]
     content: bytes
 
     def fit(self) -> None:
-        """Cut or repeat the bytes until they are as many as dtype and shape say."""
+        """Cut or repeat the bytes to the length that dtype and shape require."""
         size = math.prod(self.shape) * ITEM_SIZES[self.dtype]
         content = self.content or b"\0"
         self.content = (content * (size // len(content) + 1))[:size]
 
 
 def take_apart(data: bytes) -> tuple[dict[str, Entry], dict[str, str]]:
-    """A file's tensors and metadata.
+    """Return a file's tensors and metadata.
 
     Raises:
-        ValueError, TypeError, KeyError, AttributeError: it is none, or has what a mutation of tensors cannot keep.
+        ValueError, TypeError, KeyError, AttributeError: the bytes are no such file, or a mutation cannot represent them.
     """
     begin = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:begin])
@@ -83,7 +83,7 @@ def with_header(header: bytes, content: bytes) -> bytes:
 
 
 def put_together(entries: dict[str, Entry], metadata: dict[str, str]) -> bytes:
-    """A file whose header agrees with its content."""
+    """Return a file whose header matches its content."""
     header: dict[str, object] = {"__metadata__": metadata} if metadata else {}
     content = bytearray()
     for key, entry in entries.items():
@@ -101,9 +101,9 @@ class Mutator:
     """libFuzzer's mutator and crossover for adapter files.
 
     Args:
-        keys: names of layers to address.
+        keys: names of layers.
         endings: of tensors' names.
-        numbers: that are worth a try.
+        numbers: to write into tensors.
     """
 
     def __init__(self, keys: list[str], endings: list[str], numbers: list[float]) -> None:
@@ -118,7 +118,7 @@ class Mutator:
         kind = random.random()
         if kind < 0.03:
             return atheris.Mutate(data, most)
-        if kind < 0.08:  # a header that lies
+        if kind < 0.08:  # a wrong header
             begin = 8 + int.from_bytes(data[:8], "little")
             changed = with_header(atheris.Mutate(data[8:begin], begin + 100), data[begin:])
         elif kind < 0.12:
@@ -133,7 +133,7 @@ class Mutator:
         return changed if len(changed) <= most else data
 
     def cross(self, data: bytes, other: bytes, most: int, seed: int) -> bytes:
-        """One file with some tensors of another."""
+        """Return one file with some tensors of another."""
         random = Random(seed)
         try:
             (entries, metadata), (others, _) = take_apart(data), take_apart(other)
@@ -166,7 +166,7 @@ class Mutator:
             del entries[key]
         elif kind == "rename":
             entries[f"{base_of(key)}.{random.choice(self.endings)}"] = entries.pop(key)
-        elif kind == "move":  # the whole update, to another layer
+        elif kind == "move":  # move the whole update to another layer
             base, layer = base_of(key), random.choice(self.keys)
             for name in [name for name in entries if name.startswith(base)]:
                 entries[layer + name.removeprefix(base)] = entries.pop(name)
@@ -180,7 +180,7 @@ class Mutator:
 
     @staticmethod
     def _shape(shape: list[int], random: Random) -> list[int]:
-        """A shape near this one: turned round, with a side more, fewer, split, or of another length."""
+        """Return a shape near this one: transposed, with one side more or fewer, split, or of another length."""
         kind = random.choice(["turn", "more", "fewer", "other", "other", "any"])
         if kind == "any" or not shape:
             return [random.randint(0, 200) for _ in range(random.randint(0, 5))]
@@ -196,7 +196,7 @@ class Mutator:
 
 
 def instrument_the_host() -> None:
-    """The host's reader of adapters, which is imported with all of the host: its functions, one by one."""
+    """Instrument the functions of the host's adapter reader one by one, because it is imported with the whole host."""
     import comfy.lora
     import comfy.lora_convert
     import comfy.weight_adapter

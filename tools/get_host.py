@@ -18,7 +18,7 @@ RELEASE = "v0.33.0"
 
 
 def get_host(source: str, release: str, hosts: Path = HOSTS) -> Path:
-    """Clone one release.
+    """Clone one release of ComfyUI.
 
     Args:
         source: the repository's address.

@@ -1,4 +1,4 @@
-"""Write ``locales/en/nodeDefs.json`` from a server's node definitions, whose own texts are the English ones.
+"""Write ``locales/en/nodeDefs.json`` from a server's node definitions, whose texts are English.
 
 ``python tools/make_locale_en.py URL`` asks the running server at URL.
 """
@@ -17,7 +17,7 @@ TARGET = Path(__file__).resolve().parents[1] / "locales" / "en" / "nodeDefs.json
 
 
 def english(object_info: dict[str, Any]) -> dict[str, Any]:
-    """Every node of this extension as the front end's translations name it."""
+    """Return every node of this extension in the form of the front end's translations."""
     return {
         name: {
             "display_name": info["display_name"],

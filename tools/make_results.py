@@ -1,8 +1,8 @@
-"""Run the templates over the miniature: their thumbnails, and the help pages' pictures of results.
+"""Run the templates on the miniature, for their thumbnails and the help pages' pictures of results.
 
-``python tools/make_results.py`` runs the graphs that ``make_workflows.py`` recorded on a real server, no browser, and
-writes ``workflows/NAME.jpg`` and the ``result_*``, sheet and Pareto pictures of ``web/docs/images``; names of templates after
-it make theirs alone. Run it again when the miniature's adapters or a template change.
+``python tools/make_results.py`` runs the graphs that ``make_workflows.py`` recorded on a real server without a browser. It
+writes ``workflows/NAME.jpg`` and the ``result_*``, sheet and Pareto pictures of ``web/docs/images``. With names of templates it
+makes only their pictures. Run it again when the miniature's adapters or a template change.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import comfy_server  # noqa: E402
 import workflow_results  # noqa: E402
 from PIL import Image  # noqa: E402
 
-# Which of a template's pictures ("" is its main one) a help page shows.
+# The picture of a template ("" is its main one) that a help page shows.
 HELP = {
     ("try_it_no_downloads", ""): "result_miniature",
     ("blend_two_adapters", ""): "result_blend",
@@ -35,7 +35,7 @@ HELP = {
 
 
 def thumbnail(picture: Image.Image, path: Path, width: int = 600, height: int = 400) -> None:
-    """A picture of fixed size, the whole of it shown."""
+    """Fit a whole picture into a fixed size."""
     scale = min(width / picture.width, height / picture.height)
     size = round(picture.width * scale), round(picture.height * scale)
     fitted = picture.resize(size, Image.Resampling.LANCZOS)

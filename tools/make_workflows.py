@@ -1,9 +1,9 @@
 """Build the templates of ``workflows/`` with the real front end, and their API forms for the server tests.
 
-``python tools/make_workflows.py`` starts a server and a headless browser, places the nodes as a person would, and
-writes ``workflows/NAME.json``, ``tests/server/templates/NAME.json`` and the pictures of graphs in the README and the help
-pages; names after it (a template's, a picture's with ``.png``) make these alone. Run it again after a change of a node's
-inputs or of a template, and then ``make_results.py`` beside it, for the thumbnails and the pictures of results.
+``python tools/make_workflows.py`` starts a server and a headless browser and places the nodes in columns. It writes
+``workflows/NAME.json``, ``tests/server/templates/NAME.json`` and the pictures of graphs in the README and the help pages. With
+names (of a template, or of a picture with ``.png``) it makes only these. Run it again after a change of a node's inputs or of a
+template. Then run ``make_results.py`` for the thumbnails and the pictures of results.
 """
 
 from __future__ import annotations
@@ -31,28 +31,19 @@ from workflow_sources import TEMPLATES  # noqa: E402
 BUILD = """(template) => {
     app.graph.clear()
     const made = {}
-    let x = 0
-    for (const [width, keys] of template.columns) {
-        let y = 100
-        for (const key of keys) {
-            const item = template.nodes[key]
-            const node = LiteGraph.createNode(item.type)
-            if (!node) throw new Error(`no node ${item.type}`)
-            app.graph.add(node)
-            if (item.title) node.title = item.title
-            if (item.color) { node.color = item.color[0]; node.bgcolor = item.color[1] }
-            for (const [name, value] of Object.entries(item.widgets)) {
-                const widget = node.widgets.find((candidate) => candidate.name === name)
-                if (!widget) throw new Error(`${item.type} has no widget ${name}`)
-                widget.value = value
-            }
-            node.pos = [x, y]
-            node.setSize([width, Math.max(item.height, node.computeSize()[1])])
-            // The next one's title is 30; Nodes 2.0 draws every node higher, and writes the extension's name below ours.
-            y += node.size[1] + (item.color ? 90 : 60)
-            made[key] = node
+    for (const [key, item] of Object.entries(template.nodes)) {
+        const node = LiteGraph.createNode(item.type)
+        if (!node) throw new Error(`no node ${item.type}`)
+        app.graph.add(node)
+        if (item.title) node.title = item.title
+        if (item.models) node.properties.models = item.models
+        if (item.color) { node.color = item.color[0]; node.bgcolor = item.color[1] }
+        for (const [name, value] of Object.entries(item.widgets)) {
+            const widget = node.widgets.find((candidate) => candidate.name === name)
+            if (!widget) throw new Error(`${item.type} has no widget ${name}`)
+            widget.value = value
         }
-        x += width + 30
+        made[key] = node
     }
     for (const [key, item] of Object.entries(template.nodes)) {
         for (const [name, [from, output]] of Object.entries(item.links)) {
@@ -62,12 +53,30 @@ BUILD = """(template) => {
             if (!made[from].connect(source, made[key], slot)) throw new Error(`refused: ${from}.${output} to ${key}.${name}`)
         }
     }
+    return Object.fromEntries(Object.entries(made).map(([key, node]) => [key, node.id]))
+}"""
+# After the nodes have shown and hidden their widgets.
+PLACE = """([template, ids]) => {
+    let x = 0
+    for (const [width, keys] of template.columns) {
+        let y = 100
+        for (const key of keys) {
+            const item = template.nodes[key], node = app.graph.getNodeById(ids[key])
+            node.pos = [x, y]
+            node.setSize([width, Math.max(item.height, node.computeSize()[1])])
+            // The next one's title is 30; Nodes 2.0 draws every node higher, and writes the extension's name below ours.
+            y += node.size[1] + (item.color ? 90 : 60)
+        }
+        x += width + 30
+    }
 }"""
 
 
 def build(front: comfy_browser.FrontEnd, template: Template) -> dict[str, Any]:
-    """The template in UI form."""
-    front.page.evaluate(BUILD, template)
+    """Return the template in UI form."""
+    ids = front.page.evaluate(BUILD, template)
+    front.pause(600)
+    front.page.evaluate(PLACE, [template, ids])
     front.settle()
     front.fit()
     workflow = front.workflow()
@@ -77,7 +86,7 @@ def build(front: comfy_browser.FrontEnd, template: Template) -> dict[str, Any]:
 
 
 def prepare(base: Path) -> None:
-    """Give the server's checkpoint the name the templates ask for, so that nothing is missing in the pictures."""
+    """Give the server's checkpoint the name in the templates, so that the pictures show no missing file."""
     checkpoints = base / "models" / "checkpoints"
     (checkpoints / CHECKPOINT).symlink_to(checkpoints / make_server_models.CHECKPOINT)
 
@@ -94,8 +103,8 @@ def write_template(front: comfy_browser.FrontEnd, name: str, template: Template)
 
 
 def shoot(front: comfy_browser.FrontEnd, path: Path, widest: int, margin: int = 28) -> None:
-    """A picture of the whole graph."""
-    # The front end's own first graph asks for models that this server does not have, and it goes on saying so.
+    """Take a picture of the whole graph."""
+    # The front end's own first graph needs models that this server does not have, and the message about them stays.
     front.page.add_style_tag(content="[data-testid=error-overlay] { display: none }")
     front.page.wait_for_timeout(600)
     with Image.open(io.BytesIO(front.page.screenshot(clip=front.fit(margin)))) as picture:
@@ -107,7 +116,7 @@ def shoot(front: comfy_browser.FrontEnd, path: Path, widest: int, margin: int = 
 
 
 def keep(front: comfy_browser.FrontEnd, *types: str) -> None:
-    """Leave only these nodes of the open template."""
+    """Remove all other nodes of the open template."""
     front.page.evaluate(
         "(types) => { for (const n of [...app.graph.nodes]) if (!types.includes(n.type)) app.graph.remove(n) }",
         list(types),
@@ -121,7 +130,7 @@ PAD_BOXES = """() => app.graph.nodes.filter((node) => node.type === 'PreferenceW
 
 
 def stack_pads(front: comfy_browser.FrontEnd, path: Path) -> None:
-    """The pads alone, one below the other: the panel that shows help pages is narrow."""
+    """Arrange only the pads, one below the other, because the panel of the help pages is narrow."""
     front.fit()
     front.page.wait_for_timeout(600)
     pads = [Image.open(io.BytesIO(front.page.screenshot(clip=box))) for box in front.page.evaluate(PAD_BOXES)]
@@ -133,7 +142,7 @@ def stack_pads(front: comfy_browser.FrontEnd, path: Path) -> None:
 
 
 def draw_help_pictures(front: comfy_browser.FrontEnd, name: str, template: Template, types: tuple[str, ...]) -> None:
-    """A help page's picture: some nodes of a graph."""
+    """Take a help page's picture of some nodes of a graph."""
     build(front, template)
     keep(front, *types)
     shoot(front, CHECKOUT / "web" / "docs" / "images" / f"{name}.png", 1000)
@@ -162,7 +171,7 @@ HELP_PICTURES: tuple[tuple[str, Template, tuple[str, ...]], ...] = (
 
 
 def draw_blend(front: comfy_browser.FrontEnd) -> None:
-    """The README's picture, with two LoRAs picked, and what two help pages show of it."""
+    """Take the README's picture, with two LoRAs chosen, and the parts of it that two help pages show."""
     docs = CHECKOUT / "web" / "docs" / "images"
     build(front, TEMPLATES["blend_two_adapters"])
     front.page.evaluate(
@@ -189,7 +198,7 @@ def draw_pads(front: comfy_browser.FrontEnd) -> None:
 
 
 def draw_probe(front: comfy_browser.FrontEnd) -> None:
-    """Blend Probe with what it found: the graph is run."""
+    """Run a graph and take a picture of Blend Probe with its results."""
     build(front, blend_probe())
     front.page.get_by_test_id("queue-button").first.click()
     front.page.wait_for_function(
@@ -212,7 +221,7 @@ def write_all(server: comfy_server.ComfyServer, browser: Any, only: list[str]) -
     if unknown:
         raise SystemExit(f"Nothing is called {', '.join(unknown)}; there are {', '.join(steps)}.")
     for name in only or steps:
-        # A page of its own: the front end keeps widget values by node id, also of nodes that were removed.
+        # Open a new page, because the front end stores widget values by node id, also of removed nodes.
         with comfy_browser.front_end(browser, server, width=1900, height=1100) as front:
             steps[name](front)
             if front.errors:

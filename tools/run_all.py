@@ -25,7 +25,7 @@ LONGEST_FIRST = ("training", "evaluation", "miniature")
 
 
 def tiers_without_host() -> list[str]:
-    """The tiers that need no host and are not fast, the longest first: every other folder of tests."""
+    """Return all tiers that need no host and are not fast, the longest first."""
     tiers = {file.parent.name for file in (ROOT / "tests").glob("*/test_*.py")}
     rest = tiers - {*FAST, *ON_EVERY_HOST, *ON_THE_NEWEST}
     return [*(tier for tier in LONGEST_FIRST if tier in rest), *sorted(rest - set(LONGEST_FIRST))]
@@ -47,7 +47,7 @@ class Job:
 
     @property
     def name(self) -> str:
-        """Folders and host, for the report."""
+        """Return the folders and the host, for the report."""
         return ", ".join(f"tests/{tier}" for tier in self.tiers) + (f" on {title(self.host)}" if self.host else "")
 
     def run(self) -> tuple[bool, str]:
@@ -65,7 +65,7 @@ class Job:
 
 
 def jobs(hosts: list[Path]) -> list[Job]:
-    """Everything but the fast tiers, in the order in which it is started."""
+    """Return all jobs except the fast tiers, in the order of their start."""
     on_hosts = [
         Job(ON_EVERY_HOST, host, "not full and not newest" if i else "not full") for i, host in enumerate(hosts)
     ]

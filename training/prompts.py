@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-from pathlib import Path
 
+from ..artifacts.files import find_file
 from .geneval import geneval_prompts
 
 SHORT_DRAWBENCH: tuple[str, ...] = (
@@ -61,7 +61,7 @@ def load_prompts(source: str, count: int, seed: int) -> list[str]:
 
 
 def _read(source: str) -> list[str]:
-    path = Path(source)
+    path = find_file(source)
     if not path.is_file():
         raise ValueError(f"prompts {source!r}: not short_drawbench, not geneval and no such text file")
     try:

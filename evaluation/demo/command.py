@@ -11,11 +11,16 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ...miniature.language import read
-from ...miniature.rewards import REWARDS
+from ...artifacts.command_line import EARLIER, check_options, present_spelling, run_command
+from ...artifacts.files import check_folder
+from ...miniature.reward_names import REWARD_NAMES
 
+RENAMED = {**EARLIER, "divisions": "grid", "images": "images_per_point"}
+"""Earlier spellings of options, which are still accepted."""
 FAVOURITES = ("colourfulness", "compressibility", "softness", "warmth", "brightness", "contrast")
 METHODS = ("blend", "stochastic", "soup", "base")
+SHIPPED = Path(__file__).parents[2] / "miniature/weights/adapters"
+"""The folder of the shipped adapters."""
 PROMPTS = (
     "a red circle",
     "two yellow squares",
@@ -31,28 +36,24 @@ PROMPTS = (
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    options = _parser().parse_args(arguments)
-    try:
+    words = present_spelling(sys.argv[1:] if arguments is None else arguments, RENAMED)
+    options = _parser().parse_args(words)
+
+    def work() -> None:
         page = demonstrate(options)
-    except (ValueError, OSError) as error:
-        sys.stderr.write(f"diffusion-blend demo: {error}\n")
-        return 1
-    sys.stdout.write(
-        f"\nThe page: {page.resolve()}\nOpen it in a browser; beside it lie the pictures, tables and samples.\n"
-    )
-    return 0
+        sys.stdout.write(
+            f"\nThe page: {page.resolve()}\nOpen it in a browser; beside it lie the pictures, tables and samples.\n"
+        )
+
+    return run_command("demo", work)
 
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="diffusion-blend demo", description=__doc__)
-    parser.add_argument(
-        "--output", "--out", type=Path, default=Path("demo"), help="folder of the results; goes on there (demo)"
-    )
-    parser.add_argument("--rewards", nargs=3, choices=list(REWARDS), help="three of the shipped adapters to blend")
-    parser.add_argument(
-        "--divisions", type=int, default=4, help="steps along an edge of the triangle (4: 15 preferences)"
-    )
-    parser.add_argument("--images", type=int, default=64, help="pictures a preference (64)")
+    parser.add_argument("--output", type=Path, default=Path("demo"), help="folder of the results; goes on there (demo)")
+    parser.add_argument("--rewards", nargs=3, choices=list(REWARD_NAMES), help="three of the shipped adapters to blend")
+    parser.add_argument("--grid", type=int, default=4, help="steps along an edge of the triangle (4: 15 preferences)")
+    parser.add_argument("--images_per_point", type=int, default=64, help="pictures a preference (64)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", type=Path | None, default=None, help="folder of a miniature model (the shipped one)")
     parser.add_argument(
@@ -87,38 +88,43 @@ def demonstrate(options: Namespace) -> Path:
     Raises:
         ValueError: no model, too few adapters, a bad number, or a folder that holds something else.
     """
-    import torch
-    from accelerate import PartialState
+    check_options(options, {"grid": 1, "images_per_point": 1, "seed": 0})
+    from ...miniature.command import check_model
+
+    check_model(options.model)
+    check_folder(options.output)
+    adapters = find_adapters(options.adapters or SHIPPED, options.rewards)
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
-    from ...miniature.model import load_pipeline, weights_folder
+    from ...artifacts.workers import Worker
+    from ...miniature.model import load_pipeline
     from ...miniature.renderer import SIZE
     from ...training.models.bases import base_from_pipeline
+    from ..sweep.prepare import prepare
     from ..sweep.report import write_report
-    from ..sweep.run import prepare
     from .page import write_page
 
-    if options.divisions < 1:
-        raise ValueError(f"--divisions is {options.divisions}: it must be at least 1")
-    adapters = find_adapters(options.adapters or weights_folder().parent / "adapters", options.rewards)
     options.output.mkdir(parents=True, exist_ok=True)
     prompts = options.output / "prompts.txt"
     prompts.write_text("\n".join(PROMPTS) + "\n", encoding="utf-8")
     for library in (diffusers_logging, transformers_logging):  # their bars and notes say nothing about the demo
         library.set_verbosity_error()
         library.disable_progress_bar()
-    state = PartialState()
-    device = torch.device(state.device or "cpu")
-    base = base_from_pipeline(load_pipeline(options.model), "miniature", SIZE, device)
-    sweep = prepare(_settings(options, adapters, prompts), state, base)
-    sys.stdout.write(f"Blending {', '.join(adapters)}: {len(sweep.points)} points of {options.images} pictures.\n")
-    rows = sweep.run(state)
+    worker = Worker.of_environment()
+    base = base_from_pipeline(load_pipeline(options.model), "miniature", SIZE, worker.device)
+    sweep = prepare(_settings(options, adapters, prompts), worker, base)
+    sys.stdout.write(
+        f"Blending {', '.join(adapters)}: {len(sweep.points)} points of {options.images_per_point} pictures.\n"
+    )
+    rows = sweep.run()
     write_report(sweep, rows)
     return write_page(sweep, rows, options.output)
 
 
 def _settings(options: Namespace, adapters: dict[str, Path], prompts: Path) -> Any:
+    from ...miniature.language import read
+    from ...miniature.rewards import REWARDS
     from ...training.config import BaseConfig, PromptConfig
     from ..sweep.config import SweepConfig
 
@@ -130,8 +136,8 @@ def _settings(options: Namespace, adapters: dict[str, Path], prompts: Path) -> A
         adapters={name: str(file) for name, file in adapters.items()},
         rewards={name: f"{REWARDS[name].__module__}:{name}" for name in adapters},
         methods=list(METHODS),
-        grid=options.divisions,
-        images=options.images,
+        grid=options.grid,
+        images_per_point=options.images_per_point,
         steps=int(trained.get("steps", 25)),
         eta=float(trained.get("eta", 1.0)),
         guidance_scale=float(trained.get("guidance_scale", 3.0)),

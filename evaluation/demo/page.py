@@ -24,7 +24,7 @@ def write_page(sweep: Sweep, rows: Sequence[Row], folder: Path) -> Path:
 
     Args:
         sweep: finished, of three adapters, with a picture kept for each prompt.
-        rows: what it returned.
+        rows: the rows that it returned.
         folder: where.
 
     Returns:
@@ -35,7 +35,7 @@ def write_page(sweep: Sweep, rows: Sequence[Row], folder: Path) -> Path:
     pairs = [(names[0], names[1]), (names[0], names[2]), (names[1], names[2])]
     pareto = pareto_figure(results, names, pairs)
     blends = {point.weights: point for point in sweep.points if point.method == "blend"}
-    shown = range(min(4, sweep.config.save_images, sweep.config.images))
+    shown = range(min(4, sweep.config.save_images, sweep.config.images_per_point))
     pictures = {w: [sweep.records.picture(point.folder, i) for i in shown] for w, point in blends.items()}
     triangle = triangle_figure(pictures, names)
     write_atomically(folder / "pareto.png", pareto)
@@ -44,7 +44,7 @@ def write_page(sweep: Sweep, rows: Sequence[Row], folder: Path) -> Path:
     volumes = hypervolumes(results, names, names, sweep.config.resamples, sweep.config.seed)
     text = template.substitute(
         names=html.escape(", ".join(names)),
-        pictures=sweep.config.images,
+        pictures=sweep.config.images_per_point,
         prompts=len(sweep.prompts),
         steps=sweep.config.steps,
         seed=sweep.config.seed,
@@ -65,7 +65,7 @@ def _world(sweep: Sweep, results: Sequence[Result]) -> dict[str, Any]:
     preferences = list(dict.fromkeys(result.weights for result in results))
     found = {(result.method, result.weights): result for result in results}
     folders = {(point.method, point.weights): point.folder for point in sweep.points}
-    kept = range(min(len(prompts), sweep.config.save_images, sweep.config.images))
+    kept = range(min(len(prompts), sweep.config.save_images, sweep.config.images_per_point))
     store: dict[str, int] = {}  # each picture once, though points share them
     methods: dict[str, Any] = {}
     for method in dict.fromkeys(result.method for result in results):

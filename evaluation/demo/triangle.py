@@ -9,7 +9,8 @@ import numpy as np
 
 from ...blending.plans import Gates
 from ...blending.simplex import TRIANGLE_CORNERS, TRIANGLE_HEIGHT, triangle_divisions, triangle_point
-from ..sweep.figures import png, tile
+from ..sweep.figures import png
+from ..sweep.picture_grid import tile
 
 
 def triangle_figure(pictures: Mapping[Gates, Sequence[Path]], names: Sequence[str]) -> bytes:

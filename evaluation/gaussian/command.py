@@ -10,16 +10,28 @@ from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 
+from ...artifacts.command_line import EARLIER, check_options, present_spelling, run_command
+from ...artifacts.files import check_folder
 from ...artifacts.tables import markdown_table
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the study ``exact`` or ``learned``; returns the exit status."""
-    chosen = _parser().parse_args(sys.argv[1:] if argv is None else list(argv))
+    words = present_spelling(sys.argv[1:] if argv is None else argv, EARLIER)
+    chosen = _parser().parse_args(words)
     options = chosen[chosen.subcommand]
-    options.output.mkdir(parents=True, exist_ok=True)
-    _STUDIES[chosen.subcommand](options)
-    return 0
+
+    def work() -> None:
+        check_options(options, {"points": 2, "seed": 0})
+        for seed in getattr(options, "seeds", []):
+            check_options(Namespace(seeds=seed), {"seeds": 0})
+        check_folder(options.output)
+        import torch as torch  # a missing library is reported before a folder is made
+
+        options.output.mkdir(parents=True, exist_ok=True)
+        _STUDIES[chosen.subcommand](options)
+
+    return run_command(f"evaluate {chosen.subcommand}", work)
 
 
 def _parser() -> ArgumentParser:
@@ -32,7 +44,7 @@ def _parser() -> ArgumentParser:
     learned.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     learned.add_argument("--points", type=int, default=4000, help="points a setting and seed")
     for study in (exact, learned):
-        study.add_argument("--output", "--out", type=Path, required=True, help="folder for tables, JSON and figure")
+        study.add_argument("--output", type=Path, required=True, help="folder for tables, JSON and figure")
     commands.add_subcommand("exact", exact, help=exact.description, aliases=["oracle"])
     commands.add_subcommand("learned", learned, help=learned.description)
     return parser
@@ -45,7 +57,7 @@ def _exact(options: Namespace) -> None:
     seed, points = options.seed, options.points
     world = exact_study.World(exact_study.ring(), exact_study.pick(("right", "centre")), 1.0)
     drift = exact_study.drift_errors(world, [0.5, 0.5], seed)
-    gap = exact_study.jensen_gap(seed, points)
+    exact = exact_study.jensen_gap(seed, points)
     scale = exact_study.kl_scale(seed, points)
     weak = exact_study.weak_error(seed, points)
     _publish(
@@ -53,13 +65,13 @@ def _exact(options: Namespace) -> None:
         "exact",
         f"seed {seed}, {points} points a setting, {exact_study.STEPS} steps (weak error: as listed)",
         {
-            "Blend against the exact solution": gap,
+            "Blend against the exact solution": exact,
             "Errors over the noise level (right/centre, alpha 1, w .5)": drift,
             "Stochastic against blend (right/centre, alpha 1, w .5)": weak,
             "KL scale against the truly tuned distribution": scale,
         },
     )
-    exact_figure(gap, weak, scale, drift, options.output / "exact.png")
+    exact_figure(exact, weak, scale, drift, options.output / "exact.png")
 
 
 def _learned(options: Namespace) -> None:

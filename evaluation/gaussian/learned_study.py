@@ -18,8 +18,9 @@ from ...blending.msdda import fuse_gaussians
 from ...blending.plans import Blend, Gates, Soup
 from ...blending.side_path import SidePath
 from ...blending.step_info import StepInfo
+from ..intervals import interval
 from .ancestral import SIGMA_MAX, Denoise, sample, schedule, split
-from .distance import interval, sliced_wasserstein
+from .distance import sliced_wasserstein
 from .draw_table import draw_table
 from .mixture import GaussianMixture, QuadraticReward, ring, ring_rewards, weighted_reward
 from .networks import Denoiser, average_factors, train_adapters, train_base

@@ -14,7 +14,7 @@ class QuadraticReward:
     """``r(x) = b . x - x . H x / 2``.
 
     Attributes:
-        name: what tables call it.
+        name: in tables.
         slope: b, float[d], reward per unit of x.
         curvature: H, symmetric float[d, d]; 0 for a linear reward, positive definite for one with a maximum.
     """
@@ -93,7 +93,7 @@ class GaussianMixture:
         return self._tilted_log_weights(reward, alpha)[0].logsumexp(-1)
 
     def tilted(self, reward: QuadraticReward, alpha: float) -> GaussianMixture:
-        """``p(x) exp(r(x) / alpha)``, normalised: what a perfect fine-tuning with KL weight alpha gives.
+        """``p(x) exp(r(x) / alpha)``, normalised: the result of a perfect fine-tuning with KL weight alpha.
 
         (Diffusion Blend, arXiv 2505.18547, the solution of eq. 3.) Component k becomes ``N(m', S')`` with
         ``S' = (S^-1 + H/alpha)^-1`` and ``m' = S' (S^-1 m + b/alpha)``.

@@ -1,131 +1,13 @@
-"""Adapter files for a diffusers UNet, as the side path takes them."""
+"""The "rewarded soup" of the paper's code: adapters whose factors are averaged."""
 
 from __future__ import annotations
 
-import hashlib
-import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import torch
-from diffusers import StableDiffusionXLPipeline, UNet2DConditionModel
-from diffusers.utils.state_dict_utils import convert_unet_state_dict_to_peft
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from ...blending.adapters import LowRank
-from ...blending.kl_weights import parse_kl_weight
-from ...blending.side_path import layer_shape
-
-logger = logging.getLogger("diffusion_blend")
-
-Update = dict[str, list[LowRank]]
-"""Layer name in the UNet -> the adapter's low-rank update of it."""
-
-_PARTS = (".lora_down.weight", ".lora_up.weight", ".alpha")
-
-
-@dataclass(frozen=True)
-class Adapter:
-    """One adapter file.
-
-    Attributes:
-        name: what the user called it.
-        update: layer name -> low-rank update, alpha / rank multiplied in.
-        kl_weight: the KL weight it was trained with, reward units per nat; None where the file does not say.
-        digest: SHA-256 of the file.
-    """
-
-    name: str
-    update: Update
-    kl_weight: float | None
-    digest: str
-
-
-def read_adapter(name: str, file: str, unet: UNet2DConditionModel) -> Adapter:
-    """Read a LoRA file with kohya keys (``lora_unet_<layer>.lora_down.weight``, ``.lora_up.weight``, ``.alpha``).
-
-    Args:
-        name: what the user called it.
-        file: a ``.safetensors`` file.
-        unet: the network it is for.
-
-    Returns:
-        The adapter; text-encoder weights are left out, and one warning says so.
-
-    Raises:
-        ValueError: it cannot be read, is of a kind that is not low-rank, or does not fit the network.
-    """
-    path = Path(file)
-    try:
-        with safe_open(path, framework="pt") as opened:
-            metadata = opened.metadata() or {}
-            tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"adapter {name!r}: cannot read {path} as a whole .safetensors file ({error})") from error
-    if any(key.startswith("lora_te") for key in tensors):
-        logger.warning("adapter %s: the text-encoder weights in %s are not blended", name, path)
-    tensors = {key: tensor for key, tensor in tensors.items() if not key.startswith("lora_te")}
-    _check_kind(name, tensors)
-    return Adapter(name, _updates(name, tensors, unet), _kl_weight(name, metadata), digest)
-
-
-def _check_kind(name: str, tensors: dict[str, Tensor]) -> None:
-    strange = [key for key in tensors if not (key.startswith("lora_unet_") and key.endswith(_PARTS))]
-    if strange or not tensors:
-        raise ValueError(
-            f"adapter {name!r} has {'the key ' + repr(strange[0]) if strange else 'no UNet weights'}: only LoRA files with "
-            "kohya keys (lora_unet_<layer>.lora_down.weight, .lora_up.weight, .alpha) can be blended here, not DoRA, "
-            "LoHa, LoKr or raw peft keys"
-        )
-
-
-def _kl_weight(name: str, metadata: dict[str, str]) -> float | None:
-    try:
-        return parse_kl_weight(metadata.get("diffusion_blend.kl_weight"))
-    except ValueError as error:
-        raise ValueError(f"adapter {name!r}: {error}") from error
-
-
-def _updates(name: str, tensors: dict[str, Tensor], unet: UNet2DConditionModel) -> Update:
-    scaled: dict[str, Tensor] = {}
-    for key, down in tensors.items():
-        layer, part = key.split(".", 1)
-        up = tensors.get(f"{layer}.lora_up.weight")
-        if part != "lora_down.weight":
-            continue
-        if up is None:
-            raise ValueError(f"adapter {name!r}: {layer} has a lora_down and no lora_up; the file is not whole")
-        alpha = tensors.get(f"{layer}.alpha")
-        scale = 1.0 if alpha is None else float(alpha) / down.shape[0]
-        scaled[key], scaled[f"{layer}.lora_up.weight"] = down.float(), up.float() * scale
-    # diffusers' own renaming: SD 1.x as it is, SDXL's input_blocks and output_blocks by the UNet's configuration.
-    renamed = StableDiffusionXLPipeline.lora_state_dict(scaled, unet_config=unet.config)[0]
-    factors = convert_unet_state_dict_to_peft({key.removeprefix("unet."): value for key, value in renamed.items()})
-    update: Update = {}
-    for key, down in factors.items():
-        layer, _, part = key.partition(".lora_")
-        if part == "A.weight":
-            update[layer] = [_fitting(name, layer, down, factors[f"{layer}.lora_B.weight"], unet)]
-    return update
-
-
-def _fitting(name: str, layer: str, down: Tensor, up: Tensor, unet: UNet2DConditionModel) -> LowRank:
-    try:
-        out, taken = layer_shape(unet, layer)
-    except ValueError as error:
-        raise ValueError(f"adapter {name!r} does not fit this base: {error}") from error
-    up = up.flatten(1)  # [out, rank, 1, 1] -> [out, rank]
-    if tuple(down.shape[1:]) != taken and down.flatten(1).shape[1:] == taken:
-        down = down.flatten(1)  # a 1 x 1 convolution's factor on a linear layer
-    if tuple(down.shape[1:]) != taken or up.shape[0] != out:
-        raise ValueError(
-            f"adapter {name!r} does not fit this base: layer {layer!r} takes {list(taken)} to {out}, the file's factors "
-            f"take {list(down.shape[1:])} to {up.shape[0]}"
-        )
-    return LowRank(down, up)
+from ...pipelines.adapter_files import Adapter, Update
 
 
 def average_factors(adapters: Sequence[Adapter], weights: Sequence[float]) -> Update:

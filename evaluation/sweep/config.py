@@ -8,62 +8,58 @@ from typing import Literal
 from ...artifacts.settings import bounded
 from ...training.config import BaseConfig, PromptConfig
 
-METHODS = (
-    "base",
-    "blend",
-    "stochastic",
-    "stochastic-independent",
-    "soup",
-    "early",
-    "factor-soup",
-    "msdda",
-    "morl",
-    "code",
-    "rgg",
-)
-UNSCALED = ("base", "morl", "code", "rgg")
-"""Methods without coefficients, for which the KL scale means nothing."""
-
 
 @dataclass(frozen=True)
 class SweepConfig:
     """Compare methods of blending adapters over preference weights, with the same noise for all of them.
 
     Attributes:
-        output: folder of the sweep. One found there goes on where it stopped; methods, weights, KL scales and images may
-            be added to it, any other setting that changes pictures or scores is refused.
+        output: folder of the sweep, the union of all that was ever asked of it. A sweep found there goes on where it
+            stopped, and processes that are started at the same time share the work. Methods, weights, KL scales,
+            pictures and rewards may be added. Any other setting that changes pictures or scores is refused.
         adapters: name -> ``.safetensors`` LoRA file with kohya keys, in the order of the weights.
         rewards: name -> reward (a known name or module:function). A reward with an adapter's name is the one which
-            that adapter stands for: r(w) weighs these. Others are only measured.
+            that adapter stands for: r(w) weighs these. Others are only measured. Rewards may be added to a folder whose
+            pictures were all kept (save_images).
         methods: base, blend, stochastic (stratified draws), stochastic-independent, soup, early (blend first, then soup,
             as the node's), factor-soup (the paper's code), msdda, morl, code (blockwise best of N), rgg (reward
             gradients).
         weights: preference vectors, one number per adapter each; they are divided by their sum.
         grid: also every preference whose weights are multiples of 1/grid; 0 adds none. 4 with two adapters is 0, .25,
             .5, .75, 1; with m adapters it is (grid + m - 1 choose m - 1) points.
-        kl_scales: distances from the base; 0 is the base, 1 the blend. Only for methods with coefficients.
-        images: pictures per point. The interval's width falls with its square root.
+        method_weights: method -> preference vectors for that method alone, instead of ``weights`` and ``grid``: for methods
+            that are too expensive for all of them.
+        kl_scales: distances from the base; 0 is the base, 1 the blend. Only for methods with coefficients; one that a
+            method cannot take is left out there with a line.
+        images_per_point: pictures of each method, preference and KL scale. The interval's width falls with its square root.
+        images_per_prompt: pictures of each prompt at every point, instead of images_per_point; 0 is off.
         steps: DDIM steps per picture.
         eta: noise of the steps, above 0 to 1 (DDPM, the paper's).
         guidance_scale: classifier-free guidance; 1 is none (and half the work).
-        batch: pictures per network call, and per unit of work: what an interruption costs at most.
+        batch: pictures per network call and per unit of work. An interruption costs at most one unit.
         seed: of the noise. Picture i has prompt ``i mod prompts``; its noise is a function of seed, prompt and ``i div
             prompts`` alone.
         measure_kl: also measure each picture's KL to the base (one more network call a step, timed and counted apart).
-        reward_units: what a weight weighs. ``as_given``: rewards as they are; adapters trained with unequal KL weights
-            are brought to the largest of them, as the nodes do. ``kl_weight``: each reward in units of its adapter's KL
+        reward_units: the units in which weights compare rewards. ``as_given``: rewards as they are;
+            unequal KL weights of adapters are reconciled as in the nodes. ``kl_weight``: each reward in units of its adapter's KL
             weight (from the file), for rewards whose scales cannot be compared; coefficients are then the weights.
+        affine: reward's name -> [factor, offset]: its score is ``factor * r + offset``, so that rewards have comparable
+            scales (the paper's VILA is [4, -2]).
         etas: adapter name -> its own noise scale, for msdda; those not named have ``eta``.
         morl: "w1,w2,..." -> adapter file trained on that very mixture, for morl; only for weights of this sweep.
         code_block: steps between CoDe's choices. 1 chooses at every step, as many as ``steps`` only at the end.
         code_candidates: pictures CoDe chooses among: about as many times the base's work. 1 is the base.
         rgg_alpha: KL weight in the guidance by reward gradients; small values pull hard and break pictures.
-        save_images: pictures per point that are kept as PNG files and shown in the grid.
+        save_images: pictures per point that are kept as PNG files and shown in the grid. As many as images_per_point keeps
+            all, so that rewards can be added later.
         resamples: of the bootstrap behind the hypervolume's interval.
         reward_folders: reward's name -> local folder with its model, instead of the hub's.
+        external_scores: CSV files with scores that another program gave to kept pictures: a column ``picture`` as in
+            samples.csv, every other column a reward. The folder keeps a copy.
+        claim_expiry: seconds without a sign of life after which another process takes over a unit of work.
         allow_download: permit downloads of the base and the reward models that are not on this machine yet.
         base: the model.
-        prompts: what to draw.
+        prompts: to draw.
     """
 
     output: str
@@ -72,8 +68,10 @@ class SweepConfig:
     methods: list[str] = field(default_factory=lambda: ["base", "blend", "stochastic", "soup"])
     weights: list[list[float]] = field(default_factory=list)
     grid: int = bounded(0, minimum=0)
+    method_weights: dict[str, list[list[float]]] = field(default_factory=dict)
     kl_scales: list[float] = field(default_factory=lambda: [1.0])
-    images: int = bounded(64, minimum=1)
+    images_per_point: int = bounded(64, minimum=1)
+    images_per_prompt: int = bounded(0, minimum=0)
     steps: int = bounded(50, minimum=1)
     eta: float = bounded(1.0, above=0, maximum=1)
     guidance_scale: float = 7.5
@@ -81,6 +79,7 @@ class SweepConfig:
     seed: int = 0
     measure_kl: bool = True
     reward_units: Literal["as_given", "kl_weight"] = "as_given"
+    affine: dict[str, list[float]] = field(default_factory=dict)
     etas: dict[str, float] = field(default_factory=dict)
     morl: dict[str, str] = field(default_factory=dict)
     code_block: int = bounded(5, minimum=1)
@@ -89,6 +88,8 @@ class SweepConfig:
     save_images: int = bounded(8, minimum=0)
     resamples: int = bounded(1000, minimum=1)
     reward_folders: dict[str, str] = field(default_factory=dict)
+    external_scores: list[str] = field(default_factory=list)
+    claim_expiry: float = bounded(300.0, minimum=1)
     allow_download: bool = False
     base: BaseConfig = field(default_factory=BaseConfig)
     prompts: PromptConfig = field(default_factory=PromptConfig)

@@ -1,35 +1,32 @@
-"""Pareto figures and the grid of pictures."""
+"""Pareto figures, and reward and KL over the KL scale."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from ...blending.plans import Gates
-from ..gaussian.distance import interval
-from .config import UNSCALED
-from .statistics import Array, Result, of_group, within_pictures
+from ..intervals import Array
+from .methods import METHODS, is_scaled
+from .methods import label as method_label
+from .statistics import Result, of_group, within_pictures
 
-LABELS = {
-    "stochastic-independent": "stochastic, independent draws",
-    "early": "early blend, then soup",
-    "factor-soup": "soup of factors (as in the paper's code)",
-    "msdda": "MSDDA",
-    "morl": "MORL (trained for w)",
-    "code": "CoDe",
-    "rgg": "RGG",
-}
-_MARKERS = "osD^vP*X<>"
+MOST_METHODS = 8
+"""Methods in one panel; more get panels of their own, with blend in each for comparison."""
+MOST_PREFERENCES = 6
+"""Preferences with a line or a mark of their own; of more, as many are chosen evenly."""
+_MARKERS = "osD^vP*X"
+_STYLES = ("-", "--", "-.", ":")
 
 
-def label(method: str) -> str:
-    """What tables and figures call a method."""
-    return LABELS.get(method, method)
+def label(method: str, settings: str = "") -> str:
+    """The name of a method in tables and figures, with its own settings where a sweep has several."""
+    name = method_label(method) if method in METHODS else method
+    return f"{name} ({settings})" if settings else name
 
 
 def write_weights(weights: Gates) -> str:
@@ -37,11 +34,26 @@ def write_weights(weights: Gates) -> str:
     return "/".join(f"{round(weight, 3):g}" for weight in weights)
 
 
+def chosen_evenly(count: int, most: int) -> list[int]:
+    """At most ``most`` of the numbers below ``count``, evenly spread, with the first and the last."""
+    return sorted({round(place) for place in np.linspace(0, count - 1, min(most, count))})
+
+
+@dataclass(frozen=True)
+class _Panel:
+    pair: tuple[str, str]
+    series: Sequence[tuple[str, str]]
+    """(method, settings) of the lines."""
+
+
 def pareto_figure(results: Sequence[Result], adapters: Sequence[str], pairs: Sequence[tuple[str, str]]) -> bytes:
-    """A panel per pair of rewards: every method's mean rewards over the preferences, with 95 % intervals within pictures.
+    """Mean rewards over the preferences with 95 % intervals within pictures: a panel per pair of rewards and 8 methods.
+
+    A method has a colour and a marker, a KL scale a line style. Markers are open and become smaller from method to method,
+    so that points that coincide show as rings. The numbers are the weight of the reward on the x axis.
 
     Args:
-        results: of the whole sweep; each KL scale is a line of its own.
+        results: of the whole sweep.
         adapters: names, in the order of the weights.
         pairs: the rewards on the axes.
 
@@ -50,66 +62,133 @@ def pareto_figure(results: Sequence[Result], adapters: Sequence[str], pairs: Seq
     """
     from matplotlib.figure import Figure
 
-    columns = min(3, len(pairs))
-    rows = -(-len(pairs) // columns)
+    series = list(dict.fromkeys((r.method, r.settings) for r in results if r.method != "base"))
+    panels = [_Panel(pair, part) for pair in pairs for part in in_panels(series)]
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
     figure = Figure(figsize=(5.6 * columns, 4.6 * rows + 1), layout="constrained")
-    panels = list(np.asarray(figure.subplots(rows, columns, squeeze=False)).flat)
-    for panel, pair in zip(panels, pairs, strict=False):
-        _front(panel, of_group(results, adapters, pair), adapters, pair)
-    for panel in panels[len(pairs) :]:
-        panel.set_axis_off()
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2 * columns, frameon=False, fontsize="small")
+    axes = list(np.asarray(figure.subplots(rows, columns, squeeze=False)).flat)
+    for axis, panel in zip(axes, panels, strict=False):
+        _draw_fronts(axis, panel, of_group(results, adapters, panel.pair), adapters, series)
+    for axis in axes[len(panels) :]:
+        axis.set_axis_off()
+    known: dict[str, Any] = {}
+    for axis in axes:
+        known |= {text: handle for handle, text in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(
+        list(known.values()),
+        list(known),
+        loc="outside lower center",
+        ncols=2 * columns,
+        frameon=False,
+        fontsize="small",
+    )
     return png(figure)
 
 
-def _front(panel: Any, results: Sequence[Result], adapters: Sequence[str], pair: tuple[str, str]) -> None:
-    series = list(dict.fromkeys((result.method, result.kl_scale) for result in results))
-    several = len({kl_scale for _, kl_scale in series}) > 1
-    first = adapters.index(pair[0]) if pair[0] in adapters else 0
-    spread = [dict(enumerate(within_pictures(results, name))) for name in pair] if results else [{}, {}]
-    for number, (method, kl_scale) in enumerate(series):
-        own = [i for i, result in enumerate(results) if (result.method, result.kl_scale) == (method, kl_scale)]
-        own = own[:1] if method == "base" else sorted(own, key=lambda i: results[i].weights[first])
-        x, y = ([values[i] for i in own] for values in spread)
-        name = f"{label(method)}, KL scale {kl_scale:g}" if several and method != "base" else label(method)
-        panel.errorbar(
-            [mean for mean, _ in x],
-            [mean for mean, _ in y],
-            xerr=[half for _, half in x],
-            yerr=[half for _, half in y],
-            marker=_MARKERS[number % len(_MARKERS)],
-            markersize=5,
-            linewidth=1.2,
-            elinewidth=0.6,
-            alpha=0.85,
-            label=name,
+def in_panels(series: Sequence[tuple[str, str]]) -> list[list[tuple[str, str]]]:
+    """Methods in groups of at most `MOST_METHODS`, each with blend in it if there is a blend."""
+    if len(series) <= MOST_METHODS:
+        return [list(series)]
+    common = [one for one in series if one[0] == "blend"][:1]
+    others, room = [one for one in series if one not in common], MOST_METHODS - len(common)
+    return [common + others[start : start + room] for start in range(0, len(others), room)]
+
+
+def _draw_fronts(
+    axis: Any,
+    panel: _Panel,
+    results: Sequence[Result],
+    adapters: Sequence[str],
+    series: Sequence[tuple[str, str]],
+) -> None:
+    first = adapters.index(panel.pair[0]) if panel.pair[0] in adapters else 0
+    spread = [within_pictures(results, name) for name in panel.pair] if results else [[], []]
+    scales = list(dict.fromkeys(result.kl_scale for result in results if result.method != "base"))
+    for place, (method, settings) in enumerate(panel.series):
+        for kl_scale in scales:
+            own = [
+                i for i, r in enumerate(results) if (r.method, r.settings, r.kl_scale) == (method, settings, kl_scale)
+            ]
+            own.sort(key=lambda i: results[i].weights[first])
+            name = label(method, settings)
+            text = f"{name}, KL scale {kl_scale:g}" if len(scales) > 1 and is_scaled(method) else name
+            style = _STYLES[scales.index(kl_scale) % len(_STYLES)] if is_scaled(method) else "-"
+            colour = f"C{series.index((method, settings)) % 10}"
+            _draw_front(axis, [(spread[0][i], spread[1][i]) for i in own], text, style, colour, place)
+            _mark_weights(axis, [(spread[0][i][0], spread[1][i][0], results[i].weights[first]) for i in own], colour)
+    base = [i for i, result in enumerate(results) if result.method == "base"][:1]
+    for i in base:
+        axis.plot(spread[0][i][0], spread[1][i][0], "k*", markersize=11, linestyle="none", label="base")
+    axis.set(xlabel=panel.pair[0], ylabel=panel.pair[1])
+    axis.grid(alpha=0.25)
+
+
+def _draw_front(
+    axis: Any,
+    points: Sequence[tuple[tuple[float, float], tuple[float, float]]],
+    text: str,
+    style: str,
+    colour: str,
+    place: int,
+) -> None:
+    if not points:
+        return
+    axis.errorbar(
+        [x[0] for x, _ in points],
+        [y[0] for _, y in points],
+        xerr=[x[1] for x, _ in points],
+        yerr=[y[1] for _, y in points],
+        marker=_MARKERS[place],
+        markersize=11 - place,
+        markerfacecolor="none",
+        linestyle=style,
+        linewidth=2.2 - 0.2 * place,
+        elinewidth=0.6,
+        color=colour,
+        alpha=0.85,
+        label=text,
+    )
+
+
+def _mark_weights(axis: Any, points: Sequence[tuple[float, float, float]], colour: str) -> None:
+    for number in chosen_evenly(len(points), MOST_PREFERENCES):
+        x, y, weight = points[number]
+        axis.annotate(
+            f"{round(weight, 2):g}", (x, y), xytext=(5, 4), textcoords="offset points", fontsize=6, color=colour
         )
-    panel.set(xlabel=pair[0], ylabel=pair[1])
-    panel.grid(alpha=0.25)
 
 
 def scale_figure(results: Sequence[Result]) -> bytes:
-    """Weighted reward and KL to the base over the KL scale, a line per method and preference. Returns a PNG."""
+    """Weighted reward and KL to the base over the KL scale, a colour per method, a line style per preference. Returns a PNG."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 4.4), layout="constrained")
+    figure = Figure(figsize=(11, 4.8), layout="constrained")
     panels = figure.subplots(1, 2)
-    scaled = [result for result in results if result.method not in UNSCALED]
-    for method, weights in dict.fromkeys((result.method, result.weights) for result in scaled):
-        own = [result for result in scaled if (result.method, result.weights) == (method, weights)]
-        for panel, columns in zip(panels, ([r.weighted for r in own], [r.columns["kl"] for r in own]), strict=True):
-            _line(panel, [r.kl_scale for r in own], columns, f"{label(method)}, {write_weights(weights)}")
+    scaled = [result for result in results if is_scaled(result.method)]
+    methods = list(dict.fromkeys((result.method, result.settings) for result in scaled))[:MOST_METHODS]
+    weights = list(dict.fromkeys(result.weights for result in scaled))
+    shown = [weights[number] for number in chosen_evenly(len(weights), len(_STYLES))]
+    for place, (method, settings) in enumerate(methods):
+        for style, preference in zip(_STYLES, shown, strict=False):
+            own = [r for r in scaled if (r.method, r.settings, r.weights) == (method, settings, preference)]
+            text = f"{label(method, settings)}, {write_weights(preference)}"
+            for panel, columns in zip(panels, ([r.weighted for r in own], [r.columns["kl"] for r in own]), strict=True):
+                _draw_scales(panel, own, columns, text, f"C{place}", style)
     panels[0].set(xlabel="KL scale", ylabel="r(w)")
     panels[1].set(xlabel="KL scale", ylabel="KL to the base [nats]")
-    panels[1].legend(fontsize="x-small")
+    handles, labels = panels[1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize="x-small")
     return png(figure)
 
 
-def _line(panel: Any, x: Sequence[float], columns: Sequence[Array | None], name: str) -> None:
-    known = [(place, interval(column.tolist())) for place, column in zip(x, columns, strict=True) if column is not None]
-    places, spread = [place for place, _ in known], [values for _, values in known]
-    panel.errorbar(places, [m for m, _ in spread], yerr=[half for _, half in spread], marker=".", label=name)
+def _draw_scales(
+    panel: Any, results: Sequence[Result], columns: Sequence[Array | None], name: str, colour: str, style: str
+) -> None:
+    known = [(r.kl_scale, *r.interval(c)) for r, c in zip(results, columns, strict=True) if c is not None]
+    known.sort()
+    x, y, half = ([point[k] for point in known] for k in range(3))
+    panel.errorbar(x, y, yerr=half, marker=".", color=colour, linestyle=style, label=name)
 
 
 def png(figure: Any) -> bytes:
@@ -117,46 +196,3 @@ def png(figure: Any) -> bytes:
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=130)
     return content.getvalue()
-
-
-def picture_grid(cells: Mapping[tuple[str, str], Sequence[Path]], side: int = 128) -> bytes:
-    """Rows of methods, columns of preferences; each cell shows the same prompts and noise, tiled.
-
-    Args:
-        cells: (row, column) -> picture files.
-        side: of one picture, screen pixels.
-
-    Returns:
-        A PNG file's content.
-    """
-    from matplotlib.figure import Figure
-
-    rows, columns = (list(dict.fromkeys(names)) for names in zip(*cells, strict=True))
-    tiles = {key: tile(files, side) for key, files in cells.items()}
-    tallest = max(image.height / image.width for image in tiles.values())
-    figure = Figure(figsize=(1.9 * len(columns) + 1.6, 1.9 * tallest * len(rows) + 0.5), layout="constrained")
-    panels = np.asarray(figure.subplots(len(rows), len(columns), squeeze=False))
-    for i, row in enumerate(rows):
-        for j, column in enumerate(columns):
-            panel = panels[i, j]
-            panel.set(xticks=[], yticks=[])
-            for side_line in panel.spines.values():
-                side_line.set_visible(False)
-            if (row, column) in tiles:
-                panel.imshow(np.asarray(tiles[row, column]))
-            if i == 0:
-                panel.set_title(column, fontsize=8)
-            if j == 0:
-                panel.set_ylabel(row.replace(" (", "\n("), fontsize=8, rotation=0, ha="right", va="center")
-    return png(figure)
-
-
-def tile(files: Sequence[Path], side: int) -> Image.Image:
-    """Pictures side by side, as square as possible, enlarged without blur."""
-    columns = int(np.ceil(np.sqrt(len(files))))
-    sheet = Image.new("RGB", (columns * side, -(-len(files) // columns) * side), "white")
-    for i, file in enumerate(files):
-        with Image.open(file) as picture:
-            method = Image.Resampling.NEAREST if picture.width < side else Image.Resampling.LANCZOS
-            sheet.paste(picture.resize((side, side), method), (i % columns * side, i // columns * side))
-    return sheet

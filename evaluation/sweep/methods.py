@@ -1,101 +1,292 @@
-"""Runs the method of a point: the adapters that it attaches and the steps that it makes."""
+"""The methods of a sweep, one table: name, label, recipe, cost, and how the pictures are made.
+
+A new method is a line in `METHODS` with its functions. This file imports torch only where pictures are made, so that a
+command can refuse a wrong name without it.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
-from ...blending.plans import Blend, EarlyBlend, Soup, Stochastic
-from ...rewards.protocol import Reward, score, weighted_sum
-from ...training.ddim import DdimSteps
-from .adapters import Adapter, Update, average_factors
 from .config import SweepConfig
-from .network import Network
-from .points import DRAWS, Point
-from .reward_guided import BlockwiseBestOfN, RewardGradientGuidance, clean_estimates
-from .steps import Chunk, Cost, MsddaStep, Planned, PlannedWithResidual, Samples, Stepper, run_steps
+
+if TYPE_CHECKING:
+    from ...blending.plans import Gates
+    from ...pipelines.adapter_files import AdapterFile
+    from .runner import MethodRunner
+    from .steps import Chunk, Cost, Samples
+
+NEGLIGIBLE = 1e-12
+"""A coefficient nearer to 0 than this needs no call."""
+
+Recipe = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class MethodRunner:
-    """What every point shares.
+class Asked:
+    """A point of a sweep as it was asked for.
 
     Attributes:
-        config: the settings.
-        network: the base.
-        steps: the sampler.
+        config: the sweep's settings.
         adapters: in the order of the weights.
-        mixture_adapters: adapters of morl by their file's digest.
-        rewards: by the user's names.
+        morl: preference -> the adapter trained for it.
+        weights: the preference, float[m], sum 1.
+        coefficients: c, float[m].
     """
 
     config: SweepConfig
-    network: Network
-    steps: DdimSteps
-    adapters: Sequence[Adapter]
-    mixture_adapters: Mapping[str, Adapter]
-    rewards: Mapping[str, Reward]
+    adapters: Sequence[AdapterFile]
+    morl: Mapping[Gates, AdapterFile]
+    weights: Gates
+    coefficients: Gates
 
-    def sample(self, point: Point, chunk: Chunk, cost: Cost) -> Samples:
-        """Make a point's pictures of one chunk."""
-        name = point.recipe["sampler"]
-        if name == "code":
-            with torch.inference_mode(), self.network.adapted([{}]):
-                return self._code(point.recipe).run(self.network, self.steps, chunk, cost)
-        updates, stepper = ([{}], self._rgg(point.recipe, chunk)) if name == "rgg" else self._method(point.recipe)
-        # Reward gradients pass through tensors that inference mode would not let them.
-        quiet = torch.no_grad() if name == "rgg" else torch.inference_mode()
-        with quiet, self.network.adapted(updates):
-            return run_steps(
-                stepper,
-                self.network,
-                self.steps,
-                chunk,
-                self.config.seed,
-                cost,
-                adapters=len(updates),
-                measure_kl=self.config.measure_kl,
-            )
+    @property
+    def etas(self) -> list[float]:
+        """Each adapter's own noise scale."""
+        return [self.config.etas.get(adapter.name, self.config.eta) for adapter in self.adapters]
 
-    def _code(self, recipe: Mapping[str, Any]) -> BlockwiseBestOfN:
-        def judge(images: Tensor, prompts: Sequence[str]) -> Tensor:
-            wanted = dict(zip((adapter.name for adapter in self.adapters), shares, strict=True))
-            used = {name: self.rewards[name] for name, share in wanted.items() if share > 0}
-            return weighted_sum(score(used, images, prompts), {name: wanted[name] for name in used})
 
-        shares = [w / scale for w, scale in zip(recipe["weights"], recipe["scales"], strict=True)]
-        estimates = clean_estimates(self.network.base, self.steps)
-        return BlockwiseBestOfN(judge, estimates, recipe["block"], recipe["candidates"], self.config.seed)
+Run = Callable[["MethodRunner", Mapping[str, Any], "Chunk", "Cost"], "Samples"]
 
-    def _rgg(self, recipe: Mapping[str, Any], chunk: Chunk) -> RewardGradientGuidance:
-        rewards = [self.rewards[adapter.name] for adapter in self.adapters]
-        estimates = clean_estimates(self.network.base, self.steps)
-        return RewardGradientGuidance(rewards, recipe["weights"], recipe["alpha"], estimates, chunk.prompts)
 
-    def _method(self, recipe: Mapping[str, Any]) -> tuple[list[Update], Stepper]:
-        """The adapters a recipe attaches, and its steps."""
-        name = recipe["sampler"]
-        if name == "base":
-            return [{}], Planned(Blend((0.0,)))
-        if name == "morl":
-            return [self.mixture_adapters[recipe["file"]].update], Planned(Blend((1.0,)))
-        updates, coefficients = [adapter.update for adapter in self.adapters], tuple(recipe["coefficients"])
-        if name == "factor-soup":
-            total = math.fsum(coefficients)
-            averaged = average_factors(self.adapters, [c / total for c in coefficients])
-            return [averaged], Planned(Soup((total,)))
-        if name == "soup":
-            return updates, Planned(Soup(coefficients))
-        if name == "early":
-            return updates, PlannedWithResidual(EarlyBlend(coefficients), self.steps)
-        if name in DRAWS:
-            return updates, Planned(Stochastic(coefficients, DRAWS[name]))
-        if name == "msdda":
-            steps = {eta: self.network.base.ddim_steps(self.config.steps, eta) for eta in recipe["etas"]}
-            return updates, MsddaStep(coefficients, recipe["etas"], steps)
-        return updates, Planned(Blend(coefficients))  # blend, adapter
+@dataclass(frozen=True)
+class Method:
+    """A method.
+
+    Attributes:
+        run: makes a chunk's pictures by a recipe.
+        recipe: everything that decides the pictures besides the sweep's common settings; None where the method has no
+            such point.
+        calls: network evaluations per step by a recipe, without the measurement of the KL; for the order of the work.
+        label: in tables and figures; empty is the method's name.
+        is_scaled: whether it has coefficients, so that the KL scale means something.
+        follows_rewards: whether it needs a reward with the name of each adapter.
+        needs_gradient: whether it needs rewards with a gradient.
+        settings: the method's own settings in words, to tell points of one folder apart.
+    """
+
+    run: Run
+    recipe: Callable[[Asked], Recipe | None]
+    calls: Callable[[Mapping[str, Any]], float]
+    label: str = ""
+    is_scaled: bool = True
+    follows_rewards: bool = False
+    needs_gradient: bool = False
+    settings: Callable[[Asked], str] = lambda asked: ""
+
+
+def sampler(recipe: Mapping[str, Any]) -> Method:
+    """The method that makes a recipe's pictures; a single adapter is a blend of one."""
+    return METHODS["blend" if recipe["sampler"] == "adapter" else recipe["sampler"]]
+
+
+def label(method: str) -> str:
+    """The name of a method in tables and figures."""
+    return METHODS[method].label or method
+
+
+def is_scaled(method: str) -> bool:
+    """Whether the KL scale means something for a method."""
+    return METHODS[method].is_scaled
+
+
+# Recipes.
+
+
+def _coefficients(name: str) -> Callable[[Asked], Recipe | None]:
+    def recipe(asked: Asked) -> Recipe | None:
+        return single_model(asked) or {"sampler": name, "coefficients": list(asked.coefficients)}
+
+    return recipe
+
+
+def single_model(asked: Asked) -> Recipe | None:
+    """The recipe of the base or of one adapter alone, where the coefficients ask for nothing else."""
+    used = [i for i, c in enumerate(asked.coefficients) if abs(c) > NEGLIGIBLE]
+    if not used:
+        return {"sampler": "base"}
+    if len(used) > 1 or _base_share(asked.coefficients) != 0:
+        return None
+    return {"sampler": "adapter", "coefficients": [float(i == used[0]) for i in range(len(asked.coefficients))]}
+
+
+def _base_share(coefficients: Sequence[float]) -> float:
+    from ...blending.plans import base_coefficient
+
+    return base_coefficient(tuple(coefficients))
+
+
+def _drawn(name: str) -> Callable[[Asked], Recipe | None]:
+    def recipe(asked: Asked) -> Recipe | None:
+        from ...blending.plans import Stochastic
+
+        single = single_model(asked)
+        if single is None:
+            Stochastic(asked.coefficients, DRAWS[name])  # refuses what cannot be drawn
+        return single or {"sampler": name, "coefficients": list(asked.coefficients)}
+
+    return recipe
+
+
+def _msdda_recipe(asked: Asked) -> Recipe | None:
+    single = single_model(asked)
+    own_noise = [eta for eta, c in zip(asked.etas, asked.coefficients, strict=True) if abs(c) > NEGLIGIBLE]
+    if single is not None and (single["sampler"] == "base" or own_noise == [asked.config.eta]):
+        return single
+    return {"sampler": "msdda", "coefficients": list(asked.coefficients), "etas": asked.etas}
+
+
+def _factor_soup_recipe(asked: Asked) -> Recipe | None:
+    single = single_model(asked)
+    if single is None and math.fsum(asked.coefficients) == 0:
+        raise ValueError("factor-soup: coefficients of sum 0 give no average; leave it out")
+    return single or {"sampler": "factor-soup", "coefficients": list(asked.coefficients)}
+
+
+def _morl_recipe(asked: Asked) -> Recipe | None:
+    if asked.weights in asked.morl:
+        return {"sampler": "morl", "file": asked.morl[asked.weights].digest}
+    return single_model(asked)
+
+
+def _code_recipe(asked: Asked) -> Recipe | None:
+    from .points import reward_scales
+
+    chosen = {"block": asked.config.code_block, "candidates": asked.config.code_candidates}
+    scales = reward_scales(asked.config, asked.adapters)
+    return {"sampler": "code", "weights": list(asked.weights), "scales": scales, **chosen}
+
+
+def _rgg_recipe(asked: Asked) -> Recipe | None:
+    return {"sampler": "rgg", "weights": list(asked.weights), "alpha": asked.config.rgg_alpha}
+
+
+# Costs.
+
+
+def _rows(recipe: Mapping[str, Any]) -> float:
+    coefficients = recipe["coefficients"]
+    used = sum(abs(c) > NEGLIGIBLE for c in coefficients)
+    return used + (abs(1 - math.fsum(coefficients)) > NEGLIGIBLE)
+
+
+def _one(recipe: Mapping[str, Any]) -> float:
+    return 1.0
+
+
+def _early_rows(recipe: Mapping[str, Any]) -> float:
+    return 1 + 0.2 * _rows(recipe)
+
+
+# Pictures.
+
+
+def _run_base(runner: MethodRunner, recipe: Mapping[str, Any], chunk: Chunk, cost: Cost) -> Samples:
+    from ...blending.plans import Blend
+
+    return runner.planned([{}], Blend((0.0,)), chunk, cost)
+
+
+def _run_blend(runner: MethodRunner, recipe: Mapping[str, Any], chunk: Chunk, cost: Cost) -> Samples:
+    from ...blending.plans import Blend
+
+    return runner.planned(runner.updates, Blend(tuple(recipe["coefficients"])), chunk, cost)
+
+
+def _run_drawn(runner: MethodRunner, recipe: Mapping[str, Any], chunk: Chunk, cost: Cost) -> Samples:
+    from ...blending.plans import Stochastic
+
+    planner = Stochastic(tuple(recipe["coefficients"]), DRAWS[recipe["sampler"]])
+    return runner.planned(runner.updates, planner, chunk, cost)
+
+
+def _run_soup(runner: MethodRunner, recipe: Mapping[str, Any], chunk: Chunk, cost: Cost) -> Samples:
+    from ...blending.plans import Soup
+
+    return runner.planned(runner.updates, Soup(tuple(recipe["coefficients"])), chunk, cost)
+
+
+def _run_early(runner: MethodRunner, recipe: Mapping[str, Any], chunk: Chunk, cost: Cost) -> Samples:
+    from ...blending.plans import EarlyBlend
+    from .steps import PlannedWithResidual
+
+    stepper = PlannedWithResidual(EarlyBlend(tuple(recipe["coefficients"])), runner.steps)
+    return runner.denoise(runner.updates, stepper, chunk, cost)
+
+
+def _run_factor_soup(runner: MethodRunner, recipe: Mapping[str, Any], chunk: Chunk, cost: Cost) -> Samples:
+    from ...blending.plans import Soup
+    from .adapters import average_factors
+
+    total = math.fsum(recipe["coefficients"])
+    averaged = average_factors(runner.adapters, [c / total for c in recipe["coefficients"]])
+    return runner.planned([averaged], Soup((total,)), chunk, cost)
+
+
+def _run_msdda(runner: MethodRunner, recipe: Mapping[str, Any], chunk: Chunk, cost: Cost) -> Samples:
+    from .steps import MsddaStep
+
+    steps = {eta: runner.network.base.ddim_steps(runner.config.steps, eta) for eta in recipe["etas"]}
+    stepper = MsddaStep(tuple(recipe["coefficients"]), recipe["etas"], steps)
+    return runner.denoise(runner.updates, stepper, chunk, cost)
+
+
+def _run_morl(runner: MethodRunner, recipe: Mapping[str, Any], chunk: Chunk, cost: Cost) -> Samples:
+    from ...blending.plans import Blend
+
+    return runner.planned([runner.mixture_adapters[recipe["file"]].update], Blend((1.0,)), chunk, cost)
+
+
+def _run_code(runner: MethodRunner, recipe: Mapping[str, Any], chunk: Chunk, cost: Cost) -> Samples:
+    return runner.blockwise_best_of_n(recipe, chunk, cost)
+
+
+def _run_rgg(runner: MethodRunner, recipe: Mapping[str, Any], chunk: Chunk, cost: Cost) -> Samples:
+    return runner.denoise([{}], runner.reward_gradient_guidance(recipe, chunk), chunk, cost, with_gradient=True)
+
+
+DRAWS = {"stochastic": "stratified", "stochastic-independent": "independent"}
+"""The method's name -> how the adapter of a step is drawn."""
+
+METHODS: dict[str, Method] = {
+    "base": Method(_run_base, lambda asked: {"sampler": "base"}, _one, is_scaled=False),
+    "blend": Method(_run_blend, _coefficients("blend"), _rows),
+    "stochastic": Method(_run_drawn, _drawn("stochastic"), _one),
+    "stochastic-independent": Method(
+        _run_drawn, _drawn("stochastic-independent"), _one, "stochastic, independent draws"
+    ),
+    "soup": Method(_run_soup, _coefficients("soup"), _one),
+    "early": Method(_run_early, _coefficients("early"), _early_rows, "early blend, then soup"),
+    "factor-soup": Method(_run_factor_soup, _factor_soup_recipe, _one, "soup of factors (as in the paper's code)"),
+    "msdda": Method(
+        _run_msdda,
+        _msdda_recipe,
+        _rows,
+        "MSDDA",
+        settings=lambda asked: "etas " + "/".join(f"{eta:g}" for eta in asked.etas),
+    ),
+    "morl": Method(_run_morl, _morl_recipe, _one, "MORL (trained for w)", is_scaled=False),
+    "code": Method(
+        _run_code,
+        _code_recipe,
+        lambda recipe: recipe["candidates"],
+        "CoDe",
+        is_scaled=False,
+        follows_rewards=True,
+        settings=lambda asked: f"{asked.config.code_candidates} candidates, block {asked.config.code_block}",
+    ),
+    "rgg": Method(
+        _run_rgg,
+        _rgg_recipe,
+        lambda recipe: 3.0,
+        "RGG",
+        is_scaled=False,
+        follows_rewards=True,
+        needs_gradient=True,
+        settings=lambda asked: f"alpha {asked.config.rgg_alpha:g}",
+    ),
+}
+"""Method's name -> method, in the order of the tables."""

@@ -11,10 +11,10 @@ from torch import Tensor
 from ...blending.adapters import AdapterBank
 from ...blending.plans import Gates
 from ...blending.side_path import SidePath
+from ...pipelines.adapter_files import Update
 from ...training.models.diffusers_model import Base
 from ...training.models.protocol import Conditioning
 from ...training.policy import guide
-from .adapters import Update
 
 
 class Network:

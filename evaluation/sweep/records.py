@@ -1,51 +1,138 @@
-"""The files of a sweep: its settings, one file per unit of work, and the table of all samples."""
+"""The files of a sweep: its settings, the points asked for, one file per unit of work, and the table of all samples."""
 
 from __future__ import annotations
 
+import csv
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...artifacts.files import write_atomically
+from ...artifacts.files import write_atomically, write_once
 from ...artifacts.tables import csv_bytes
+from .points import Point
 
 Row = dict[str, Any]
 """One picture: its labels, every reward, ``kl`` (None: not measured or not defined), ``seconds``, ``calls``."""
 
+PICTURES = "8 bits"
+"""Pictures are rounded to 8 bits before they are scored, as in their files, so that a reward added later sees the same."""
+
 
 @dataclass(frozen=True)
 class Records:
-    """The files of one sweep.
+    """The files of one sweep, which several processes write at the same time.
 
-    ``settings.json``, ``units/<recipe>/<first>-<last>.json`` (a list of rows), ``images/<recipe>/<image>.png``,
-    ``samples.csv``. A unit's file appears whole or not at all, after its pictures.
+    ``settings.json``, ``points/<point>.<images>.json``, ``rewards/<name>.json``, ``external/<digest>.csv``,
+    ``units/<recipe>/<first>-<last>.json`` (a list of rows), ``images/<recipe>/<image>.png``, ``claims/``, ``samples.csv``.
+    Every file appears whole or not at all; a unit's rows appear after its pictures.
     """
 
     folder: Path
 
-    def open(self, settings: Mapping[str, Any]) -> None:
-        """Take a new folder for these settings, or see that the one found was made with them.
+    def settings(self) -> dict[str, Any] | None:
+        """The settings that the folder was made with; None for a new folder."""
+        file = self.folder / "settings.json"
+        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+
+    def compare(self, settings: Mapping[str, Any]) -> None:
+        """Check that a folder is new, or was made with these settings; rewards are compared by `add_rewards`.
 
         Raises:
             ValueError: a setting differs, or the folder holds something else.
         """
-        file = self.folder / "settings.json"
-        settings = json.loads(json.dumps(settings))
-        if not file.exists():
+        found = self.settings()
+        if found is None:
             if self.folder.exists() and any(self.folder.iterdir()):
                 raise ValueError(f"{self.folder} holds files and no sweep: give a new folder, or that of a sweep")
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(file, json.dumps(settings, indent=1).encode())
             return
-        found = json.loads(file.read_text(encoding="utf-8"))
-        different = [key for key in {**found, **settings} if found.get(key) != settings.get(key)]
+        now = json.loads(json.dumps(settings))
+        # A setting that the version which made the folder did not have was at its neutral value.
+        names = [key for key in {**found, **now} if key not in ("rewards", "pictures")]
+        different = [key for key in names if found.get(key) != now.get(key) and (key in found or now.get(key))]
         if different:
-            changes = "; ".join(f"{key}: {found.get(key)!r}, now {settings.get(key)!r}" for key in different)
+            changes = "; ".join(f"{key}: {found.get(key)!r}, now {now.get(key)!r}" for key in different)
             raise ValueError(
                 f"{self.folder} is a sweep with other settings ({changes}): give the old settings, or a new folder"
             )
+        _check_same(self.rewards(), now["rewards"], self.folder)
+
+    def open(self, settings: Mapping[str, Any]) -> None:
+        """Take a new folder for these settings, or join the sweep that is there.
+
+        Raises:
+            ValueError: see `compare`; another process may have taken the folder a moment ago.
+        """
+        self.compare(settings)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        content = {**settings, "pictures": PICTURES}
+        write_once(self.folder / "settings.json", json.dumps(content, indent=1).encode())
+        self.compare(settings)
+        known = self.rewards()
+        for name, reward in settings["rewards"].items():
+            if name not in known:
+                file = self._made("rewards", f"{hashlib.sha256(name.encode()).hexdigest()[:12]}.json")
+                write_once(file, json.dumps({"name": name, "reward": reward}).encode())
+        _check_same(self.rewards(), settings["rewards"], self.folder)
+
+    def _made(self, *parts: str) -> Path:
+        file = self.folder.joinpath(*parts)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        return file
+
+    @property
+    def rounds_pictures(self) -> bool:
+        """Whether pictures are rounded to 8 bits before they are scored; folders of earlier versions did not."""
+        return (self.settings() or {}).get("pictures") == PICTURES
+
+    def rewards(self) -> dict[str, str]:
+        """Every reward that was asked of the folder, name -> reward; those of the first call first."""
+        known: dict[str, str] = dict((self.settings() or {}).get("rewards", {}))
+        added = [json.loads(file.read_text()) for file in (self.folder / "rewards").glob("*.json")]
+        return known | {entry["name"]: entry["reward"] for entry in sorted(added, key=lambda entry: entry["name"])}
+
+    def add_points(self, points: Sequence[Point]) -> None:
+        """Record that points were asked for."""
+        for point in points:
+            content = {
+                "method": point.method,
+                "weights": list(point.weights),
+                "kl_scale": point.kl_scale,
+                "recipe": dict(point.recipe),
+                "settings": point.settings,
+            }
+            file = self._made("points", f"{point.key}.{point.images}.json")
+            if not file.exists():
+                write_once(file, json.dumps(content).encode())
+
+    def points(self) -> list[Point]:
+        """Every point that was ever asked for, with the largest number of pictures, in the order of the tables."""
+        most: dict[str, int] = {}
+        for file in (self.folder / "points").glob("*.json"):
+            key, images = file.stem.rsplit(".", 1)
+            most[key] = max(most.get(key, 0), int(images))
+        found: list[Point] = []
+        for key, images in most.items():
+            entry = json.loads((self.folder / "points" / f"{key}.{images}.json").read_text())
+            weights = tuple(entry["weights"])
+            found.append(Point(entry["method"], weights, entry["kl_scale"], entry["recipe"], entry["settings"], images))
+        return sorted(found, key=lambda point: point.order)
+
+    def earlier_points(self, adapters: Sequence[str]) -> dict[tuple[str, tuple[float, ...], float], int]:
+        """Points of a folder that an earlier version made, which recorded none: (method, weights, KL scale) -> pictures."""
+        table = self.folder / "samples.csv"
+        counts: dict[tuple[str, tuple[float, ...], float], int] = {}
+        if not table.exists() or (self.folder / "points").exists():
+            return counts
+        with table.open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                words = [row[f"w_{name}"] for name in adapters]
+                weights = tuple(float(word) for word in words) if all(words) else ()
+                key = (row["method"], weights, float(row["kl_scale"]))
+                counts[key] = counts.get(key, 0) + 1
+        return counts
 
     def unit(self, recipe: str, images: Sequence[int]) -> Path:
         """The file of a unit of work."""
@@ -59,17 +146,26 @@ class Records:
         self, recipe: str, images: Sequence[int], rows: Sequence[Row], pictures: Mapping[int, bytes]
     ) -> None:
         """Write a finished unit: its pictures, then its rows."""
-        file = self.unit(recipe, images)
-        file.parent.mkdir(parents=True, exist_ok=True)
         for image, content in pictures.items():
-            self.picture(recipe, image).parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.picture(recipe, image), content)
-        write_atomically(file, json.dumps(rows).encode())
+            write_atomically(self._made("images", recipe, self.picture(recipe, image).name), content)
+        write_atomically(self._made("units", recipe, self.unit(recipe, images).name), json.dumps(rows).encode())
 
-    def rows(self, recipe: str, images: Sequence[int]) -> list[Row]:
-        """A finished unit's rows."""
-        return json.loads(self.unit(recipe, images).read_text(encoding="utf-8"))
+    def rows(self, recipe: str, images: Sequence[int]) -> list[Row] | None:
+        """A finished unit's rows; None while it is not finished."""
+        try:
+            return json.loads(self.unit(recipe, images).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
 
     def write_samples(self, rows: Sequence[Row]) -> None:
         """Write ``samples.csv``."""
         write_atomically(self.folder / "samples.csv", csv_bytes(rows))
+
+
+def _check_same(known: Mapping[str, str], asked: Mapping[str, str], folder: Path) -> None:
+    for name, reward in asked.items():
+        if known.get(name, reward) != reward:
+            raise ValueError(
+                f"{folder} is a sweep with other settings (rewards.{name}: {known[name]!r}, now {reward!r}): "
+                "give the new reward another name, or give a new folder"
+            )

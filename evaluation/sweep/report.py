@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from ...artifacts.files import write_atomically
 from ...artifacts.tables import csv_bytes, markdown_table
-from .config import UNSCALED
-from .figures import label, pareto_figure, picture_grid, scale_figure, write_weights
+from .external_scores import external_rewards
+from .figures import label, pareto_figure, scale_figure, write_weights
+from .methods import is_scaled
+from .picture_grid import picture_grid, write_cells
 from .records import Row
 from .run import Sweep
 from .statistics import Result, against_blend, collect_results, hypervolumes, means, reward_groups
-
-_IN_A_CELL = 4
 
 
 def write_report(sweep: Sweep, rows: Sequence[Row]) -> str:
@@ -24,13 +23,14 @@ def write_report(sweep: Sweep, rows: Sequence[Row]) -> str:
 
     Args:
         sweep: finished.
-        rows: what it returned.
+        rows: the rows that it returned.
 
     Returns:
         The Markdown text.
     """
     config, folder = sweep.config, sweep.records.folder
-    adapters, rewards = list(config.adapters), list(config.rewards)
+    adapters = list(config.adapters)
+    rewards = [*sweep.records.rewards(), *external_rewards(folder / "external")]
     results = collect_results(rows, adapters, rewards, sweep.scales)
     tables = _tables(results, adapters, rewards, config.resamples, config.seed)
     text = _markdown(sweep, results, tables)
@@ -42,9 +42,9 @@ def write_report(sweep: Sweep, rows: Sequence[Row]) -> str:
         write_atomically(folder / "pareto.png", pareto_figure(results, adapters, pairs))
     if len({result.kl_scale for result in results}) > 1:
         write_atomically(folder / "kl_scale.png", scale_figure(results))
-    cells = _cells(sweep)
+    cells, prompts = write_cells(sweep)
     if cells:
-        write_atomically(folder / "pictures.png", picture_grid(cells))
+        write_atomically(folder / "pictures.png", picture_grid(cells, prompts))
     return text
 
 
@@ -52,11 +52,13 @@ def _tables(
     results: Sequence[Result], adapters: Sequence[str], rewards: Sequence[str], resamples: int, seed: int
 ) -> dict[str, list[dict[str, Any]]]:
     volumes: list[dict[str, Any]] = []
-    for kl_scale in sorted({result.kl_scale for result in results}):
-        here = [result for result in results if result.kl_scale == kl_scale or result.method in UNSCALED]
+    for kl_scale in sorted({result.kl_scale for result in results if result.method != "base"}):
+        here = [result for result in results if result.kl_scale == kl_scale or not is_scaled(result.method)]
         for group in reward_groups(adapters, rewards):
             found = hypervolumes(here, adapters, group, resamples, seed)
-            volumes += [{"rewards": " / ".join(group), "kl_scale": kl_scale, **row} for row in found]
+            # One point is no front: the base, and a sweep of one preference.
+            fronts = [row for row in found if row["method"] != "base" and row["preferences"] > 1]
+            volumes += [{"rewards": " / ".join(group), "kl_scale": kl_scale, **row} for row in fronts]
     return {"means": means(results, rewards), "against blend": against_blend(results), "hypervolume": volumes}
 
 
@@ -64,9 +66,10 @@ def _markdown(sweep: Sweep, results: Sequence[Result], tables: Mapping[str, list
     config = sweep.config
     units = "" if config.reward_units == "as_given" else ", each reward in units of its adapter's KL weight"
     head = (
-        f"# Sweep\n\nbase {config.base.path}; {config.images} pictures a point, {len(sweep.prompts)} prompts, seed "
+        f"# Sweep\n\nbase {config.base.path}; {_counts(results)} pictures a point, {len(sweep.prompts)} prompts, seed "
         f"{config.seed}; {config.steps} DDIM steps, eta {config.eta:g}, guidance {config.guidance_scale:g}.\n"
-        f"Weights: {'/'.join(config.adapters)}{units}. Mean and half width of the 95 % interval over pictures.\n"
+        f"Weights: {'/'.join(config.adapters)}{units}. Mean and half width of the 95 % interval, "
+        "pictures of a prompt as a cluster.\n"
     )
     several = len({result.kl_scale for result in results}) > 1
     sections = [("## Rewards", tables["means"])]
@@ -80,6 +83,11 @@ def _markdown(sweep: Sweep, results: Sequence[Result], tables: Mapping[str, list
     return head + "".join(
         f"\n{title}\n\n{markdown_table([_readable(row, several) for row in rows])}" for title, rows in sections if rows
     )
+
+
+def _counts(results: Sequence[Result]) -> str:
+    counts = [len(result.images) for result in results] or [0]
+    return f"{counts[0]}" if min(counts) == max(counts) else f"{min(counts)} to {max(counts)}"
 
 
 def _readable(row: Mapping[str, Any], several_scales: bool) -> dict[str, Any]:
@@ -113,18 +121,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(entry) for entry in value]
     return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _cells(sweep: Sweep) -> dict[tuple[str, str], list[Path]]:
-    several = len({point.kl_scale for point in sweep.points if point.weights}) > 1
-    weights = list(dict.fromkeys(point.weights for point in sweep.points if point.weights)) or [()]
-    kept = range(min(sweep.config.save_images, sweep.config.images, _IN_A_CELL))
-    cells: dict[tuple[str, str], list[Path]] = {}
-    for point in sweep.points if kept else ():
-        name = label(point.method)
-        row = f"{name}\nKL scale {point.kl_scale:g}" if several and point.weights else name
-        files = [sweep.records.picture(point.folder, image) for image in kept]
-        for preference in [point.weights] if point.weights else weights:
-            if all(file.exists() for file in files):
-                cells[row, write_weights(preference)] = files
-    return cells

@@ -2,54 +2,31 @@
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import io
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from torch import Tensor
-from tqdm import tqdm
 
-from ...artifacts.pictures import to_pil
-from ...artifacts.settings import check_bounds
-from ...blending.plans import Gates
-from ...blending.preference import Preference
-from ...rewards.catalogue import check_names
-from ...rewards.load import load_rewards
-from ...rewards.protocol import Reward, check_differentiable, score
-from ...training.models.bases import load_base
-from ...training.models.diffusers_model import Base
+from ...artifacts.claims import Claims
+from ...artifacts.pictures import read_picture, to_pil
+from ...artifacts.progress import Progress
+from ...artifacts.workers import Worker
+from ...rewards.protocol import Reward, score
 from ...training.prompt_table import PromptTable
-from ...training.prompts import load_prompts
 from ...training.randomness import trajectory_noise
-from .adapters import Adapter, read_adapter
 from .config import SweepConfig
-from .methods import MethodRunner
-from .network import Network
-from .points import Point, make_points, reward_scales
+from .external_scores import join_scores
+from .methods import sampler
+from .points import Point
 from .records import Records, Row
+from .runner import MethodRunner
 from .steps import Chunk, Cost, now
 
-EXTENDABLE = (
-    "methods",
-    "weights",
-    "grid",
-    "kl_scales",
-    "images",
-    "etas",
-    "morl",
-    "code_block",
-    "code_candidates",
-    "rgg_alpha",
-)
-"""Settings that only add points or pictures: what they decide is in a unit's own name."""
-_WITHOUT_EFFECT = ("output", "save_images", "resamples", "reward_folders", "allow_download")
+Unit = tuple[Point, range]
+"""A point that represents its recipe, and a run of images."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +36,12 @@ class Sweep:
     Attributes:
         config: the settings.
         runner: makes the pictures.
-        points: in the order of the result.
-        scales: what each adapter's reward is divided by before it is weighed, float[m].
-        rewards: by the user's names.
+        points: those asked for, in the order of the settings.
+        scales: the number by which each adapter's reward is divided before it is weighed, float[m].
+        rewards: every reward of the folder, by the user's names.
         prompts: the prompts, encoded once.
         records: its files.
+        worker: this process.
     """
 
     config: SweepConfig
@@ -73,35 +51,68 @@ class Sweep:
     rewards: Mapping[str, Reward]
     prompts: PromptTable
     records: Records
+    worker: Worker
 
-    def run(self, state: PartialState) -> list[Row]:
-        """Do this process's share of the units that are not done, wait for the others, and write ``samples.csv``.
+    def run(self) -> list[Row]:
+        """Share the work with other processes until all that was asked for is done, and write ``samples.csv``.
 
         Returns:
-            A row per point and picture.
+            A row per picture that the folder holds, in the order of the tables.
         """
-        units = [unit for unit in self.units() if not self.records.unit(unit[0].folder, unit[1]).exists()]
-        own = units[state.process_index :: state.num_processes]
-        images = sum(len(images) for _, images in own)
-        with tqdm(total=images, unit="picture", disable=not state.is_main_process, mininterval=1) as bar:
-            for point, images in own:
-                bar.set_description(point.recipe["sampler"], refresh=False)
+        claims = Claims(self.records.folder / "claims", self.config.claim_expiry)
+        units = self._by_cost(self.units())
+        left = [unit for unit in units if not self._is_made(unit)]
+        total = sum(len(images) for _, images in left)
+        with Progress(total, "picture", shown=self.worker.is_first) as progress:
+            for point, images in claims.each(left, self._name, self._is_made):
                 self._unit(point, images)
-                bar.update(len(images))
-        state.wait_for_everyone()
-        rows = [row for point in self.points for row in self._labelled(point)]
-        if state.is_main_process:
+                progress.add(len(images), point.recipe["sampler"])
+        for point, images in claims.each(self._all_units(), self._name, self._is_scored):
+            self._score_again(point, images)
+        rows = self.rows()
+        if self.worker.is_first:
             self.records.write_samples(rows)
         return rows
 
-    def units(self) -> list[tuple[Point, range]]:
-        """Every unit of work once: a point that stands for its recipe, and a run of images."""
+    def units(self) -> list[Unit]:
+        """Every unit of work that was asked for, once."""
         recipes = {point.folder: point for point in self.points}
-        return [(point, images) for images in self._chunks() for point in recipes.values()]
+        return [(point, images) for images in self._chunks(self.config.images_per_point) for point in recipes.values()]
 
-    def _chunks(self) -> list[range]:
-        batch, images = self.config.batch, self.config.images
-        return [range(start, min(start + batch, images)) for start in range(0, images, batch)]
+    def _all_units(self) -> list[Unit]:
+        """Every finished unit that a point of the folder has, once."""
+        points = {(point.folder, images): (point, images) for point in self.union() for images in self._held(point)}
+        return list(points.values())
+
+    def _held(self, point: Point) -> list[range]:
+        return [images for images in self._chunks(point.images) if self.records.unit(point.folder, images).exists()]
+
+    def union(self) -> list[Point]:
+        """Every point that was ever asked of the folder, in the order of the tables."""
+        return self.records.points()
+
+    def _by_cost(self, units: Sequence[Unit]) -> list[Unit]:
+        """The most expensive units first, so that none of them is begun last while the other processes have no work."""
+
+        def cost(unit: Unit) -> float:
+            point, images = unit
+            return -len(images) * sampler(point.recipe).calls(point.recipe)
+
+        return sorted(units, key=cost)
+
+    def _chunks(self, count: int) -> list[range]:
+        batch = self.config.batch
+        return [range(start, min(start + batch, count)) for start in range(0, count, batch)]
+
+    def _name(self, unit: Unit) -> str:
+        return f"{unit[0].folder}-{unit[1][0]:06d}-{unit[1][-1]:06d}"
+
+    def _is_made(self, unit: Unit) -> bool:
+        return self.records.unit(unit[0].folder, unit[1]).exists()
+
+    def _is_scored(self, unit: Unit) -> bool:
+        rows = self.records.rows(unit[0].folder, unit[1]) or []
+        return all(name in row for row in rows for name in self.rewards)
 
     def _unit(self, point: Point, images: range) -> None:
         chunk, cost = self._chunk(images), Cost()
@@ -112,6 +123,8 @@ class Sweep:
             pictures = self.runner.network.decode(samples.latents)
         seconds = (now(device) - start - cost.extra_seconds) / len(images)
         pictures = pictures.cpu().clone()
+        if self.records.rounds_pictures:
+            pictures = (pictures.clamp(0, 1) * 255).round() / 255
         scores = score(self.rewards, pictures, chunk.prompts)
         kl = [None] * len(images) if samples.kl is None else samples.kl.tolist()
         rows: list[Row] = [
@@ -126,9 +139,34 @@ class Sweep:
             for i, image in enumerate(images)
         ]
         kept = {image: _png(pictures[i]) for i, image in enumerate(images) if image < self.config.save_images}
-        self.records.write_unit(point.folder, images, rows, kept)
+        if not self._is_made(
+            (point, images)
+        ):  # a claim that expired while it was held was made twice: the first counts
+            self.records.write_unit(point.folder, images, rows, kept)
 
-    def _chunk(self, images: range) -> Chunk:
+    def _score_again(self, point: Point, images: range) -> None:
+        """Add the rewards that a finished unit lacks, from its kept pictures."""
+        rows = self.records.rows(point.folder, images) or []
+        missing = {name: reward for name, reward in self.rewards.items() if any(name not in row for row in rows)}
+        files = [self.records.picture(point.folder, image) for image in images]
+        lost = [file for file in files if not file.exists()]
+        if lost or not self.records.rounds_pictures:
+            reason = (
+                f"{lost[0]} was not kept" if lost else "an earlier version made it, which scored unrounded pictures"
+            )
+            raise ValueError(
+                f"the reward {next(iter(missing))!r} cannot be added to {self.records.folder}: {reason}. Leave the reward "
+                "out, or start a new folder; with save_images as large as images_per_point rewards can be added later"
+            )
+        pictures, texts = torch.stack([read_picture(file) for file in files]), self._texts(images)
+        scores = score(missing, pictures, texts)
+        added = [row | {name: float(scores[name][i]) for name in missing} for i, row in enumerate(rows)]
+        self.records.write_unit(point.folder, images, added, {})
+
+    def _texts(self, images: Sequence[int]) -> list[str]:
+        return [self.prompts.prompts[image % len(self.prompts)] for image in images]
+
+    def _chunk(self, images: Sequence[int]) -> Chunk:
         which = torch.tensor([image % len(self.prompts) for image in images])
         prompts, numbers = self.prompts.texts(which), [image // len(self.prompts) for image in images]
         shape = self.runner.network.base.latent_shape
@@ -138,6 +176,11 @@ class Sweep:
         ]
         return Chunk(list(images), prompts, numbers, self.prompts.conditioning(which), torch.stack(noise))
 
+    def rows(self) -> list[Row]:
+        """A row per picture that the folder holds now, of every point that was ever asked for."""
+        rows = [row for point in self.union() for row in self._labelled(point)]
+        return join_scores(rows, self.records.folder / "external")
+
     def _labelled(self, point: Point) -> list[Row]:
         names = list(self.config.adapters)
         label = {
@@ -145,108 +188,25 @@ class Sweep:
             **{f"w_{name}": point.weights[i] if point.weights else None for i, name in enumerate(names)},
             "kl_scale": point.kl_scale,
         }
-        found = [row for images in self._chunks() for row in self.records.rows(point.folder, images)]
-        prompts = self.prompts.prompts
-        return [
-            {
-                **label,
-                "image": row["image"],
-                "prompt": prompts[row["image"] % len(prompts)],
-                "number": row["image"] // len(prompts),
-                **{key: value for key, value in row.items() if key != "image"},
-            }
-            for row in found
-        ]
+        units = [self.records.rows(point.folder, images) or [] for images in self._chunks(point.images)]
+        return [{**label, **self._described(point, row)} for rows in units for row in rows]
+
+    def _described(self, point: Point, row: Row) -> dict[str, Any]:
+        image, file = row["image"], self.records.picture(point.folder, row["image"])
+        scores = {name: row.get(name) for name in self.rewards}
+        return {
+            "image": image,
+            "prompt": self._texts([image])[0],
+            "number": image // len(self.prompts),
+            **scores,
+            **{key: value for key, value in row.items() if key not in ("image", *scores)},
+            "settings": point.settings,
+            "recipe": point.folder,
+            "picture": str(file.relative_to(self.records.folder)) if file.exists() else "",
+        }
 
 
 def _png(image: Tensor) -> bytes:
     content = io.BytesIO()
     to_pil(image).save(content, format="PNG")
     return content.getvalue()
-
-
-def prepare(config: SweepConfig, state: PartialState, base: Base | None = None) -> Sweep:
-    """Load everything a sweep needs, and claim its folder.
-
-    Args:
-        config: the settings.
-        state: this process among its peers.
-        base: a model that is already loaded, instead of the settings'.
-
-    Raises:
-        ValueError: a setting, base, adapter, reward or folder that cannot work, before any picture is made.
-    """
-    _check(config)
-    check_names(list(config.rewards.values()))
-    device = torch.device(state.device or "cpu")
-    prompts = load_prompts(config.prompts.source, config.prompts.count, config.prompts.seed)
-    base = base or load_base(config.base, device, allow_download=config.allow_download)
-    network = Network(base, config.guidance_scale)
-    adapters = [read_adapter(name, file, base.unet) for name, file in config.adapters.items()]
-    morl = {_key(key, config): read_adapter(f"morl {key}", file, base.unet) for key, file in config.morl.items()}
-    points = make_points(config, adapters, morl)
-    loaded = load_rewards(
-        dict.fromkeys(config.rewards.values()), config.reward_folders, device, allow_download=config.allow_download
-    )
-    steps = base.ddim_steps(config.steps, config.eta)
-    rewards = {name: loaded[reward] for name, reward in config.rewards.items()}
-    if "rgg" in config.methods:
-        check_differentiable("rgg", {name: rewards[name] for name in config.adapters}, base.resolution, prompts[0])
-    mixture_adapters = {adapter.digest: adapter for adapter in morl.values()}
-    runner = MethodRunner(config, network, steps, adapters, mixture_adapters, rewards)
-    records = Records(Path(config.output))
-    if state.is_main_process:
-        records.open(_fingerprint(config, adapters, prompts))
-    state.wait_for_everyone()
-    return Sweep(config, runner, points, reward_scales(config, adapters), rewards, _table(base, prompts), records)
-
-
-def _table(base: Base, prompts: Sequence[str]) -> PromptTable:
-    return PromptTable(_Encoder(base), prompts)
-
-
-@dataclass(frozen=True)
-class _Encoder:
-    base: Base
-
-    def encode_prompts(self, prompts: Sequence[str]) -> Any:
-        return self.base.encode(prompts)
-
-
-def _key(text: str, config: SweepConfig) -> Gates:
-    try:
-        weights = tuple(float(word) for word in text.split(","))
-    except ValueError as error:
-        raise ValueError(f"morl {text!r}: give the weights as numbers with commas, like '0.5,0.5'") from error
-    return Preference(weights).normalised(list(config.adapters))
-
-
-def _fingerprint(config: SweepConfig, adapters: Sequence[Adapter], prompts: Sequence[str]) -> dict[str, Any]:
-    """Everything that every unit depends on; a file counts by its content."""
-    settings = {
-        key: value for key, value in dataclasses.asdict(config).items() if key not in (*EXTENDABLE, *_WITHOUT_EFFECT)
-    }
-    settings["adapters"] = {adapter.name: adapter.digest for adapter in adapters}
-    settings["prompts"] = hashlib.sha256("\n".join(prompts).encode()).hexdigest()
-    return settings
-
-
-def _check(config: SweepConfig) -> None:
-    check_bounds(config)
-    if not math.isfinite(config.guidance_scale):
-        raise ValueError(f"guidance_scale is {config.guidance_scale}: it must be a finite number")
-    for method in ("code", "rgg"):
-        unscored = [name for name in config.adapters if name not in config.rewards]
-        if method in config.methods and unscored:
-            raise ValueError(
-                f"{method} follows the rewards, and there is none named {unscored[0]!r} as that adapter is"
-            )
-    if not config.adapters or not config.rewards or not config.methods:
-        raise ValueError("a sweep needs at least one adapter, one reward and one method")
-    reserved = {"method", "kl_scale", "image", "prompt", "number", "kl", "seconds", "calls", "kl_calls", "r(w)"}
-    for name in [*config.rewards, *config.adapters]:
-        if name in reserved or name.startswith("w_"):
-            raise ValueError(f"the name {name!r} is taken by a column of the table: choose another")
-    for name in config.etas:
-        if name not in config.adapters:
-            raise ValueError(f"etas names {name!r}, which is none of the adapters {list(config.adapters)}")

@@ -8,20 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import moocore
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 
 from ...blending.plans import Gates
-from ..gaussian.distance import interval
-
-Array = NDArray[np.float64]
+from ..intervals import Array, clustered_interval, win_rate
 
 
 @dataclass(frozen=True)
 class Result:
-    """One point's pictures as columns, in the order of the images, which are the same prompts and noise for every point.
+    """One point's pictures as columns. An image number stands for the same prompt and noise at every point.
 
     Attributes:
         method: its name.
@@ -29,6 +25,9 @@ class Result:
         kl_scale: lambda; 1 for methods that have none.
         columns: every reward, ``kl`` (nan where not measured), ``seconds``, ``calls``; float[n] each.
         weighted: ``r(w) = sum_i w_i r_i / scale_i``, float[n]; None where an adapter's reward is not measured.
+        images: the image numbers, ascending, int[n].
+        prompts: the number of each image's prompt, int[n].
+        settings: the method's own settings, where the sweep has several of them; else empty.
     """
 
     method: str
@@ -36,6 +35,17 @@ class Result:
     kl_scale: float
     columns: Mapping[str, Array]
     weighted: Array | None
+    images: NDArray[np.int64]
+    prompts: NDArray[np.int64]
+    settings: str = ""
+
+    def interval(self, values: Array) -> tuple[float, float]:
+        """Mean and half width of the 95 % interval of one of this point's columns, clustered by prompt."""
+        return clustered_interval(values, self.prompts)
+
+    def at(self, images: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The places of some of its images in its columns."""
+        return np.searchsorted(self.images, images)
 
 
 def collect_results(
@@ -47,25 +57,35 @@ def collect_results(
         rows: as ``Sweep.run`` returns them.
         adapters: names, in the order of the weights.
         rewards: names.
-        scales: what each adapter's reward is divided by before it is weighed, float[m].
+        scales: the number by which each adapter's reward is divided before it is weighed, float[m].
     """
-    points: dict[tuple[str, tuple[float | None, ...], float], list[Mapping[str, Any]]] = {}
+    points: dict[tuple[str, str, tuple[float | None, ...], float], list[Mapping[str, Any]]] = {}
     for row in rows:
-        key = (row["method"], tuple(row[f"w_{name}"] for name in adapters), row["kl_scale"])
-        points.setdefault(key, []).append(row)
-    preferences = dict.fromkeys(weights for _, weights, _ in points if None not in weights)
+        weights = tuple(row[f"w_{name}"] for name in adapters)
+        points.setdefault((row["method"], row.get("settings", ""), weights, row["kl_scale"]), []).append(row)
+    preferences = dict.fromkeys(weights for _, _, weights, _ in points if None not in weights)
+    variants = {method: {key[1] for key in points if key[0] == method} for method in {key[0] for key in points}}
+    prompts = {text: number for number, text in enumerate(dict.fromkeys(_prompt(row) for row in rows))}
     results: list[Result] = []
-    for (method, weights, kl_scale), found in points.items():
+    for (method, settings, weights, kl_scale), found in points.items():
+        found = sorted(found, key=lambda row: row["image"])
         columns = {name: _column(found, name) for name in (*rewards, "kl", "seconds", "calls")}
+        images = np.asarray([row["image"] for row in found], dtype=np.int64)
+        clusters = np.asarray([prompts[_prompt(row)] for row in found], dtype=np.int64)
         for preference in [weights] if None not in weights else preferences:
             chosen = tuple(float(weight or 0.0) for weight in preference)
+            scale, own = 1.0 if method == "base" else kl_scale, settings if len(variants[method]) > 1 else ""
             weighted = _weighted(columns, adapters, chosen, scales)
-            results.append(Result(method, chosen, 1.0 if method == "base" else kl_scale, columns, weighted))
+            results.append(Result(method, chosen, scale, columns, weighted, images, clusters, own))
     return results
 
 
+def _prompt(row: Mapping[str, Any]) -> Any:
+    return row.get("prompt", row["image"])
+
+
 def _column(rows: Sequence[Mapping[str, Any]], name: str) -> Array:
-    return np.asarray([math.nan if row[name] is None else row[name] for row in rows], dtype=np.float64)
+    return np.asarray([math.nan if row.get(name) is None else row[name] for row in rows], dtype=np.float64)
 
 
 def _weighted(
@@ -78,20 +98,20 @@ def _weighted(
 
 
 def means(results: Sequence[Result], rewards: Sequence[str]) -> list[dict[str, Any]]:
-    """The table like the paper's Table 1: mean and half width of the 95 % Student t interval over pictures.
+    """The table like the paper's Table 1: mean and half width of the 95 % interval, pictures clustered by prompt.
 
-    The intervals are for these prompts. Between methods the differences of `against_blend` are sharper: prompts and noise
-    are the same, and their luck cancels.
+    Between methods the differences of `against_blend` are sharper: prompts and noise are the same, and their luck cancels.
     """
     return [
         {
             "method": result.method,
+            **({"settings": result.settings} if any(other.settings for other in results) else {}),
             "weights": result.weights,
             "kl_scale": result.kl_scale,
-            "pictures": len(result.columns["calls"]),
-            **{name: interval(result.columns[name].tolist()) for name in rewards},
-            **({} if result.weighted is None else {"r(w)": interval(result.weighted.tolist())}),
-            "KL": interval(result.columns["kl"].tolist()),
+            "pictures": len(result.images),
+            **{name: result.interval(result.columns[name]) for name in rewards},
+            **({} if result.weighted is None else {"r(w)": result.interval(result.weighted)}),
+            "KL": result.interval(result.columns["kl"]),
             "s/picture": float(result.columns["seconds"].mean()),
             "calls/picture": float(result.columns["calls"].mean()),
         }
@@ -99,67 +119,86 @@ def means(results: Sequence[Result], rewards: Sequence[str]) -> list[dict[str, A
     ]
 
 
+def shared_images(results: Sequence[Result], names: Sequence[str]) -> NDArray[np.int64]:
+    """The images that every result has, with a value for each of the named columns."""
+    shared: NDArray[np.int64] | None = None
+    for result in results:
+        known = np.all([np.isfinite(result.columns[name]) for name in names], axis=0)
+        shared = result.images[known] if shared is None else np.intersect1d(shared, result.images[known])
+    return np.asarray([], dtype=np.int64) if shared is None else shared
+
+
 def within_pictures(results: Sequence[Result], name: str) -> list[tuple[float, float]]:
     """Means of a reward with the intervals that comparing the points needs, without the luck they share.
 
-    Each picture's mean over the points (the same prompt and noise) is taken off before the 95 % Student t interval is made,
-    and its half width is widened by ``sqrt(J / (J - 1))`` for J points (Cousineau 2005; Morey 2008).
+    Each picture's mean over the points (the same prompt and noise) is subtracted before the 95 % interval is made, and its
+    half width is widened by ``sqrt(J / (J - 1))`` for J points (Cousineau 2005; Morey 2008). Pictures of a prompt are a
+    cluster.
 
     Args:
-        results: J points with the same pictures.
+        results: J points; the pictures that all of them have are compared.
         name: the reward.
 
     Returns:
         Mean and half width per point.
     """
-    values = np.stack([result.columns[name] for result in results])
+    images = shared_images(results, [name])
+    if len(images) == 0:
+        return [(math.nan, math.nan)] * len(results)
+    values = np.stack([result.columns[name][result.at(images)] for result in results])
     own = values - values.mean(0) + values.mean()
     points = len(results)
     widened = math.sqrt(points / (points - 1)) if points > 1 else 1.0
-    halves = [interval(row.tolist())[1] * widened for row in (own if points > 1 else values)]
+    clusters = results[0].prompts[results[0].at(images)]
+    halves = [clustered_interval(row, clusters)[1] * widened for row in (own if points > 1 else values)]
     return [(float(mean), half) for mean, half in zip(values.mean(1), halves, strict=True)]
 
 
 def against_blend(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """Each method against blend at the same preference and KL scale, picture by picture.
+    """Paired comparison of every method with blend at the same preference and KL scale, picture by picture.
 
     Returns:
-        Per point: mean difference of r(w) and the half width of its paired interval; its root mean square, which errors of
-        both signs do not cancel in; the share of pictures with the larger r(w), ties left out, with its Wilson interval;
-        how many tie.
+        Rows with the mean of ``r(w) - r(w) of blend`` and its half width, the root of its mean square (methods can be far
+        apart picture by picture and alike in the mean), the share of pictures with the larger r(w), ties left out, with
+        its Wilson interval, and the number of ties.
     """
     blends = {(r.weights, r.kl_scale): r for r in results if r.method == "blend"}
     rows: list[dict[str, Any]] = []
     for result in results:
         blend = blends.get((result.weights, result.kl_scale))
-        if blend is None or result.method == "blend" or result.weighted is None or blend.weighted is None:
+        if blend is None or result.method == "blend":
             continue
-        gap = result.weighted - blend.weighted
-        differ = ~np.isclose(result.weighted, blend.weighted, rtol=1e-5, atol=1e-7)  # more than rounding
-        wins, losses = int((differ & (gap > 0)).sum()), int((differ & (gap < 0)).sum())
-        share, low, high = win_rate(wins, losses)
-        rows.append(
-            {
-                "method": result.method,
-                "weights": result.weights,
-                "kl_scale": result.kl_scale,
-                "r(w) - blend": interval(gap.tolist()),
-                "rms": float(np.sqrt(np.square(gap).mean())),
-                "wins": share,
-                "low": low,
-                "high": high,
-                "ties": len(gap) - wins - losses,
-            }
-        )
-    return rows
+        row = paired_row(result, blend)
+        if row is not None:
+            rows.append({"method": result.method, "settings": result.settings, **row})
+    return rows if any(row["settings"] for row in rows) else [_without_settings(row) for row in rows]
 
 
-def win_rate(wins: int, losses: int) -> tuple[float, float, float]:
-    """``wins / (wins + losses)`` and its 95 % Wilson interval; nan without a decided comparison."""
-    if wins + losses == 0:
-        return math.nan, math.nan, math.nan
-    bounds = binomtest(wins, wins + losses).proportion_ci(method="wilson")
-    return wins / (wins + losses), float(bounds.low), float(bounds.high)
+def _without_settings(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if key != "settings"}
+
+
+def paired_row(result: Result, other: Result, name: str = "r(w) - blend") -> dict[str, Any] | None:
+    """Compare two points picture by picture; None where they share no picture with a value."""
+    if result.weighted is None or other.weighted is None:
+        return None
+    images = np.intersect1d(result.images[np.isfinite(result.weighted)], other.images[np.isfinite(other.weighted)])
+    if len(images) == 0:
+        return None
+    ours, theirs = result.weighted[result.at(images)], other.weighted[other.at(images)]
+    clusters, difference = result.prompts[result.at(images)], ours - theirs
+    decided = ~np.isclose(ours, theirs, rtol=1e-5, atol=1e-7)  # more than rounding
+    share, low, high = win_rate(difference[decided] > 0, clusters[decided])
+    return {
+        "weights": result.weights,
+        "kl_scale": result.kl_scale,
+        name: clustered_interval(difference, clusters),
+        "rms": float(np.sqrt(np.square(difference).mean())),
+        "wins": share,
+        "low": low,
+        "high": high,
+        "ties": int((~decided).sum()),
+    }
 
 
 def reward_groups(adapters: Sequence[str], rewards: Sequence[str]) -> list[tuple[str, ...]]:
@@ -185,8 +224,8 @@ def hypervolumes(
 
     Each reward is scaled so that the worst of all points' means is 0 and the best is 1; the reference point is 0, so a
     hypervolume is the share of that box which the front dominates (Zitzler and Thiele 1999). Methods are compared on
-    the preferences that all of them have. The bootstrap draws the same pictures for every method, and every resample
-    makes its own box, so that the pictures' common luck cancels.
+    the preferences and pictures that all of them have. The bootstrap draws the same prompts for every method, and every
+    resample makes its own box, so that the pictures' common luck cancels.
 
     Args:
         results: of one KL scale.
@@ -199,39 +238,49 @@ def hypervolumes(
         Per method: ``hypervolume``, ``low``, ``high``, and the same of the difference to blend, if there is one.
     """
     chosen = of_group(results, adapters, group)
-    methods = list(dict.fromkeys(result.method for result in chosen))
-    if not methods:
+    methods = list(dict.fromkeys((result.method, result.settings) for result in chosen))
+    images = shared_images(chosen, group)
+    if not methods or len(images) == 0:
         return []
-    shared = set.intersection(*({r.weights for r in chosen if r.method == method} for method in methods))
-    pictures = min(len(result.columns["calls"]) for result in chosen)
-    counts = _bootstrap(pictures, resamples, seed)
-    fronts: dict[str, Array] = {}  # [1 + resamples, points, rewards], first the sample itself
-    for method in methods:
-        own = [result for result in chosen if result.method == method and result.weights in shared]
-        values = np.stack([np.stack([result.columns[name][:pictures] for name in group], -1) for result in own])
-        fronts[method] = np.einsum("rn,pnk->rpk", counts, values)
+    shared = set.intersection(*({r.weights for r in chosen if (r.method, r.settings) == key} for key in methods))
+    counts = _bootstrap(chosen[0].prompts[chosen[0].at(images)], resamples, seed)
+    fronts: dict[tuple[str, str], Array] = {}  # [1 + resamples, points, rewards], first the sample itself
+    for key in methods:
+        own = [result for result in chosen if (result.method, result.settings) == key and result.weights in shared]
+        values = [np.stack([result.columns[name][result.at(images)] for name in group], -1) for result in own]
+        fronts[key] = np.einsum("rn,pnk->rpk", counts, np.stack(values))
     points = np.concatenate(list(fronts.values()), axis=1)
     worst, best = points.min(1, keepdims=True), points.max(1, keepdims=True)
     width = np.where(best > worst, best - worst, 1.0)
-    volumes = {method: _volumes((front - worst) / width) for method, front in fronts.items()}
-    return [_volume_row(method, len(shared), volumes) for method in methods]
+    volumes = {key: _volumes((front - worst) / width) for key, front in fronts.items()}
+    return [_volume_row(key, len(shared), volumes) for key in methods]
 
 
-def _bootstrap(pictures: int, resamples: int, seed: int) -> Array:
-    """Each picture's share in the mean, float[1 + resamples, pictures]: evenly, then as drawn with replacement."""
-    drawn = np.random.default_rng(seed).multinomial(pictures, np.full(pictures, 1 / pictures), size=resamples)
-    return np.concatenate([np.ones((1, pictures)), drawn]) / pictures
+def _bootstrap(prompts: NDArray[np.int64], resamples: int, seed: int) -> Array:
+    """Each picture's share in the mean, float[1 + resamples, n]: evenly, then with whole prompts drawn with replacement."""
+    groups = np.unique(prompts, return_inverse=True)[1]
+    if groups.max() == 0:  # one prompt: its pictures are drawn
+        groups = np.arange(len(prompts))
+    count = int(groups.max()) + 1
+    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
+    shares = np.concatenate([np.ones((1, count)), drawn])[:, groups]
+    return shares / shares.sum(1, keepdims=True)
 
 
 def _volumes(fronts: Array) -> Array:
+    import moocore
+
     origin = np.zeros(fronts.shape[-1])
     return np.asarray([moocore.hypervolume(front, ref=origin, maximise=True) for front in fronts])
 
 
-def _volume_row(method: str, points: int, volumes: Mapping[str, Array]) -> dict[str, Any]:
-    row: dict[str, Any] = {"method": method, "preferences": points, **_spread("hypervolume", volumes[method], "")}
-    if "blend" in volumes:
-        row |= _spread("- blend", volumes[method] - volumes["blend"], "- blend, ")
+def _volume_row(key: tuple[str, str], points: int, volumes: Mapping[tuple[str, str], Array]) -> dict[str, Any]:
+    row: dict[str, Any] = {"method": key[0]}
+    if any(settings for _, settings in volumes):
+        row["settings"] = key[1]
+    row |= {"preferences": points, **_spread("hypervolume", volumes[key], "")}
+    if ("blend", "") in volumes:
+        row |= _spread("- blend", volumes[key] - volumes["blend", ""], "- blend, ")
     return row
 
 

@@ -131,7 +131,7 @@ class Planned:
 
 @dataclass
 class PlannedWithResidual:
-    """A plan whose steps recall what an earlier one of the run kept (``blending.plans.EarlyBlend``); one run each.
+    """A plan whose steps add a residual that an earlier step cached (``blending.plans.EarlyBlend``). One object per run.
 
     The residual is one of x0 predictions, for every prediction type of the network.
 

@@ -15,6 +15,10 @@ import torch
 from torch import Tensor
 
 from ...blending.kl_weights import parse_kl_weight
+from ...blending.preference import AnyPreference
+from ...blending.schedules import Coefficients, CoefficientSchedule
+from ...blending.slots import Slots
+from .headers import name_of
 
 DTYPES = {
     "F64": torch.float64,
@@ -43,13 +47,17 @@ class RewardLoRA:
         tensors: the file's content.
         kl_weight: the KL weight alpha of its training (reward units per nat), None if it is unknown.
         strength: factor on the whole update.
+        metadata: the file's header.
+        patches: the host's patches, by parameter, of an adapter that comes from a MODEL and not from a file.
     """
 
     name: str
     file: str
-    tensors: Mapping[str, Tensor]
+    tensors: Mapping[str, Tensor] = field(repr=False)
     kl_weight: float | None
     strength: float
+    metadata: Mapping[str, str] = field(default_factory=dict, repr=False)
+    patches: Mapping[str, list[Any]] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,10 +68,12 @@ class RewardLoRAs:
         adapters: in order.
         banks: a cache of `fitting.bank_patcher` for each model, as long as the model lives, so that a new preference
             reads, converts and moves nothing.
+        slots: see `slots.Slots`; empty for a single loader without empty slots.
     """
 
     adapters: tuple[RewardLoRA, ...]
     banks: weakref.WeakKeyDictionary[Any, Any] = field(default_factory=weakref.WeakKeyDictionary, repr=False)
+    slots: Slots = ()
 
     def __iter__(self) -> Iterator[RewardLoRA]:
         return iter(self.adapters)
@@ -76,6 +86,19 @@ class RewardLoRAs:
     def kl_weights(self) -> list[float | None]:
         return [adapter.kl_weight for adapter in self.adapters]
 
+    @property
+    def loaders(self) -> Slots:
+        """`slots`, also where they are not given."""
+        return self.slots or ((True,) * len(self.adapters),)
+
+    def arrange(self, preference: AnyPreference) -> AnyPreference:
+        """The preference with one weight per adapter; errors as `Preference.arranged`."""
+        return preference.arranged(self.loaders, self.names)
+
+    def coefficients(self, preference: AnyPreference) -> Coefficients | CoefficientSchedule:
+        """The adapters' affine coefficients by a preference; errors as `Preference.arranged` and `Preference.coefficients`."""
+        return self.arrange(preference).coefficients(self.names, self.kl_weights)
+
 
 def read_lora(path: str, strength: float) -> RewardLoRA:
     """Read and check an adapter file.
@@ -85,9 +108,9 @@ def read_lora(path: str, strength: float) -> RewardLoRA:
         strength: factor on the whole update, finite.
 
     Raises:
-        ValueError: the file is not ``.safetensors``, unreadable, truncated or without tensors; a tensor is not floating
-            point or holds NaN or infinity; the strength is not finite; or the KL weight in the metadata is no number of at
-            least 0.
+        ValueError: the file is not ``.safetensors``, unreadable, truncated or without tensors; the strength is not finite; or
+            the KL weight in the metadata is no number of at least 0. The numbers are checked when the adapter is fitted to a
+            model, because only some of them may be used.
     """
     file = Path(path).name
     if not math.isfinite(strength):
@@ -100,9 +123,10 @@ def read_lora(path: str, strength: float) -> RewardLoRA:
         tensors, metadata = _read_tensors(path)
     except (ValueError, TypeError, KeyError, RuntimeError, OSError, safetensors.SafetensorError) as error:
         raise ValueError(f"{file} cannot be read as safetensors (truncated or damaged?): {error}") from error
-    _check_tensors(file, tensors)
-    name = metadata.get("diffusion_blend.reward") or Path(path).stem
-    return RewardLoRA(name, file, tensors, _kl_weight(file, metadata), strength)
+    if not tensors:
+        raise ValueError(f"{file} holds no tensors: it is not an adapter.")
+    name = name_of(metadata, Path(path).stem)
+    return RewardLoRA(name, file, tensors, _kl_weight(file, metadata), strength, metadata)
 
 
 def _read_tensors(path: str) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -129,20 +153,6 @@ def _read_tensors(path: str) -> tuple[dict[str, Tensor], dict[str, str]]:
             numbers = numbers.clone()
         tensors[key] = numbers.view(dtype).reshape(entry["shape"])
     return tensors, metadata
-
-
-def _check_tensors(file: str, tensors: Mapping[str, Tensor]) -> None:
-    if not tensors:
-        raise ValueError(f"{file} holds no tensors: it is not an adapter.")
-    for key, tensor in tensors.items():
-        if key.endswith("reshape_weight"):
-            continue  # a shape; it is refused by name when the adapter is fitted to a model
-        if not tensor.is_floating_point():
-            raise ValueError(f"{file}: {key} has dtype {tensor.dtype}; an adapter's weights are floating point.")
-        if not bool(torch.isfinite(tensor if tensor.dtype.itemsize > 1 else tensor.float()).all()):
-            raise ValueError(
-                f"{file}: {key} holds NaN or infinite numbers; the file is damaged or its training diverged."
-            )
 
 
 def _kl_weight(file: str, metadata: Mapping[str, str]) -> float | None:

@@ -1,34 +1,22 @@
-"""Each kind of update that ComfyUI's reader gives, as an exact low-rank pair; other kinds are refused by name."""
+"""LoRA, LoHa and LoKr as ComfyUI's reader gives them, in their cheapest exact form."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-import comfy.weight_adapter
 import torch
 from torch import Tensor
 
-from ...blending.adapters import LowRank
-
-MERGE = "Load it with the host's Load LoRA before the blend (it then belongs to the base), or convert it to a LoRA."
-
-_BASE_WEIGHTS = "changes the model's own weights by multiplying them"
-REFUSED = {
-    "glora": _BASE_WEIGHTS,
-    "oft": _BASE_WEIGHTS,
-    "boft": _BASE_WEIGHTS,
-    "diff": "is a full difference",
-    "set": "replaces a weight",
-}
-"""The reason why a kind is no low-rank update of a layer."""
+from ...blending.updates import HadamardProduct, KroneckerProduct, LowRank, Update
 
 
-class CannotBlend(ValueError):
-    """An adapter of a kind that cannot be blended with any numbers."""
+class OtherShape(ValueError):
+    """An update of another shape than the layer's weight."""
 
 
-def low_rank_form(patch: Any, sides: tuple[int, int]) -> LowRank:
-    """Convert one update of the host's reader to the low-rank pair that it equals.
+def factored_form(patch: Any, rows: int, inputs: tuple[int, ...]) -> Update:
+    """Convert a LoRA, LoHa or LoKr of the host's reader to the cheapest update that it equals.
 
     LoRA, LoCon (also with a Tucker core): ``(alpha / r) * up @ core(down)``.
     LoHa (FedPara, Hyeon-Woo et al. 2022, arXiv 2108.06098, prop. 1; LyCORIS, Yeh et al. 2024, arXiv 2309.14859):
@@ -36,48 +24,25 @@ def low_rank_form(patch: Any, sides: tuple[int, int]) -> LowRank:
     LoKr (LyCORIS): ``(alpha / r) * kron(W1, W2)``, of rank r1 r2. The rank of a factor that is stored whole is its smaller side.
 
     Args:
-        patch: a value of ``comfy.lora.load_lora``.
-        sides: rows and columns of the weight it belongs to, kernels counted among the columns.
+        patch: a value of ``comfy.lora.load_lora`` of these kinds, without a DoRA scale.
+        rows: outputs of the weight, or of the slice of the weight, that it belongs to.
+        inputs: its input side, ``(in, *kernel)``.
 
     Returns:
-        The pair, with alpha in it. ``down`` may have a kernel.
+        The update, with alpha in it: low-rank where that takes fewer products than the kind's own form.
 
     Raises:
-        CannotBlend: a LoHa or LoKr whose rank is not below the weight's smaller side.
-        ValueError: the factors do not fit each other or the weight.
+        OtherShape: the update has other sides than the weight.
+        ValueError: the factors do not fit each other, or their products are more than a float holds.
     """
+    sides = (rows, math.prod(inputs))
     if patch.name == "lora":
         up, down, alpha, mid, _, _ = patch.weights
-        return _lora(up.float(), down.float(), None if mid is None else mid.float(), alpha, sides)
+        pair = _lora(up.float(), down.float(), None if mid is None else mid.float(), alpha, sides)
+        _check_sides((pair.up.shape[0], pair.down[0].numel()), sides)
+        return LowRank(pair.down.reshape(-1, *inputs), pair.up)
     factors: list[Any] = [weight.float() if isinstance(weight, Tensor) else weight for weight in patch.weights[:-1]]
-    return _loha(*factors, sides=sides) if patch.name == "loha" else _lokr(*factors, sides=sides)
-
-
-def check_kind(patch: Any) -> None:
-    """Refuse updates of kinds that are not low-rank.
-
-    Args:
-        patch: a value of ``comfy.lora.load_lora``.
-
-    Raises:
-        CannotBlend: of another kind than LoRA, LoHa and LoKr, a DoRA, a LoKr with a Tucker core (torch's kron takes no such
-            views, and ComfyUI up to 0.33.0 logs that and patches nothing), or one that changes the layer's shape.
-    """
-    if not isinstance(patch, comfy.weight_adapter.WeightAdapterBase):
-        name = patch[0]
-        raise CannotBlend(f"an update of kind '{name}' {REFUSED.get(name, 'is unknown here')} and cannot be blended.")
-    name, weights = patch.name, patch.weights
-    if name not in ("lora", "loha", "lokr"):
-        raise CannotBlend(f"an update of kind {name} {REFUSED.get(name, 'is unknown here')} and cannot be blended.")
-    dora_scale = weights[4] if name == "lora" else weights[-1]
-    if dora_scale is not None:
-        raise CannotBlend("this is a DoRA, which needs the model's own weights and cannot be blended.")
-    if name == "lokr" and weights[1] is None and weights[7] is not None:
-        raise CannotBlend(
-            "this is a LoKr with a Tucker core, which the host itself does not apply and which cannot be blended."
-        )
-    if name == "lora" and weights[5] is not None:
-        raise CannotBlend("this adapter changes the layer's shape and cannot be blended.")
+    return (_loha if patch.name == "loha" else _lokr)(*factors, sides=sides, inputs=inputs)
 
 
 def check_size(up: Tensor, down: Tensor, cause: str = "its factors make") -> None:
@@ -91,7 +56,14 @@ def check_size(up: Tensor, down: Tensor, cause: str = "its factors make") -> Non
     Raises:
         ValueError: the product may, or a number is NaN.
     """
-    largest = float(up.abs().max()) * float(down.abs().max()) * down.shape[0] if up.numel() and down.numel() else 0.0
+    _check_largest(_largest(up) * _largest(down) * down.shape[0], cause)
+
+
+def _largest(factor: Tensor | None) -> float:
+    return 1.0 if factor is None else float(factor.abs().max()) if factor.numel() else 0.0
+
+
+def _check_largest(largest: float, cause: str = "its factors make") -> None:
     if not largest <= torch.finfo(torch.float32).max:
         raise ValueError(f"{cause} numbers as large as {largest:.0e}, more than a float holds.")
 
@@ -117,19 +89,27 @@ def _loha(
     core1: Tensor | None,
     core2: Tensor | None,
     sides: tuple[int, int],
-) -> LowRank:
+    inputs: tuple[int, ...],
+) -> Update:
     rank = b1.shape[0] if b1.ndim else 0
     up1, down1 = _composed(a1, b1, core1, sides)
     up2, down2 = _composed(a2, b2, core2, sides)
     if up1.shape[0] != up2.shape[0] or down1.shape[1:] != down2.shape[1:]:
         raise _wrong_shapes("LoHa", a1, b1, a2, b2)
-    _check_rank("loha", (up1.shape[1], up2.shape[1]), (up1.shape[0], down1[0].numel()), sides)
+    _check_sides((up1.shape[0], down1[0].numel() if rank else 0), sides)
     check_size(up1, down1)
     check_size(up2, down2)
+    scale = _scale(alpha, rank)
+    bounds = [_largest(up) * _largest(down) * down.shape[0] for up, down in ((up1, down1), (up2, down2))]
+    _check_largest(math.prod(bounds) * max(1.0, abs(scale)))
+    up1 = up1 * scale
+    down1, down2 = down1.reshape(-1, *inputs), down2.reshape(-1, *inputs)
+    if up1.shape[1] * up2.shape[1] * sum(sides) >= math.prod(sides):
+        return HadamardProduct(up1, down1, up2, down2)
     # Row i * r2 + j of down belongs to column i * r2 + j of up.
     up = (up1[:, :, None] * up2[:, None, :]).flatten(1)
     down = (down1[:, None] * down2[None]).flatten(0, 1)
-    return _scaled(up, down, _scale(alpha, rank))
+    return _checked(LowRank(down, up))
 
 
 def _lokr(
@@ -140,26 +120,55 @@ def _lokr(
     w1_b: Tensor | None,
     w2_a: Tensor | None,
     w2_b: Tensor | None,
-    _core: Tensor | None,
+    core: Tensor | None,
     sides: tuple[int, int],
-) -> LowRank:
+    inputs: tuple[int, ...],
+) -> Update:
     if (w1 is None and w1_a is None) or (w2 is None and w2_a is None):
         raise ValueError(f"it holds no lokr_w{1 if w1 is None and w1_a is None else 2}; the file is incomplete.")
-    up1, down1 = _composed(w1_a, w1_b, None, sides) if w1 is None else _split(w1)
-    up2, down2 = _composed(w2_a, w2_b, None, sides) if w2 is None else _split(w2)
-    if down1.ndim != 2:
-        raise _wrong_shapes("LoKr", w1, w2)
-    kernel = down2.shape[2:]
-    rows, columns = up1.shape[0] * up2.shape[0], down1.shape[1] * down2.shape[1] * kernel.numel()
-    _check_rank("lokr", (up1.shape[1], up2.shape[1]), (rows, columns), sides)
-    check_size(up1, down1)
-    check_size(up2, down2)
-    # kron(A1 B1, A2 B2) = kron(A1, A2) kron(B1, B2)
-    up = torch.kron(up1, up2)
-    down = torch.kron(down1.reshape(*down1.shape, *[1] * len(kernel)), down2)
     # As LyCORIS: only factored parts have a rank that alpha is divided by, the second before the first.
     factored = w2_b if w2 is None else w1_b if w1 is None else None
-    return _scaled(up, down, 1.0 if factored is None else _scale(alpha, factored.shape[0]))
+    scale = 1.0 if factored is None else _scale(alpha, factored.shape[0])
+    if w2 is None:
+        up, right = _composed(w2_a, w2_b, core, sides)
+    else:
+        up, right = None, w2
+    rows2 = right.shape[0] if up is None else up.shape[0]
+    left = _whole(w1, w1_a, w1_b, (sides[0] // max(rows2, 1), inputs[0]))
+    if left.ndim != 2 or right.ndim not in (2, 4, len(inputs) + 1) or not left.numel() or not right.numel():
+        raise _wrong_shapes("LoKr", w1, w1_a, w1_b, w2, w2_a, w2_b)
+    _check_sides((left.shape[0] * rows2, left.shape[1] * right[0].numel()), sides)
+    if inputs[0] % left.shape[1]:
+        raise _wrong_shapes("LoKr", left, right)
+    bound = _largest(left) * _largest(right) * _largest(up) * (1 if up is None else up.shape[1])
+    _check_largest(bound * max(1.0, abs(scale)))
+    right = right.reshape(right.shape[0], inputs[0] // left.shape[1], *inputs[1:])
+    return _kronecker_or_low_rank(KroneckerProduct(left * scale, right, up), sides)
+
+
+def _kronecker_or_low_rank(product: KroneckerProduct, sides: tuple[int, int]) -> Update:
+    """``kron(A1 B1, A2 B2) = kron(A1, A2) kron(B1, B2)`` is low-rank; it is taken where that is cheaper."""
+    up1, down1 = _split(product.left)
+    up2, down2 = _split(product.right) if product.up is None else (product.up, product.right)
+    (a, b), right = product.left.shape, product.right
+    rank = up1.shape[1] * up2.shape[1]
+    whole = right.numel() if product.up is None else right.numel() + product.up.numel()
+    rows2 = right.shape[0] if product.up is None else product.up.shape[0]
+    cost = min(b * whole + a * b * rows2, a * whole + a * b * right.shape[1])
+    if rank * sum(sides) > cost:
+        return product
+    down = torch.kron(down1.reshape(*down1.shape, *[1] * (down2.ndim - 2)), down2)
+    return _checked(LowRank(down, torch.kron(up1, up2)))
+
+
+def _whole(whole: Tensor | None, a: Any, b: Any, largest: tuple[int, int]) -> Tensor:
+    """The first factor of a LoKr as one matrix. Its size is checked before the product is made."""
+    if whole is not None:
+        return whole
+    a, b = _composed(a, b, None, largest)
+    if a.shape[0] > largest[0] or b.shape[1] > largest[1]:
+        raise OtherShape(f"its first factor is {a.shape[0]} x {b.shape[1]}, more than {largest[0]} x {largest[1]}.")
+    return a @ b
 
 
 def _composed(a: Any, b: Any, core: Tensor | None, sides: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -184,26 +193,21 @@ def _through_core(core: Tensor, down: Tensor, sides: tuple[int, int]) -> Tensor:
 
 def _split(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Return a whole matrix as up [out, r] and down [r, in, *kernel], one of them the identity, r the smaller side."""
-    if weight.ndim not in (2, 4):  # the host's Kronecker product takes no others
-        raise _wrong_shapes("LoKr", weight)
     rows, columns = weight.shape[0], weight.shape[1:].numel()
     if rows <= columns:
         return torch.eye(rows), weight
     return weight.flatten(1), torch.eye(columns).reshape(columns, *weight.shape[1:])
 
 
-def _check_rank(kind: str, ranks: tuple[int, int], found: tuple[int, int], sides: tuple[int, int]) -> None:
+def _check_sides(found: tuple[int, int], sides: tuple[int, int]) -> None:
     """Check sizes before any product: a small file may stand for more numbers than the whole model has."""
     if found != sides:
-        raise ValueError(f"its update is {found[0]} x {found[1]}, but the layer's weight is {sides[0]} x {sides[1]}.")
-    rank = ranks[0] * ranks[1]
-    if rank == 0:
-        raise ValueError("its rank is 0.")
-    if rank >= min(sides):
-        raise CannotBlend(
-            f"this update of kind {kind} has rank {rank} ({ranks[0]} x {ranks[1]}), not below the smaller side of its "
-            f"{sides[0]} x {sides[1]} weight: it is not low-rank and cannot be blended."
-        )
+        raise OtherShape(f"its update is {found[0]} x {found[1]}, but the layer's weight is {sides[0]} x {sides[1]}.")
+
+
+def _checked(pair: LowRank) -> LowRank:
+    check_size(pair.up, pair.down)
+    return pair
 
 
 def _scaled(up: Tensor, down: Tensor, scale: float) -> LowRank:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from comfy.patcher_extension import WrappersMP
@@ -13,6 +13,8 @@ from ...blending.plans import Planner
 from ..adapters.files import RewardLoRAs
 from ..adapters.fitting import bank_patcher
 from ..host import Executor, Patcher
+from .refusals import check_multiplied, multiplied_weights, refuse_weights
+from .rows import Verdicts
 from .run import KEY, BlendRun
 
 EVALUATIONS = ("auto", "batched", "sequential")
@@ -27,15 +29,20 @@ class AttachedBlend:
         planner: makes the plan of a step.
         evaluation: one of `EVALUATIONS`.
         images: image indices of the latent batch, or None for 0, 1, 2, ...
+        verdicts: of the runs with these adapters, on calls with several rows of gates.
+        multiplied: the number of patches that multiplied a weight before the blend was put on.
     """
 
-    bank: AdapterBank
+    bank: AdapterBank = field(repr=False)
     planner: Planner
     evaluation: str
     images: tuple[int, ...] | None
+    verdicts: Verdicts = field(repr=False)
+    multiplied: int = 0
 
     def __call__(self, executor: Executor, *args: Any, **kwargs: Any) -> Any:
-        with BlendRun(self.bank, self.planner, self.evaluation, self.images) as run:
+        check_multiplied(executor.class_obj.model_patcher, self.multiplied)
+        with BlendRun(self.bank, self.planner, self.evaluation, self.images, self.verdicts) as run:
             return run.sample(executor, *args, **kwargs)
 
 
@@ -71,6 +78,9 @@ def attach(
     bank = bank_patcher(loras, model)
     blended = model.clone()
     blended.set_additional_models(KEY, [bank])
-    wrapper = AttachedBlend(bank.model, planner, evaluation, None if images is None else tuple(images))
+    verdicts = bank.attachments.setdefault(KEY, Verdicts())
+    indices = None if images is None else tuple(images)
+    wrapper = AttachedBlend(bank.model, planner, evaluation, indices, verdicts, multiplied_weights(model))
     blended.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, wrapper)
+    refuse_weights(blended)
     return blended

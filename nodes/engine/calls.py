@@ -8,10 +8,20 @@ from collections.abc import Hashable
 from typing import Any
 
 import torch
+from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...blending.plans import Gates
+from ...blending.side_path import RowsDoNotFit
 from ..host import Executor
+from .images import frames_of
+from .texts import RunTexts, chosen, joined
+
+WITHOUT_CACHES = {"qwen_image21_cache": {"device": "off"}}
+"""Options of the host that switch off caches of keys and values, which are right for constant weights only."""
+
+NO_TEXT = ("c_concat", "control", "transformer_options")
+"""Inputs of a call that do not depend on the text."""
 
 _NAMES = ("c_concat", "c_crossattn", "control", "transformer_options")
 
@@ -25,10 +35,19 @@ class ModelCall:
         t: noise levels, float[N].
         args: c_concat, c_crossattn, control, transformer_options, as the host passes them.
         kwargs: further conditioning inputs.
+        texts: the run's conditionings by adapter, or None where all rows have the same.
     """
 
-    def __init__(self, executor: Executor, x: Tensor, t: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.executor, self.x, self.t = executor, x, t
+    def __init__(
+        self,
+        executor: Executor,
+        x: Tensor,
+        t: Tensor,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        texts: RunTexts | None = None,
+    ) -> None:
+        self.executor, self.x, self.t, self.texts = executor, x, t, texts
         self.named: dict[str, Any] = dict.fromkeys(_NAMES) | dict(zip(_NAMES, args, strict=False)) | kwargs
         self.transformer_options: dict[str, Any] = self.named["transformer_options"] or {}
         self.chunks = len(self.transformer_options.get("cond_or_uncond", (0,)))
@@ -51,6 +70,8 @@ class ModelCall:
             for name, value in self.named.items()
             if name not in ("control", "transformer_options")
         }
+        if self.texts is not None:
+            inputs |= self._texts(rows, self.texts)
         control = self.named["control"]
         if control is not None:  # the network empties these lists
             control = {name: [self._repeat(part, count) for part in parts] for name, parts in control.items()}
@@ -64,14 +85,84 @@ class ModelCall:
             options["uuids"] = [
                 uuid.uuid5(original, repr(rows[number // each])) for number, original in enumerate(options["uuids"])
             ]
+        options.update(WITHOUT_CACHES)
         first = (inputs.pop("c_concat"), inputs.pop("c_crossattn"), control, options)
         return self.executor(self._repeat(self.x, count), self._repeat(self.t, count), *first, **inputs)
 
+    def _texts(self, rows: list[tuple[Gates, ...]], texts: RunTexts) -> dict[str, Any]:
+        """The inputs that depend on the text, for all rows of gates."""
+        names = [name for name, value in self.named.items() if name not in NO_TEXT and value is not None]
+        found: list[dict[str, Any]] = []
+        for row in rows:
+            each = {
+                gates: texts.inputs(self.transformer_options["uuids"], gates, self.images, names)
+                for gates in dict.fromkeys(row)
+            }
+            if len(row) == 1:
+                found.append(each[row[0]])
+            else:
+                gates = self.gates_of_batch(row)
+                some = each[row[0]]
+                found.append({name: chosen({key: own[name] for key, own in each.items()}, gates) for name in some})
+        try:
+            return {name: joined([inputs[name] for inputs in found]) for name in found[0]}
+        except RuntimeError as error:
+            raise RowsDoNotFit(f"The adapters' text encodings are of different lengths ({error}).") from error
+
+    @property
+    def foreign_patches(self) -> list[str]:
+        """The kinds of patches and attention replacements that other nodes put on the model, by the host's names."""
+        groups = (self.transformer_options.get(name) or {} for name in ("patches", "patches_replace"))
+        return sorted({str(kind) for group in groups for kind, patches in group.items() if patches})
+
+    @property
+    def patches(self) -> list[Any]:
+        """The patches that other nodes put on the model."""
+        listed = (self.transformer_options.get("patches") or {}).values()
+        replaced = (self.transformer_options.get("patches_replace") or {}).values()
+        return [patch for group in listed for patch in group] + [
+            patch for group in replaced for patch in group.values()
+        ]
+
+    @property
+    def foreign_wrappers(self) -> bool:
+        """Whether other nodes wrap the network's calls from here on."""
+        wrappers = self.transformer_options.get("wrappers", {})
+        return any(wrappers.get(kind) for kind in (WrappersMP.DIFFUSION_MODEL,)) or (
+            len(wrappers.get(WrappersMP.APPLY_MODEL, {})) > 1
+        )
+
+    @property
+    def kind(self) -> Hashable:
+        """The shapes of everything that the network gets: calls of one kind treat their rows alike."""
+        control = self.named["control"]
+        shapes = {
+            name: _shapes(value) for name, value in self.named.items() if name not in ("control", "transformer_options")
+        }
+        return tuple(self.x.shape), self.chunks, tuple(sorted(shapes.items())), _shapes(control)
+
     @property
     def conditionings(self) -> tuple[Hashable, ...]:
-        """Keys of the call's conditionings, the same at every step of a run."""
+        """Keys of the call's conditionings, the same at every step of a run.
+
+        Besides the conditioning itself a key names the part of the latent that a context window covers, and the patches of other
+        nodes: guidance nodes call the model again with further patches.
+        """
         branches = self.transformer_options.get("cond_or_uncond", (0,))
-        return tuple(zip(branches, self.transformer_options.get("uuids", branches), strict=True))
+        window = self.transformer_options.get("context_window")
+        part = (None if window is None else (window.dim, frames_of(window)), self._patched_places)
+        return tuple(
+            (*key, *part) for key in zip(branches, self.transformer_options.get("uuids", branches), strict=True)
+        )
+
+    @property
+    def _patched_places(self) -> Hashable:
+        counts = {kind: len(patches) for kind, patches in (self.transformer_options.get("patches") or {}).items()}
+        places = {
+            kind: tuple(map(str, replaced))
+            for kind, replaced in (self.transformer_options.get("patches_replace") or {}).items()
+        }
+        return tuple(sorted(counts.items())), tuple(sorted(places.items()))
 
     def gates_of_batch(self, row: tuple[Gates, ...]) -> tuple[Gates, ...]:
         """A row's gates for this call: one for the whole batch, or those of every image, repeated for every chunk."""
@@ -98,3 +189,13 @@ class ModelCall:
         if isinstance(value, Tensor) and value.ndim > 0 and value.shape[0] == self.x.shape[0]:
             return value.repeat(count, *[1] * (value.ndim - 1))
         return value
+
+
+def _shapes(value: Any) -> Hashable:
+    if isinstance(value, Tensor):
+        return tuple(value.shape)
+    if isinstance(value, dict):
+        return tuple(sorted((str(name), _shapes(part)) for name, part in value.items()))
+    if isinstance(value, (list, tuple)):
+        return tuple(_shapes(part) for part in value)
+    return value if isinstance(value, (str, int, float, bool, type(None))) else type(value).__name__

@@ -12,7 +12,7 @@ import latent_preview
 from torch import Tensor
 
 from ..host import Patcher, Sampler
-from ..schema import SamplingWithoutSampler
+from ..schema import SamplingWithoutSampler, check_finite
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -32,6 +32,7 @@ def sample_with(
     Returns:
         The denoised latent, with the other entries of the given one.
     """
+    check_finite(cfg=sampling["cfg"], denoise=sampling["denoise"])
     latent_image, steps, seed = sampling["latent_image"], sampling["steps"], sampling["seed"]
     schedule = comfy.samplers.KSampler(
         model, steps, model.load_device, like, sampling["scheduler"], sampling["denoise"], model.model_options

@@ -54,7 +54,7 @@ def record_of(method: str, preference: AnyPreference, loras: RewardLoRAs, **deta
         {"name": adapter.name, "file": adapter.file, "strength": adapter.strength} for adapter in loras
     ]
     record: dict[str, Any] = {"method": method, "adapters": adapters}
-    wanted = preference.described(loras.names)
+    wanted = loras.arrange(preference).described(loras.names)
     if isinstance(preference, Preference):
         for adapter, weight in zip(adapters, wanted["weights"], strict=True):
             adapter["weight"] = weight

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ...miniature.reward_names import READ_THE_PROMPT, REWARD_NAMES
-from ...rewards.catalogue import CATALOGUE, MOVED, check_names
+from ...rewards.catalogue import CATALOGUE, MOVED
 
 if TYPE_CHECKING:
     from ...rewards.protocol import Reward
@@ -45,8 +45,8 @@ class RewardModel:
     """
 
     name: str
-    reward: Reward
-    patcher: Any
+    reward: Reward = field(repr=False)
+    patcher: Any = field(repr=False)
 
 
 def load_reward_model(name: str, model_folder: str, allow_download: bool) -> RewardModel:
@@ -58,7 +58,8 @@ def load_reward_model(name: str, model_folder: str, allow_download: bool) -> Rew
         allow_download: permit fetching a model that is not on this machine.
 
     Raises:
-        ValueError: no such reward or folder, a library is missing, or the model is not there and may not be fetched.
+        ValueError: there is no such reward or folder, the reward runs outside ComfyUI only, a library is missing, or the
+            model is not there and may not be fetched.
     """
     if name.startswith(MINIATURE):
         return RewardModel(name, _miniature_reward(name.removeprefix(MINIATURE)), None)
@@ -74,12 +75,17 @@ def load_reward(name: str, folder: str | None, allow_download: bool) -> RewardMo
         allow_download: permit fetching a model that is not there.
 
     Raises:
-        ValueError: no such reward, a library is missing, or the model is not there and may not be fetched.
+        ValueError: there is no such reward, it runs outside ComfyUI only, a library is missing, or the model is not there
+            and may not be fetched.
     """
     # A linked value is not checked against the node's list, and a name must not name a function here.
-    if name not in CATALOGUE and name not in MOVED:
+    if name in MOVED:
+        raise ValueError(
+            f"{name} does not run in ComfyUI: {MOVED[name].reason}. Choose another reward here, or score saved images in a "
+            f"terminal with diffusion-blend score; {MOVED[name].folder}/README.md in this extension's folder says how."
+        )
+    if name not in CATALOGUE:
         raise ValueError(f"There is no reward {name!r}: choose from {', '.join(CATALOGUE)}.")
-    check_names([name])
     with _plain_words(name):
         from ...rewards.load import load_rewards
         from ...rewards.protocol import NetworkReward

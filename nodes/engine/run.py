@@ -3,33 +3,39 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Hashable
 from types import TracebackType
 from typing import Any
 
-import comfy.model_management
 import comfy.patcher_extension
-import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...blending.adapters import AdapterBank
 from ...blending.combine import combine
-from ...blending.plans import Gates, Plan, Planner
+from ...blending.plans import Planner
 from ...blending.residual_cache import ResidualCache
-from ...blending.side_path import RowsDoNotFit, SidePath
+from ...blending.side_path import SidePath
 from ...blending.step_info import StepInfo
 from ..host import Executor, Network, Patcher
 from .calls import ModelCall
+from .gated import GatedNetwork
+from .images import ImageIndices
+from .rows import RowEvaluator, Verdicts
 from .steps import StepTracker
+from .texts import RunTexts, texts_of_run
 
 logger = logging.getLogger("diffusion_blend")
 
 KEY = "diffusion_blend"
 """The name of the extension's wrappers and adapters on a MODEL."""
 
-# The host itself batches conditionings while its memory estimate times this factor fits into free memory.
-MEMORY_MARGIN = 1.5
+
+AUTOREGRESSIVE = (
+    "The sampler ar_video holds the keys and values of the frames before, for one set of weights, and this method evaluates "
+    "several. Use the method 'soup' or 'stochastic', or another sampler."
+)
 
 
 class BlendRun:
@@ -40,15 +46,25 @@ class BlendRun:
         planner: makes the plan of a step.
         evaluation: "auto", "batched" or "sequential".
         images: image indices of the batch, None for 0, 1, 2, ...
+        verdicts: of earlier runs, on calls with several rows of gates.
     """
 
-    def __init__(self, bank: AdapterBank, planner: Planner, evaluation: str, images: tuple[int, ...] | None) -> None:
+    def __init__(
+        self,
+        bank: AdapterBank,
+        planner: Planner,
+        evaluation: str,
+        images: tuple[int, ...] | None,
+        verdicts: Verdicts,
+    ) -> None:
         self.bank, self.planner, self.evaluation, self.images = bank, planner, evaluation, images
-        self.paths: dict[int, SidePath] = {}
+        self.rows = RowEvaluator(evaluation, verdicts)
+        self.networks: dict[int, GatedNetwork] = {}
         self.residuals = ResidualCache()
+        self.calls_of_evaluation: Counter[Hashable] = Counter()  # by conditioning
         self.steps: StepTracker
-        self.most_rows = 1 if evaluation == "sequential" else 2**31  # lowered when a batched call does not fit
         self.checked = False
+        self.texts: RunTexts | None = None
 
     def __enter__(self) -> BlendRun:
         return self
@@ -60,9 +76,9 @@ class BlendRun:
 
     def remove(self) -> None:
         """Remove every hook. A second call has no effect."""
-        for path in self.paths.values():
-            path.remove()
-        self.paths.clear()
+        for network in self.networks.values():
+            network.remove()
+        self.networks.clear()
 
     def sample(self, executor: Executor, *args: Any, **kwargs: Any) -> Any:
         """Wrap the host's OUTER_SAMPLE: run it with this run's wrappers around every model call.
@@ -72,7 +88,9 @@ class BlendRun:
             args: noise, latent_image, sampler, sigmas, denoise_mask, callback, disable_pbar, seed; later hosts add more.
         """
         named = dict(zip(_OUTER_SAMPLE_NAMES, args, strict=False)) | kwargs
-        self.steps = StepTracker(named["sampler"], named.get("seed"), self.images, named["noise"].shape)
+        images = ImageIndices(self.images, named["noise"], named.get("seed"))
+        caller = name_of(executor.class_obj.model_options.get("model_function_wrapper"))
+        self.steps = StepTracker(named["sampler"], named.get("seed"), images, named["noise"].shape, caller)
         rest = args[len(_OUTER_SAMPLE_NAMES) :]
         named["callback"] = self.steps.observe(named.get("callback"))
         options = executor.class_obj.model_options["transformer_options"]
@@ -84,6 +102,7 @@ class BlendRun:
         add_wrapper = comfy.patcher_extension.add_wrapper_with_key
         add_wrapper(WrappersMP.PREDICT_NOISE, KEY, self.predict_noise, options)
         add_wrapper(WrappersMP.APPLY_MODEL, KEY, self.apply_model, options)
+        add_wrapper(WrappersMP.SAMPLER_SAMPLE, KEY, self.prepare_texts, options)
         if self.evaluation == "batched":
             add_wrapper(WrappersMP.PREPARE_SAMPLING, KEY, self.prepare, options)
         first = [named.pop(name) for name in _OUTER_SAMPLE_NAMES if name in named]
@@ -99,9 +118,19 @@ class BlendRun:
         rows = max(len(self.planner(StepInfo(index, 3, self.steps.seed)).gates) for index in range(3))
         return executor(model, [noise_shape[0] * rows, *noise_shape[1:]], *args, **kwargs)
 
+    def prepare_texts(self, executor: Executor, guider: Any, *args: Any, **kwargs: Any) -> Any:
+        """Wrap the host's SAMPLER_SAMPLE, which is called when the guider has prepared its conditionings."""
+        names = ("sigmas", "extra_args", "callback", "noise", "latent_image", "denoise_mask", "disable_pbar")
+        named = dict(zip(names, args, strict=False)) | kwargs
+        options = {name: named.get(name) for name in ("latent_image", "denoise_mask")}
+        seed = named["extra_args"].get("seed")
+        self.texts = texts_of_run(guider, named["noise"], self.bank.adapters, seed=seed, **options)
+        return executor(guider, *args, **kwargs)
+
     def predict_noise(self, executor: Executor, *args: Any, **kwargs: Any) -> Any:
         """Wrap the host's PREDICT_NOISE, which is called once per evaluation of the sampler, for any number of model calls."""
         self.steps.begin_evaluation()
+        self.calls_of_evaluation.clear()
         return executor(*args, **kwargs)
 
     def apply_model(self, executor: Executor, x: Tensor, t: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -112,59 +141,44 @@ class BlendRun:
             then all of the second.
         """
         network = executor.class_obj
-        call = ModelCall(executor, x, t, args, kwargs)
+        call = ModelCall(executor, x, t, args, kwargs, self.texts)
         step = self.steps.step_info(call.transformer_options, t, call.images, x.shape)
         plan = self.planner(step)
-        path = self._path(network)
+        keys = self._keys(call)
+        if plan.without_residual is not None and not self.residuals.covers(keys, x.shape):
+            plan = plan.without_residual
+        if len(plan.gates) > 1 and call.transformer_options.get("ar_state") is not None:
+            raise ValueError(AUTOREGRESSIVE)
+        target = self._gated(network)
         if plan.residual_mix is None:
-            denoised = combine(self._evaluate(network, path, call, plan), plan.mix)
+            denoised = combine(self.rows.evaluate(network, target, call, plan.gates), plan.mix)
         else:
-            rows = list(self._evaluate(network, path, call, plan))
+            rows = list(self.rows.evaluate(network, target, call, plan.gates))
             denoised = combine(rows, plan.mix)
-            self.residuals.store(call.conditionings, combine(rows, plan.residual_mix), t, step.index)
+            self.residuals.store(keys, combine(rows, plan.residual_mix), t, step.index)
         if plan.extrapolation is not None:
-            denoised = self.residuals.extrapolate(call.conditionings, denoised, t, plan.extrapolation)
+            denoised = self.residuals.extrapolate(keys, denoised, t, plan.extrapolation)
         if not self.checked:
-            self._check_called(path)
+            self._check_called(target.path)
         return denoised
 
-    def _evaluate(self, network: Network, path: SidePath, call: ModelCall, plan: Plan) -> Iterator[Tensor]:
-        rows = list(plan.gates)
-        done = 0
-        while done < len(rows):
-            comfy.model_management.throw_exception_if_processing_interrupted()
-            count = self._rows_that_fit(network, call, len(rows) - done)
-            try:
-                predictions = _predict(path, call, rows[done : done + count])
-            except (RowsDoNotFit, torch.cuda.OutOfMemoryError):
-                if count == 1:
-                    raise
-                self.most_rows = count // 2
-                comfy.model_management.soft_empty_cache()
-                continue
-            yield from predictions
-            done += count
+    def _keys(self, call: ModelCall) -> list[Hashable]:
+        """Keys of a call's conditionings. Tiles and windows ask for the same conditioning several times in an evaluation."""
+        keys: list[Hashable] = []
+        for conditioning in call.conditionings:
+            keys.append((conditioning, self.calls_of_evaluation[conditioning]))
+            self.calls_of_evaluation[conditioning] += 1
+        return keys
 
-    def _rows_that_fit(self, network: Network, call: ModelCall, rows: int) -> int:
-        """The number of rows of the plan that one call takes."""
-        rows = min(rows, self.most_rows)
-        if self.evaluation == "auto" and comfy.model_management.is_device_cpu(call.x.device):
-            return 1  # a CPU gains nothing from a larger batch (docs/speed.md)
-        while rows > 1 and network.memory_required(*call.memory_shapes(rows)) * MEMORY_MARGIN >= free_memory(
-            network, call.x.device
-        ):
-            rows //= 2
-        return rows
-
-    def _path(self, network: Any) -> SidePath:
-        """The side path on the network that runs, which may be another copy than the one that the MODEL names."""
-        path = self.paths.get(id(network))
-        if path is None:
+    def _gated(self, network: Any) -> GatedNetwork:
+        """The network that runs, which may be another copy than the one that the MODEL names, with the side path."""
+        target = self.networks.get(id(network))
+        if target is None:
             _refuse_compiled(network)
             # Registered before the installation, so that its hooks are removed even if it is interrupted.
-            path = self.paths[id(network)] = SidePath(self.bank)
-            path.install(network)
-        return path
+            target = self.networks[id(network)] = GatedNetwork(self.bank, network)
+            target.path.install(network)
+        return target
 
     def _check_called(self, path: SidePath) -> None:
         self.checked = True
@@ -174,9 +188,16 @@ class BlendRun:
                 f"None of the adapters' {len(missed)} layers was called, so the image would be the base model's. Another node "
                 "replaces or compiles the network's code: remove that node, or use ComfyUI's Load LoRA."
             )
+        bypassed = path.bypassed()
+        if bypassed:
+            raise RuntimeError(
+                f"{len(bypassed)} of the adapters' layers were not called, although the module around them was, so the adapters "
+                f"would have no effect there: {', '.join(bypassed[:5])}. A fused or quantised kernel, or another node, replaces "
+                "these layers: load the model in another precision, remove that node, or use ComfyUI's Load LoRA."
+            )
         if missed:
             logger.warning(
-                "%d of the adapters' layers were not called and have no effect (a fused or replaced kernel?): %s",
+                "%d of the adapters' layers were not called and have no effect: this run does not use that part of the model: %s",
                 len(missed),
                 ", ".join(missed),
             )
@@ -193,21 +214,12 @@ def _refuse_compiled(network: Network) -> None:
             )
 
 
+def name_of(function: Any) -> str:
+    """The name of another node's function or callable object, with its module; empty for None."""
+    if function is None:
+        return ""
+    named = function if hasattr(function, "__qualname__") else type(function)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
 _OUTER_SAMPLE_NAMES = ("noise", "latent_image", "sampler", "sigmas", "denoise_mask", "callback", "disable_pbar", "seed")
-
-
-def free_memory(network: Network, device: torch.device) -> int:
-    """The bytes that the host would let a call use: by its patcher where that version can tell (0.14 can, 0.8 cannot)."""
-    patcher = network.current_patcher
-    if hasattr(patcher, "get_free_memory"):
-        return patcher.get_free_memory(device)
-    return comfy.model_management.get_free_memory(device)
-
-
-def _predict(path: SidePath, call: ModelCall, rows: list[tuple[Gates, ...]]) -> tuple[Tensor, ...]:
-    if len(rows) == 1:
-        with path.gated(call.gates_of_batch(rows[0])):
-            return (call(rows),)
-    gates = tuple(gates for row in rows for gates in call.gates_of_each(row))
-    with path.gated(gates):
-        return call(rows).chunk(len(rows))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Scores:
     """
 
     names: tuple[str, ...]
-    columns: tuple[tuple[float, ...], ...]
+    columns: tuple[tuple[float, ...], ...] = field(repr=False)
 
     def __post_init__(self) -> None:
         twice = [name for name in self.names if self.names.count(name) > 1]

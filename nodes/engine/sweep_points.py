@@ -53,15 +53,21 @@ def line(start: Preference, end: Preference, points: int, count: int) -> list[Pr
         points: n, at least 2.
         count: how many adapters.
 
+    Returns:
+        Preferences of one weight per adapter; if both ends have the weights of the same nodes, all of these weights.
+
     Raises:
         ValueError: fewer than 2 points, or a preference without any weight.
     """
     _at_least_two(points, "line")
+    nodes = start.nodes if start.nodes == end.nodes else ()
+    count = sum(nodes) or count
     first, last = shares(start, count), shares(end, count)
     return [
         Preference(
             tuple((1 - t) * a + t * b for a, b in zip(first, last, strict=True)),
             _between(start.kl_scale, end.kl_scale, t),
+            nodes,
         )
         for t in _fractions(points)
     ]

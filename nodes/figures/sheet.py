@@ -10,6 +10,12 @@ from PIL import Image, ImageDraw
 from .drawing import INK, LINE, MUTED, PAPER, colour, fitted, legend, spaced, write
 from .sheet_layout import Layout
 
+MOST_PIXELS = 40_000_000
+"""Of a sheet. The host holds an image as float32: these are 480 MB."""
+
+SMALLEST = 32
+"""The smallest size of an image on a sheet, pixels."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -72,6 +78,22 @@ def measures(cells: Sequence[Cell], size: int) -> Measures:
     return Measures(
         max(1, size * wide // longest), max(1, size * high // longest), text, bar, below, max(8, size // 14)
     )
+
+
+def size_that_fits(cells: Sequence[Cell], layout: Layout, size: int) -> int:
+    """Return the largest size of an image, at most the given one, with which a sheet has no more than `MOST_PIXELS`.
+
+    Args:
+        cells: one a point.
+        layout: their places.
+        size: the longer side of an image, pixels.
+    """
+    while size > SMALLEST:
+        step = measures(cells, size).step
+        if (layout.columns + 1) * step[0] * (layout.rows + 1) * step[1] <= MOST_PIXELS:
+            break
+        size = max(SMALLEST, size * 9 // 10)
+    return size
 
 
 def contact_sheet(

@@ -1,4 +1,4 @@
-"""Laws have no time limit: a busy machine is no counterexample."""
+"""Hypothesis runs without a time limit, because a busy machine is no counterexample to a law."""
 
 from __future__ import annotations
 

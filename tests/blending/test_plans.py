@@ -1,4 +1,4 @@
-"""Plans: the few rows and coefficients that every method is."""
+"""Plans: the rows of gates and the coefficients of every method."""
 
 import math
 from collections import Counter
@@ -71,14 +71,17 @@ def test_on_a_linear_network_blend_and_soup_agree_and_the_mean_of_stochastic_is_
 
 @given(coefficients, st.integers(1, 100), st.integers(0, 100))
 def test_early_blends_its_first_steps_and_extrapolates_the_residual_after_them(c, count, hundredths):
-    early = -(-hundredths * count // 100)  # whole numbers: a step begun is a whole step
+    early = -(-hundredths * count // 100)  # a part of a step counts as a whole step
     blended = set(range(early)) - ({early - 2} if 4 <= early < count else set())
     for step in (at_step(index, count) for index in range(count)):
         plan, blend, soup = EarlyBlend(c, hundredths / 100)(step), Blend(c)(step), Soup(c)(step)
         if blend.gates == soup.gates or not early:
             assert plan == soup
         elif step.index not in blended:
-            assert plan == Plan(soup.gates, soup.mix, extrapolation=Extrapolation(power=2.5, ahead=0.5))
+            assert (plan.gates, plan.mix) == (soup.gates, soup.mix)
+            assert plan.extrapolation == Extrapolation(power=2.5, ahead=0.5)
+            assert plan.without_residual.gates == (*blend.gates, *soup.gates)
+            assert plan.without_residual.residual_mix == (*blend.mix, -1)
         elif step.index + 1 in blended or step.index + 1 == count:
             assert plan == blend
         else:
@@ -92,7 +95,9 @@ def test_early_is_the_blend_at_share_1_and_the_soup_at_share_0(c, count):
         step = at_step(index, count)
         assert EarlyBlend(c, 1.0)(step) == Blend(c)(step)
         assert EarlyBlend(c, 0.0)(step) == Soup(c)(step)
-        assert EarlyBlend((1.0,), 0.5)(step) == Blend((1.0,))(step)  # one adapter: nothing to save
+        assert EarlyBlend((1.0,), 0.5)(step) == Blend((1.0,))(
+            step
+        )  # with one adapter the blend costs no more than the soup
 
 
 def test_a_plan_that_extrapolates_cannot_be_evaluated_by_itself():

@@ -1,4 +1,4 @@
-"""Preferences: laws of the affine coefficients, and every refusal by its words."""
+"""Preferences: laws of the affine coefficients, and the message of every refusal."""
 
 import math
 

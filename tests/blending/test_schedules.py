@@ -1,4 +1,4 @@
-"""Courses: how coefficients move over a run and across an image, against closed forms and torch's own resizing."""
+"""Coefficient schedules over a run and across an image, against closed forms and torch's own resizing."""
 
 import math
 from collections import Counter
@@ -59,15 +59,15 @@ def test_between_is_exact_where_it_must_be(a, b, share):
 
 
 def test_a_schedule_step_by_step():
-    course = Interpolated((1.0, 0.0), (0.0, 1.0), "linear", 0.25, 0.75)
-    got = [course(StepInfo(i, 9)) for i in range(9)]
+    schedule = Interpolated((1.0, 0.0), (0.0, 1.0), "linear", 0.25, 0.75)
+    got = [schedule(StepInfo(i, 9)) for i in range(9)]
     assert [a for a, _ in got] == pytest.approx([1, 1, 1, 0.75, 0.5, 0.25, 0, 0, 0])
     assert all(a + b == pytest.approx(1) for a, b in got)
 
 
 def test_a_movement_of_no_length_is_a_jump():
-    course = Interpolated((1.0,), (0.0,), "linear", 0.5, 0.5)
-    assert [course(StepInfo(i, 5))[0] for i in range(5)] == [1, 1, 0, 0, 0]
+    schedule = Interpolated((1.0,), (0.0,), "linear", 0.5, 0.5)
+    assert [schedule(StepInfo(i, 5))[0] for i in range(5)] == [1, 1, 0, 0, 0]
 
 
 def test_a_schedule_of_one_step_is_its_start():
@@ -81,12 +81,12 @@ def test_a_constant_schedule_gives_the_very_plan(c, curve, index):
 
 @given(st.integers(0, 9), st.sampled_from(CURVES))
 def test_a_schedules_plan_is_affine_at_every_step(index, curve):
-    course = Interpolated(START, END, curve)
-    plan = Blend(course)(StepInfo(index, 10))
+    schedule = Interpolated(START, END, curve)
+    plan = Blend(schedule)(StepInfo(index, 10))
     assert math.fsum(plan.mix) == pytest.approx(1)
     shares = [math.fsum(m * row[0][i] for m, row in zip(plan.mix, plan.gates, strict=True)) for i in range(3)]
-    assert shares == pytest.approx(course(StepInfo(index, 10)), abs=1e-9)
-    assert Soup(course)(StepInfo(index, 10)).gates == ((course(StepInfo(index, 10)),),)
+    assert shares == pytest.approx(schedule(StepInfo(index, 10)), abs=1e-9)
+    assert Soup(schedule)(StepInfo(index, 10)).gates == ((schedule(StepInfo(index, 10)),),)
 
 
 def test_an_adapter_is_evaluated_only_while_it_counts():
@@ -96,8 +96,8 @@ def test_an_adapter_is_evaluated_only_while_it_counts():
 
 def test_schedules_may_be_nested():
     first = PreferenceSchedule(Preference((1, 0, 0)), Preference((0, 1, 0)), end_at=0.5)
-    course = PreferenceSchedule(first, Preference((0, 0, 1)), start_at=0.5).coefficients(NAMES)
-    assert [course(StepInfo(i, 5)) for i in (0, 2, 4)] == [(1, 0, 0), (0, 1, 0), (0, 0, 1)]
+    schedule = PreferenceSchedule(first, Preference((0, 0, 1)), start_at=0.5).coefficients(NAMES)
+    assert [schedule(StepInfo(i, 5)) for i in (0, 2, 4)] == [(1, 0, 0), (0, 1, 0), (0, 0, 1)]
 
 
 def linear(row):
@@ -186,7 +186,7 @@ def test_a_feathered_edge_rises_linearly_over_its_width(width):
 @pytest.mark.parametrize("shape", [(4, 2, 4, 6), (4, 2, 3, 4, 6)], ids=["image", "video"])
 @pytest.mark.parametrize("masks", [1, 2])
 def test_combine_with_pixels_is_the_sum_by_hand(shape, masks):
-    """Two chunks of two images; the images of a chunk stand together."""
+    """Two chunks of two images. The images of a chunk are adjacent."""
     generator = torch.Generator().manual_seed(1)
     predictions = [torch.randn(shape, generator=generator) for _ in range(2)]
     share = torch.rand(masks, 1, 4, 6, generator=generator, dtype=torch.float64)

@@ -32,7 +32,7 @@ def low_rank(layer, rank, seed):
 
 
 def patched(layer, updates, gates, x):
-    """The layer's own forward with the weight updated."""
+    """Run the layer's own forward with the changed weight."""
     delta = sum(
         g * (u.up @ u.down.flatten(1)).view_as(layer.weight)
         for g, u in zip(gates, updates, strict=True)
@@ -61,7 +61,7 @@ def test_side_path_equals_patched_weights(kind, row, channels_last):
         path.install(network)
         with path.gated(row):
             result = network(x)
-        assert torch.equal(network(x), plain)  # no row selected: silent
+        assert torch.equal(network(x), plain)  # no row is selected, so the adapters have no effect
         path.remove()
     assert torch.allclose(result, expected, rtol=1e-10, atol=1e-10)
     assert result.dtype == x.dtype
@@ -165,7 +165,9 @@ def test_a_single_adapter_of_gate_one_touches_only_its_own_factors():
     network = nn.Sequential(layer)
     path.install(network)
     with torch.no_grad(), path.gated(((1.0, 0.0),)):
-        assert network(torch.randn(2, 8)).isfinite().all()  # the other's NaN would show even behind a gate of 0
+        assert (
+            network(torch.randn(2, 8)).isfinite().all()
+        )  # a gate of 0 would not hide the other adapter's NaN, because 0 * NaN is NaN
     path.remove()
 
 
@@ -220,15 +222,15 @@ def test_gates_that_change_at_every_step_keep_no_factors():
     path = SidePath(AdapterBank([{"0": [pair]} for pair in pairs], torch.float32))
     network = nn.Sequential(layer)
     path.install(network)
-    kept = path._layers["0"].prepared
+    prepared = path._layers["0"].prepared
     with torch.no_grad():
         for step in range(50):
             with path.gated(((step / 50, 1 - step / 50, 0.0),)):
                 network(torch.zeros(1, 4))
-            assert len(kept) <= 4
+            assert len(prepared) <= 4
         path.row = None
         for unit in ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)) * 3:
             with path.gated((unit,)):
                 network(torch.zeros(1, 4))
-        assert set(kept) >= {(1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)}  # a blend's rows stay prepared
+        assert set(prepared) >= {(1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)}  # a blend's rows stay prepared
     path.remove()

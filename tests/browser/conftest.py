@@ -28,7 +28,9 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_report_header() -> str:
     if missing:
         return f"BROWSER TESTS SKIPPED: {missing}"
-    return f"front end of ComfyUI {'.'.join(map(str, comfy_hosts.version(comfy_fixtures.HOSTS[0])))} in Chromium"
+    root = comfy_fixtures.comfy_server.front_end_root()
+    host = f"ComfyUI {'.'.join(map(str, comfy_hosts.version(comfy_fixtures.HOSTS[0])))}"
+    return f"front end {'of' if root is None else f'{root} on'} {host} in Chromium"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -11,8 +11,8 @@ from comfy_server import FOLDER, ComfyServer
 from playwright.sync_api import Browser, Page
 
 MODULE = f"/extensions/{FOLDER}/pad/coordinates.js"
-TRIANGLE = [[82.0, 122.0], [218.0, 122.0], [150.0, 22.0]]
-SQUARE = [[105.0, 20.0], [195.0, 20.0], [195.0, 122.0], [105.0, 122.0]]
+TRIANGLE = [[74.0, 160.0], [226.0, 160.0], [150.0, 28.0]]
+SQUARE = [[84.0, 28.0], [216.0, 28.0], [216.0, 160.0], [84.0, 160.0]]
 PENTAGON = [[float(np.cos(a)), float(np.sin(a))] for a in 2 * np.pi * np.arange(5) / 5]
 
 
@@ -50,7 +50,7 @@ def test_triangle_is_barycentric(page: Page) -> None:
 
 def test_square_is_bilinear(page: Page) -> None:
     points = inside(SQUARE, 2)
-    u, v = (points[:, 0] - 105) / 90, (points[:, 1] - 20) / 102
+    u, v = (points[:, 0] - 84) / 132, (points[:, 1] - 28) / 132
     wanted = np.stack([(1 - u) * (1 - v), u * (1 - v), u * v, (1 - u) * v], axis=1)
     got = call(page, "weightsAt", *([SQUARE, point.tolist()] for point in points))
     np.testing.assert_allclose(got, wanted, atol=1e-12)

@@ -16,6 +16,11 @@ from preference_pad import CORNERS, TRACK_Y, Point, scale_x
 
 NAMES = [file.removesuffix(".safetensors") for file in LORAS]
 FOUR = (*LORAS, LORAS[0])
+MIDDLE, QUARTER, TENTH = (
+    (150, 92),
+    (210, 92),
+    (54, 92),
+)  # on the line: half, a quarter and nine tenths of the first adapter
 
 
 def mean(corners: list[Point], weights: list[float]) -> Point:
@@ -35,7 +40,7 @@ def weights_of(numbers: dict[str, float]) -> list[float]:
 
 def test_drag_on_the_line_sets_numbers_and_prompt(front: FrontEnd) -> None:
     pad = preference_pad.make(front, LORAS[:2])
-    pad.drag((150, 75), (205, 75))  # three quarters of the way
+    pad.drag(MIDDLE, QUARTER)
     assert weights_of(pad.numbers()) == pytest.approx([0.25, 0.75, 0, 0], abs=0.011)
     sent = pad.sent()
     assert [sent[f"weight_{number}"] for number in (1, 2, 3, 4)] == weights_of(pad.numbers())
@@ -56,7 +61,7 @@ def test_drag_in_the_square(front: FrontEnd) -> None:
     """Bilinear: at (u, v) the corners count (1-u)(1-v), u(1-v), uv, (1-u)v."""
     pad = preference_pad.make(front, FOUR)
     u, v = 0.3, 0.6
-    pad.drag((150, 71), (105 + 90 * u, 20 + 102 * v))
+    pad.drag((150, 94), (84 + 132 * u, 28 + 132 * v))
     wanted = [(1 - u) * (1 - v), u * (1 - v), u * v, (1 - u) * v]
     assert weights_of(pad.numbers()) == pytest.approx(wanted, abs=0.026)
     assert sum(weights_of(pad.numbers())) == pytest.approx(1, abs=1e-9)
@@ -64,7 +69,7 @@ def test_drag_in_the_square(front: FrontEnd) -> None:
 
 def test_drag_outside_stays_on_the_border(front: FrontEnd) -> None:
     pad = preference_pad.make(front, LORAS)
-    pad.drag((150, 90), (150, 140))  # below the middle of the base
+    pad.drag((150, 120), (150, 185))  # below the middle of the base
     assert weights_of(pad.numbers()) == pytest.approx([0.5, 0.5, 0, 0], abs=0.011)
 
 
@@ -108,41 +113,65 @@ def test_labels_follow_the_loader(front: FrontEnd) -> None:
         "(id) => { const node = app.graph.getNodeById(id); node.disconnectInput(node.findInputSlot('reward_loras')) }",
         pad.node,
     )
-    pad.wait("look.labels[0] === 'adapter 1'")
+    pad.wait("look.labels[0] === 'LoRA 1'")
 
 
-def test_chained_nodes_label_the_fifth_adapter(front: FrontEnd) -> None:
+CHAIN = """([loaderId, nodeId, files]) => {
+    const loader = app.graph.getNodeById(loaderId), node = app.graph.getNodeById(nodeId)
+    const first = LiteGraph.createNode('LoadRewardLoRAs'), before = LiteGraph.createNode('PreferenceWeights')
+    app.graph.add(first); app.graph.add(before)
+    first.pos = [100, 700]; before.pos = [560, 700]
+    files.forEach((file, i) => { first.widgets[2 * i].value = file })
+    first.connect(0, loader, loader.findInputSlot('reward_loras'))
+    first.connect(0, before, before.findInputSlot('reward_loras'))
+    return before.id
+}"""
+
+
+def test_each_node_of_a_chain_names_its_own_loaders_adapters(front: FrontEnd) -> None:
+    """With one node the weights go through both loaders; with two each belongs to its loader."""
     pad = preference_pad.make(front, (LORAS[1], LORAS[2]))
+    before = preference_pad.Pad(front, front.page.evaluate(CHAIN, [pad.loader, pad.node, list(LORAS[:2])]))
+    pad.wait(f"look.labels.join() === '{','.join([*NAMES[:2], NAMES[1], NAMES[2]])}'")
     front.page.evaluate(
-        """([loaderId, nodeId, files]) => {
-            const loader = app.graph.getNodeById(loaderId), node = app.graph.getNodeById(nodeId)
-            const first = LiteGraph.createNode('LoadRewardLoRAs'), before = LiteGraph.createNode('PreferenceWeights')
-            app.graph.add(first); app.graph.add(before)
-            files.forEach((file, i) => { first.widgets[2 * i].value = file })
-            first.connect(0, loader, loader.findInputSlot('reward_loras'))
-            before.connect(0, node, node.findInputSlot('preference'))
+        """([from, to]) => {
+            const node = app.graph.getNodeById(to)
+            app.graph.getNodeById(from).connect(0, node, node.findInputSlot('preference'))
         }""",
-        [pad.loader, pad.node, [LORAS[0], LORAS[0], LORAS[2], LORAS[0]]],
+        [before.node, pad.node],
     )
-    front.pause(500)  # the labels were the same before: long enough for them to change
-    assert pad.look()["labels"] == [NAMES[1], NAMES[2]]
+    pad.wait(f"look.labels.join() === '{','.join(NAMES[1:])}'")
+    before.wait(f"look.labels.join() === '{','.join(NAMES[:2])}'")
+
+
+def test_an_empty_slot_keeps_its_corner_and_counts_as_0(front: FrontEnd) -> None:
+    """The numbers of the others keep their proportions, in the picture as in a run."""
+    pad = preference_pad.make(front, ("None", *LORAS[1:]), weight_1=0.5, weight_2=0.2, weight_3=0.3)
+    look = pad.look()
+    assert look["labels"] == ["no LoRA", *NAMES[1:]]
+    assert look["message"] == "weight_1 counts as 0: there is no LoRA 1"
+    assert not look["isProblem"]
+    assert near(look["weights"], mean(CORNERS[3], [0, 0.4, 0.6]))
+    pad.drag(look["weights"], mean(CORNERS[3], [0.5, 0.25, 0.25]))
+    assert weights_of(pad.numbers()) == pytest.approx([0, 0.5, 0.5, 0], abs=0.016)
+    assert pad.look()["message"] == ""
 
 
 def test_a_weight_without_adapter_is_pointed_out_and_dragged_away(front: FrontEnd) -> None:
     pad = preference_pad.make(front, LORAS[:2], weight_4=0.3)
-    pad.wait("look.problem === 'weight_4 is above 0, but there is no adapter 4'")
-    pad.drag((150, 75), (95, 75))
+    pad.wait("look.message === 'weight_4 counts as 0: there is no LoRA 4'")
+    pad.drag(MIDDLE, QUARTER)
     assert pad.numbers()["weight_4"] == 0
-    assert pad.look()["problem"] == ""
+    assert pad.look()["message"] == ""
 
 
 def test_one_adapter(front: FrontEnd) -> None:
-    """There is nothing to choose; a click puts right what the defaults leave for a second one."""
+    """There is nothing to choose; a click sets the weight of the missing second one to 0."""
     pad = preference_pad.make(front, LORAS[:1])
     look = pad.look()
     assert look["labels"] == NAMES[:1]
-    assert look["problem"] == "weight_2 is above 0, but there is no adapter 2"
-    pad.drag((150, 75), (170, 90))
+    assert look["message"] == "weight_2 counts as 0: there is no LoRA 2"
+    pad.drag(MIDDLE, (170, 100))
     assert weights_of(pad.numbers()) == [1, 0, 0, 0]
     pad.focus("weights")
     front.page.keyboard.press("ArrowRight")
@@ -153,25 +182,76 @@ def test_all_weights_zero(front: FrontEnd) -> None:
     pad = preference_pad.make(front, LORAS[:2], weight_1=0, weight_2=0)
     look = pad.look()
     assert look["weights"] is None
-    assert look["problem"] == "all weights are 0: click in the pad"
+    assert look["message"] == "All weights are 0: click in the pad"
+    assert look["isProblem"]
+
+
+def test_a_muted_loader_is_named(front: FrontEnd) -> None:
+    pad = preference_pad.make(front, LORAS[:2])
+    front.page.evaluate("(id) => { app.graph.getNodeById(id).mode = 2 }", pad.loader)
+    pad.wait("look.isProblem && look.message === 'Load Reward LoRAs is muted: unmute it to run'")
+    front.page.evaluate("(id) => { app.graph.getNodeById(id).mode = 0 }", pad.loader)
+    pad.wait("look.message === ''")
+
+
+def test_numbers_have_their_adapters_names_and_others_are_hidden(front: FrontEnd) -> None:
+    pad = preference_pad.make(front, LORAS[:2])
+    shown = """(id) => app.graph.getNodeById(id).widgets.filter((w) => w.name.startsWith('weight_') && !w.hidden)
+        .map((w) => w.label ?? w.name)"""
+    assert front.page.evaluate(shown, pad.node) == NAMES[:2]
+    pad.set_number("weight_4", 0.1)  # a number that counts for nothing must stay in sight
+    pad.wait("look.message !== ''")
+    assert front.page.evaluate(shown, pad.node) == [*NAMES[:2], "weight_4"]
+    assert not [entry["label"] for entry in front.workflow()["nodes"][1]["inputs"] if entry.get("label")]
 
 
 def test_undo_and_redo(front: FrontEnd) -> None:
     pad = preference_pad.make(front, LORAS[:2])
     front.remember()
-    pad.drag((150, 75), (205, 75))
-    pad.drag((205, 75), (62, 75))
+    pad.drag(MIDDLE, QUARTER)
+    pad.drag(QUARTER, TENTH)
     assert pad.numbers()["weight_1"] == pytest.approx(0.9, abs=0.011)
     front.press_and_restore("Control+z")
-    pad.wait("Math.abs(look.weights[0] - 205) < 3")
+    pad.wait("Math.abs(look.weights[0] - 210) < 3")
     assert pad.numbers()["weight_1"] == pytest.approx(0.25, abs=0.011)
     assert front.differs_from_tracked() == []
     front.press_and_restore("Control+z")
     pad.wait("Math.abs(look.weights[0] - 150) < 0.01")
     front.press_and_restore("Control+y")
-    pad.wait("Math.abs(look.weights[0] - 205) < 3")
-    pad.drag((205, 75), (150, 75))  # the pad of the restored node works
+    pad.wait("Math.abs(look.weights[0] - 210) < 3")
+    pad.drag(QUARTER, MIDDLE)  # the pad of the restored node works
     assert pad.numbers()["weight_1"] == pytest.approx(0.5, abs=0.011)
+
+
+def test_undo_after_opening_a_file(front: FrontEnd) -> None:
+    """Nodes 2.0 then keeps the component of the node that undo replaces."""
+    pad = preference_pad.make(front, LORAS[:2])
+    front.open_file(front.workflow())
+    pad.wait("look.shown")
+    pad.drag(MIDDLE, QUARTER)
+    assert pad.numbers()["weight_1"] == pytest.approx(0.25, abs=0.011)
+    front.press_and_restore("Control+z")
+    pad.wait("look.shown && Math.abs(look.weights[0] - 150) < 0.01")
+    assert front.page.evaluate("() => document.querySelectorAll('.diffusion-blend-pad').length") == 1
+    pad.drag(MIDDLE, TENTH)
+    assert pad.numbers()["weight_1"] == pytest.approx(0.9, abs=0.011)
+    front.press_and_restore("Control+z")
+    front.press_and_restore("Control+y")
+    pad.wait("look.shown && Math.abs(look.weights[0] - 54) < 3")
+
+
+def test_the_pad_of_a_removed_node_is_inert(front: FrontEnd) -> None:
+    pad = preference_pad.make(front, LORAS[:2])
+    inert = front.page.evaluate(
+        """(id) => {
+            const node = app.graph.getNodeById(id), { element } = node.widgets.find((w) => w.name === 'preference_pad')
+            const before = element.inert
+            app.graph.remove(node)
+            return [before, element.inert]
+        }""",
+        pad.node,
+    )
+    assert inert == [False, True]
 
 
 def test_keyboard(front: FrontEnd) -> None:
@@ -197,7 +277,7 @@ def test_keyboard(front: FrontEnd) -> None:
 
 def test_save_and_load(front: FrontEnd) -> None:
     pad = preference_pad.make(front, LORAS)
-    pad.drag((150, 90), mean(CORNERS[3], [0.1, 0.2, 0.7]))
+    pad.drag((150, 120), mean(CORNERS[3], [0.1, 0.2, 0.7]))
     numbers = pad.numbers()
     saved = json.loads(json.dumps(front.workflow()))
     (stored,) = [node for node in saved["nodes"] if node["type"] == "PreferenceWeights"]
@@ -228,7 +308,7 @@ def test_copy_and_paste(front: FrontEnd) -> None:
     copy.wait("look.shown")
     front.page.wait_for_timeout(300)
     assert copy.numbers() == pad.numbers()
-    copy.drag((150, 75), (150, 75))
+    copy.drag(MIDDLE, MIDDLE)
     assert weights_of(copy.numbers()) == [0.5, 0.5, 0, 0]
     assert weights_of(pad.numbers()) == [0.2, 0.8, 0, 0]
 
@@ -244,10 +324,10 @@ def test_linked_numbers_are_shown_and_not_written(front: FrontEnd) -> None:
         }""",
         pad.node,
     )
-    pad.wait("look.problem === 'weight_1 is set by its link'")
+    pad.wait("look.message === 'weight_1 is set by its link'")
     assert near(pad.look()["weights"], mean(CORNERS[2], [0.25, 0.5]))
     before = pad.numbers()
-    pad.drag((110, 75), (205, 75))
+    pad.drag((110, 92), QUARTER)
     assert pad.numbers() == before
     assert isinstance(pad.sent()["weight_1"], list)
     pad.drag((scale_x(1), TRACK_Y), (scale_x(0.5), TRACK_Y))  # the KL scale has no link
@@ -256,7 +336,7 @@ def test_linked_numbers_are_shown_and_not_written(front: FrontEnd) -> None:
 
 def test_survives_a_reload_of_the_page(front: FrontEnd) -> None:
     pad = preference_pad.make(front, LORAS[:2])
-    pad.drag((150, 75), (205, 75))
+    pad.drag(MIDDLE, QUARTER)
     numbers = pad.numbers()
     front.page.wait_for_timeout(1500)  # the front end keeps its draft a moment after a change
     front.open()
@@ -264,7 +344,7 @@ def test_survives_a_reload_of_the_page(front: FrontEnd) -> None:
     node = front.page.evaluate("() => app.graph.nodes.find((node) => node.type === 'PreferenceWeights').id")
     again = preference_pad.Pad(front, node)
     assert again.numbers() == numbers
-    again.wait("Math.abs(look.weights[0] - 205) < 3")
+    again.wait("Math.abs(look.weights[0] - 210) < 3")
 
 
 @pytest.fixture
@@ -286,7 +366,7 @@ def test_workflows_run_without_the_script(front: FrontEnd, without_script: Front
 def test_touch(front: FrontEnd) -> None:
     pad = preference_pad.make(front, LORAS[:2])
     front.remember()
-    (x0, y), (x1, _) = pad.on_screen((150, 75), (205, 75))
+    (x0, y), (x1, _) = pad.on_screen(MIDDLE, QUARTER)
     session = front.page.context.new_cdp_session(front.page)
     session.send("Input.dispatchTouchEvent", {"type": "touchStart", "touchPoints": [{"x": x0, "y": y}]})
     for step in (0.3, 0.7, 1.0):

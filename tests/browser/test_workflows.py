@@ -75,6 +75,18 @@ def test_what_run_sends_is_recorded(front: FrontEnd, name: str) -> None:
     assert by_type(front.prompt()) == by_type(recorded)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_files_saved_before_open_with_the_same_meaning(front: FrontEnd, name: str) -> None:
+    """Files of version 0.2.0, whose loaders had four slots without switches: what they send only gains the new defaults."""
+    text = (Path(__file__).parent / "saved_before" / f"{name}.json").read_text()
+    front.open_file(json.loads(text.replace("v1-5-pruned-emaonly-fp16.safetensors", comfy_prompts.CHECKPOINT)))
+    recorded = json.loads((RECORDED / f"{name}.json").read_text())
+    for item in recorded.values():
+        if item["class_type"] == "CheckpointLoaderSimple":
+            item["inputs"]["ckpt_name"] = comfy_prompts.CHECKPOINT
+    assert by_type(front.prompt()) == by_type(recorded)
+
+
 def test_runs_from_the_front_end(front: FrontEnd, tmp_path: Path) -> None:
     """Pick two LoRAs, press Run, and the node shows its image."""
     front.load(workflow("blend_two_adapters"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import base64
 import json
 import re
@@ -122,5 +121,5 @@ def test_adapters_are_chosen_or_asked_for(tmp_path: Path, capsys: pytest.Capture
     assert main(["--out", str(tmp_path / "out"), "--adapters", str(tmp_path)]) == 1
     assert "docs/miniature.md" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-    with pytest.raises(ValueError, match="--divisions is 0"):
-        command.demonstrate(argparse.Namespace(divisions=0))
+    assert main(["--output", str(tmp_path / "out"), "--grid", "0"]) == 1
+    assert "--grid is 0" in capsys.readouterr().err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 
+from diffusion_blend.artifacts.command_line import EARLIER, present_spelling
 from diffusion_blend.artifacts.tables import markdown_table
 from diffusion_blend.evaluation.gaussian import command, exact_study
 from diffusion_blend.evaluation.gaussian import learned_study as learned
@@ -56,7 +57,8 @@ def test_the_learned_command_has_a_row_for_every_setting(tmp_path, monkeypatch, 
 
 
 def test_earlier_spellings_are_accepted() -> None:
-    parse = command._parser().parse_args
-    old, new = parse(["oracle", "--out", "x"]), parse(["exact", "--output", "x"])
+    words = present_spelling(["oracle", "--out", "x"], EARLIER)
+    assert words == ["oracle", "--output", "x"]
+    old, new = command._parser().parse_args(words), command._parser().parse_args(["exact", "--output", "x"])
     assert old[old.subcommand].output == new[new.subcommand].output
     assert command._STUDIES[old.subcommand] is command._STUDIES[new.subcommand]

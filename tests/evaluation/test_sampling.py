@@ -9,8 +9,9 @@ import pytest
 import torch
 from diffusion_blend.blending.draws import draw
 from diffusion_blend.evaluation.gaussian.ancestral import sample, schedule, split
-from diffusion_blend.evaluation.gaussian.distance import interval, sliced_wasserstein
+from diffusion_blend.evaluation.gaussian.distance import sliced_wasserstein
 from diffusion_blend.evaluation.gaussian.draw_table import draw_table
+from diffusion_blend.evaluation.intervals import interval
 from scipy import stats
 
 PROBABILITIES = [0.2, 0.5, 0.3]

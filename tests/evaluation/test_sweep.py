@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline
-from diffusion_blend.evaluation.sweep.adapters import read_adapter
 from diffusion_blend.evaluation.sweep.steps import Gaussian, gaussian_divergence
+from diffusion_blend.pipelines.adapter_files import read_adapter
 from diffusion_blend.training.randomness import keyed_generator
 from safetensors.torch import load_file, save_file
 from sweeps import PROMPTS, latents, settings, sweep, write_adapter
@@ -180,7 +180,7 @@ def test_kl_of_equal_and_unequal_gaussians_is_torchs() -> None:
 def test_kl_is_zero_for_the_base_and_costs_of_methods_are_told_apart(world: World, tmp_path: Path) -> None:
     base, adapters = world
     methods = ["base", "blend", "stochastic", "soup", "early", "factor-soup", "msdda"]
-    rows = sweep(settings(tmp_path / "out", base, adapters, methods=methods)).run(state())
+    rows = sweep(settings(tmp_path / "out", base, adapters, methods=methods)).run()
     by_method = {row["method"]: row for row in rows}
     assert {method: (row["calls"], row["kl_calls"]) for method, row in by_method.items()} == {
         "base": (5, 0),  # its own prediction is the base's
@@ -193,7 +193,7 @@ def test_kl_is_zero_for_the_base_and_costs_of_methods_are_told_apart(world: Worl
     }
     assert by_method["base"]["kl"] == 0
     assert all(by_method[method]["kl"] > 0.01 for method in methods[1:])
-    half = sweep(settings(tmp_path / "half", base, adapters, methods=["blend"], kl_scales=[0.5])).run(state())
+    half = sweep(settings(tmp_path / "half", base, adapters, methods=["blend"], kl_scales=[0.5])).run()
     assert {(row["calls"], row["kl_calls"]) for row in half} == {(15, 0)}  # the base is one of its rows
 
 
@@ -201,12 +201,6 @@ def silent(world: World) -> int:
     """Steps without noise: the tiny SD's last one."""
     config = json.loads((world[0] / "scheduler/scheduler_config.json").read_text())
     return int(config.get("set_alpha_to_one", True))
-
-
-def state() -> Any:
-    from accelerate import PartialState
-
-    return PartialState(cpu=True)
 
 
 def test_a_lora_of_every_kind_of_layer_is_read_as_peft_reads_it(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate import PartialState
 from diffusers import DDIMScheduler
 from diffusion_blend.evaluation.sweep.reward_guided import BASE, clean_estimates
 from diffusion_blend.training.config import BaseConfig
@@ -50,8 +49,8 @@ def test_code_with_one_candidate_is_the_base(world: World, tmp_path: Path) -> No
 
 def test_code_choosing_only_at_the_end_is_the_best_of_its_candidates(world: World, tmp_path: Path) -> None:
     """Best of N whole runs of the base: at least as good as the base picture by picture, and better somewhere."""
-    over = {"methods": ["base", "code"], "code_candidates": 6, "code_block": 5, "images": 6, "batch": 6}
-    rows = sweep(settings(tmp_path / "out", *world, **over)).run(PartialState(cpu=True))
+    over = {"methods": ["base", "code"], "code_candidates": 6, "code_block": 5, "images_per_point": 6, "batch": 6}
+    rows = sweep(settings(tmp_path / "out", *world, **over)).run()
     base, code = ([row["a"] for row in rows if row["method"] == method] for method in ("base", "code"))
     assert all(c >= b - 1e-5 for b, c in zip(base, code, strict=True))
     assert max(c - b for b, c in zip(base, code, strict=True)) > 0.1
@@ -70,14 +69,14 @@ def test_code_goes_on_from_the_candidate_its_judge_prefers(
         seen.append(len(images))
         return torch.full((len(images),), -float(len(seen)), dtype=torch.float64)
 
-    code = type(ready.runner)._code
+    code = type(ready.runner).code
 
     def judged(self: Any, recipe: Any) -> Any:
         made = code(self, recipe)
         object.__setattr__(made, "judge", first)
         return made
 
-    monkeypatch.setattr(type(ready.runner), "_code", judged)
+    monkeypatch.setattr(type(ready.runner), "code", judged)
     torch.testing.assert_close(latents(ready, 0, range(3)), latents(ready, 1, range(3)), **CLOSE)
     assert seen == [3] * 9  # three choices of three
 
@@ -89,20 +88,20 @@ def test_code_is_the_same_whatever_the_chunk(world: World, tmp_path: Path) -> No
 
 def test_reward_gradients_point_where_finite_differences_do(world: World, tmp_path: Path) -> None:
     """One step: the mean moves by ``lambda s^2 / alpha`` along the reward's slope, taken here by differences."""
-    over = {"methods": ["base", "rgg"], "weights": [[1, 0]], "steps": 1, "rgg_alpha": 1e-3, "images": 1}
+    over = {"methods": ["base", "rgg"], "weights": [[1, 0]], "steps": 1, "rgg_alpha": 1e-3, "images_per_point": 1}
     ready = sweep(settings(tmp_path / "out", *world, **over))
-    studio, chunk = ready.runner, ready._chunk(range(1))
+    runner, chunk = ready.runner, ready._chunk(range(1))
     shift = (latents(ready, 1, [0]) - latents(ready, 0, [0])).flatten().double()
-    expected_length = 1.024**-1 * float(studio.steps.std[0]) ** 2 / 1e-3
+    expected_length = 1.024**-1 * float(runner.steps.std[0]) ** 2 / 1e-3
     assert float(shift.norm()) == pytest.approx(expected_length, rel=1e-2)
-    estimates = clean_estimates(studio.network.base, studio.steps)
-    inputs = studio.network.inputs(chunk.conditioning)
+    estimates = clean_estimates(runner.network.base, runner.steps)
+    inputs = runner.network.inputs(chunk.conditioning)
     start = chunk.noise[:, 0]
 
     def reward(x: Tensor) -> float:
-        with torch.no_grad(), studio.network.adapted([{}]):
-            output = studio.network.output(BASE, x, int(studio.steps.timesteps[0]), inputs)
-            images = studio.network.decode(estimates.at(0, x, output))
+        with torch.no_grad(), runner.network.adapted([{}]):
+            output = runner.network.output(BASE, x, int(runner.steps.timesteps[0]), inputs)
+            images = runner.network.decode(estimates.at(0, x, output))
             return float(ready.rewards["a"](images, chunk.prompts)[0])
 
     slope = torch.zeros(start.numel(), dtype=torch.float64)
@@ -115,8 +114,8 @@ def test_reward_gradients_point_where_finite_differences_do(world: World, tmp_pa
 
 
 def test_rgg_raises_its_reward_and_measures_its_kl_for_nothing(world: World, tmp_path: Path) -> None:
-    over = {"methods": ["base", "rgg"], "rgg_alpha": 0.02, "images": 6, "batch": 3}
-    rows = sweep(settings(tmp_path / "out", *world, **over)).run(PartialState(cpu=True))
+    over = {"methods": ["base", "rgg"], "rgg_alpha": 0.02, "images_per_point": 6, "batch": 3}
+    rows = sweep(settings(tmp_path / "out", *world, **over)).run()
     base, rgg = ([row for row in rows if row["method"] == method] for method in ("base", "rgg"))
     assert sum(row["a"] for row in rgg) > sum(row["a"] for row in base)
     assert all(row["kl"] > 0 for row in rgg)

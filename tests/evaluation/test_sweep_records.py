@@ -39,14 +39,14 @@ def content(folder: Path) -> dict[str, Any]:
     return {"rows": rows, **pictures}
 
 
-OVER = {"methods": ["base", "stochastic"], "images": 5, "batch": 2, "save_images": 3}
+OVER = {"methods": ["base", "stochastic"], "images_per_point": 5, "batch": 2, "save_images": 3}
 
 
 def test_an_interrupted_sweep_ends_as_an_uninterrupted_one(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base, adapters = world
-    sweep(settings(tmp_path / "whole", base, adapters, **OVER)).run(state())
+    sweep(settings(tmp_path / "whole", base, adapters, **OVER)).run()
     done: list[Any] = []
     unit = Sweep._unit
 
@@ -58,11 +58,11 @@ def test_an_interrupted_sweep_ends_as_an_uninterrupted_one(
 
     monkeypatch.setattr(Sweep, "_unit", broken)
     with pytest.raises(KeyboardInterrupt):
-        sweep(settings(tmp_path / "cut", base, adapters, **OVER)).run(state())
+        sweep(settings(tmp_path / "cut", base, adapters, **OVER)).run()
     assert not (tmp_path / "cut/samples.csv").exists()
     again: list[Any] = []
     monkeypatch.setattr(Sweep, "_unit", lambda self, p, i: (again.append((p.method, i)), unit(self, p, i))[1])
-    sweep(settings(tmp_path / "cut", base, adapters, **OVER)).run(state())
+    sweep(settings(tmp_path / "cut", base, adapters, **OVER)).run()
     assert len(again) == 3 and not set(again) & set(done)
     assert content(tmp_path / "cut") == content(tmp_path / "whole")
     assert len(content(tmp_path / "cut")) == 1 + 2 * 3  # and not only equal because empty
@@ -70,9 +70,9 @@ def test_an_interrupted_sweep_ends_as_an_uninterrupted_one(
 
 def test_a_sweep_is_extended_and_otherwise_left_alone(world: World, tmp_path: Path) -> None:
     base, adapters = world
-    first = sweep(settings(tmp_path / "out", base, adapters, **OVER)).run(state())
-    more = {**OVER, "methods": ["base", "stochastic", "soup"], "weights": [[1, 1], [1, 3]], "images": 6}
-    second = sweep(settings(tmp_path / "out", base, adapters, **more)).run(state())
+    first = sweep(settings(tmp_path / "out", base, adapters, **OVER)).run()
+    more = {**OVER, "methods": ["base", "stochastic", "soup"], "weights": [[1, 1], [1, 3]], "images_per_point": 6}
+    second = sweep(settings(tmp_path / "out", base, adapters, **more)).run()
     assert len(second) == 6 * 5
     kept = [row for row in second if row["image"] < 4]  # whole units: their times tell that they were not made again
     assert [row["seconds"] for row in first if row["image"] < 4 and row["method"] == "base"] == [
@@ -86,7 +86,7 @@ def test_a_sweep_is_extended_and_otherwise_left_alone(world: World, tmp_path: Pa
 
 def test_other_prompts_and_another_adapters_content_are_other_settings(world: World, tmp_path: Path) -> None:
     base, adapters = world
-    sweep(settings(tmp_path / "out", base, adapters, **OVER)).run(state())
+    sweep(settings(tmp_path / "out", base, adapters, **OVER)).run()
     tensors = {key: value * 1.01 for key, value in load_file(adapters["a"]).items()}
     save_file(tensors, tmp_path / "a.safetensors")
     with pytest.raises(ValueError, match="other settings .adapters:"):
@@ -119,7 +119,7 @@ def test_equal_computations_are_done_once(world: World, tmp_path: Path) -> None:
         ({"weights": [[0.0, 0.0]]}, "All weights are 0"),
         ({"weights": []}, "no preferences"),
         ({"methods": ["stochastic"], "kl_scales": [1.5]}, "cannot be drawn"),
-        ({"images": 0}, "images is 0"),
+        ({"images_per_point": 0}, "images_per_point is 0"),
         ({"grid": -1}, "grid is -1"),
         ({"etas": {"c": 0.5}}, "none of the adapters"),
         ({"rewards": {"kl": "jpeg_compressibility"}}, "'kl' is taken"),
@@ -133,6 +133,9 @@ def test_settings_that_cannot_work(world: World, tmp_path: Path, over: dict[str,
     with pytest.raises(ValueError, match=message):
         sweep(settings(tmp_path / "out", *world, **over))
     assert not (tmp_path / "out").exists()
+
+
+ONE = {"weights": [[1.0]], "reward_units": "as_given"}
 
 
 def test_files_that_cannot_be_adapters(world: World, tmp_path: Path) -> None:
@@ -149,10 +152,10 @@ def test_files_that_cannot_be_adapters(world: World, tmp_path: Path) -> None:
     for message, content in cases.items():
         save_file(content, tmp_path / "bad.safetensors")
         with pytest.raises(ValueError, match=message):
-            sweep(settings(tmp_path / "out", base, {"bad": tmp_path / "bad.safetensors"}, weights=[[1.0]]))
+            sweep(settings(tmp_path / "out", base, {"bad": tmp_path / "bad.safetensors"}, **ONE))
     (tmp_path / "bad.safetensors").write_bytes(b"nothing")
     with pytest.raises(ValueError, match="cannot read"):
-        sweep(settings(tmp_path / "out", base, {"bad": tmp_path / "bad.safetensors"}, weights=[[1.0]]))
+        sweep(settings(tmp_path / "out", base, {"bad": tmp_path / "bad.safetensors"}, **ONE))
 
 
 def test_coefficients_follow_the_reward_units(world: World, tmp_path: Path) -> None:

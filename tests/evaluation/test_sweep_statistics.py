@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from diffusion_blend.evaluation.intervals import win_rate
 from diffusion_blend.evaluation.sweep.statistics import (
     against_blend,
     collect_results,
@@ -14,7 +15,6 @@ from diffusion_blend.evaluation.sweep.statistics import (
     means,
     of_group,
     reward_groups,
-    win_rate,
     within_pictures,
 )
 from hypothesis import given
@@ -87,7 +87,7 @@ def test_win_rate_is_paired_and_leaves_ties_out() -> None:
     assert (row["low"], row["high"]) == pytest.approx(
         ((middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n))
     )
-    assert all(math.isnan(value) for value in win_rate(0, 0))
+    assert all(math.isnan(value) for value in win_rate(np.zeros(0, bool), np.zeros(0, int)))
 
 
 def test_hypervolume_of_points_known_by_hand() -> None:

@@ -9,7 +9,7 @@ import comfy_hosts
 import pytest
 
 hosts = comfy_hosts.find_hosts()
-# Numbers and drawings: the same whatever the host's version.
+# Numbers and drawings that do not depend on the host's version.
 ASK_NOTHING_OF_THE_HOST = {"test_sweep_points", "test_sweep_grid", "test_scores_best"}
 
 if hosts:
@@ -63,7 +63,7 @@ def loras_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def worlds(loras_folder):
-    """One `World` per architecture, made when first asked for."""
+    """One `World` per architecture, made at its first use."""
     from comfy_world import World
 
     made: dict[str, World] = {}
@@ -78,7 +78,7 @@ def worlds(loras_folder):
 
 @pytest.fixture(params=["sd15", "sd3"])
 def world(request, worlds):
-    """The tests' usual two: a UNet and a transformer with fused qkv."""
+    """The two usual worlds of the tests: a UNet, and a transformer with fused qkv."""
     return worlds(request.param)
 
 

@@ -1,4 +1,4 @@
-"""MODELs that other nodes compile or cache: the blend is what it is without, or is refused; never the base in silence."""
+"""MODELs that other nodes compile or cache: the blend is the same as without them, or it is refused. It is never the base."""
 
 import logging
 
@@ -11,7 +11,7 @@ from comfy_world import blend_model, difference, load_loras, preference
 
 
 def compiled(model):
-    """As TorchCompileModel does it, with the one backend that needs no compiler."""
+    """Compile a MODEL as TorchCompileModel does, with the one backend that needs no compiler."""
     changed = model.clone()
     set_torch_compile_wrapper(changed, backend="eager")
     return changed
@@ -30,7 +30,7 @@ def test_a_compiled_model_is_blended_without_its_compiler(sd3, blend_first, capl
     with caplog.at_level(logging.WARNING, "diffusion_blend"):
         assert torch.equal(sd3.sample(both), blended)
     assert "without torch.compile" in caplog.text
-    assert torch.equal(sd3.sample(model), plain)  # and its own compiler is still there
+    assert torch.equal(sd3.sample(model), plain)  # the host's own compiler is still in place
     assert model.wrappers[WrappersMP.APPLY_MODEL]["torch.compile"]
 
 
@@ -53,7 +53,7 @@ def test_parts_that_others_compiled_are_refused(sd3):
 
 
 def test_code_that_calls_no_layer_is_an_error(sd3):
-    """As a node that runs the network in another way, without its modules."""
+    """A node that computes the network without its modules is refused."""
     blended = blend_model(sd3.model, sd3.loras(2), preference(0.3, 0.7))
 
     class Elsewhere(torch.nn.Module):
@@ -81,12 +81,12 @@ def cached(model, node):
 
 @pytest.mark.parametrize("node", ["EasyCacheNode", "LazyCacheNode"])
 def test_a_cache_between_steps_works_as_on_a_patched_model(worlds, node):
-    """A blend of two equal adapters against a copy of the checkpoint that the host patched with it, both cached."""
+    """A blend of two equal adapters equals a copy of the checkpoint that the host patched; both are cached."""
     world = worlds("sd15")
     run = {"steps": 8, "latent": comfy_models.latent("sd15", 1)}  # 0.3.64's EasyCache takes one image at a time
     patched = world.patched.model(world.adapters[0])
     expected = world.sample(cached(patched, node), **run)
-    assert difference(expected, world.sample(patched, **run)) > 1e-3  # it did leave something out
+    assert difference(expected, world.sample(patched, **run)) > 1e-3  # the cache skipped at least one step
     loras, wanted = load_loras([world.files[0]] * 2), preference(0.3, 0.7)
     blended = cached(blend_model(world.model, loras, wanted), node)
     assert difference(world.sample(blended, **run), expected) < 1e-4

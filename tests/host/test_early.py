@@ -1,4 +1,4 @@
-"""The blend early and the moved soup after it, against copies of the checkpoint that the host itself patched."""
+"""Early steps blended and later steps with the corrected soup, against copies of the checkpoint that the host patched."""
 
 import comfy_models
 import pytest
@@ -8,15 +8,15 @@ from comfy_world import blend_model, difference, preference, weights_of
 
 
 def scaled(tensors, weight):
-    """The adapter with its whole update multiplied."""
+    """Return the adapter with its whole update multiplied."""
     return {key: tensor * weight if "lora_up" in key else tensor for key, tensor in tensors.items()}
 
 
 def reference(world, count, levels):
-    """A MODEL that sums the copies at the noise levels given, else runs the soup's copy and adds the gap, faded.
+    """Return a MODEL that sums the copies at the given noise levels. Elsewhere it runs the soup's copy and adds the residual.
 
-    The gap is that of the last blended step, and half of how it differs from what the last but one followed by such a step
-    would have faded to.
+    The residual is that of the last blended step, plus half of its difference to the decayed residual of an earlier step. That
+    is the last earlier blended step that is followed by a step without blend.
     """
     weights = weights_of(count)
     copies = [world.patched.model(tensors) for tensors in world.adapters[:count]]
@@ -64,7 +64,7 @@ def test_it_is_the_copies_sum_and_then_the_soups_copy_moved(worlds, kind, sample
     expected = world.sample(reference(world, 2, [levels[index] for index in early]), **run)
     assert difference(world.sample(blended, **run), expected) < 1e-4
     blend = blend_model(world.model, world.loras(2), preference(*weights_of(2)))
-    assert difference(world.sample(blend, **run), expected) > 1e-4  # what comes after it matters
+    assert difference(world.sample(blend, **run), expected) > 1e-4  # the steps after it change the image
 
 
 def test_a_second_run_starts_with_nothing_kept(sd3):

@@ -1,4 +1,4 @@
-"""Whatever ends a sampling run, wherever: the MODEL, its clones and other graphs go on bit for bit, and nothing is left."""
+"""However and wherever a sampling run ends, the MODEL, its clones and other graphs stay bit-identical, and nothing is left."""
 
 import gc
 import sys
@@ -13,10 +13,11 @@ from comfy_adapters import hooks_on, kohya, write
 from comfy_world import blend_model, load_loras, preference
 from diffusion_blend.blending.adapters import AdapterBank
 from diffusion_blend.blending.side_path import SidePath
+from diffusion_blend.nodes.engine.rows import RowEvaluator
 from diffusion_blend.nodes.engine.run import BlendRun
 from diffusion_blend.nodes.samplers import MSDDASampler
 
-# Our own lines, where the host's version makes no difference; test_nothing_left runs on every host.
+# These lines are ours and do not depend on the host's version; test_nothing_left runs on every host.
 pytestmark = pytest.mark.newest
 
 STEPS = 2
@@ -27,7 +28,7 @@ class Fault(Exception):
 
 
 class Death(BaseException):
-    """A thread's end from outside: no Exception, at any line."""
+    """Ends a thread from outside at any line. It is no Exception, so that no handler catches it."""
 
 
 FAULTS = {
@@ -44,7 +45,7 @@ def alive(*kinds):
 
 
 def in_a_thread(work):
-    """Run it in a thread of its own, which what it raises ends; what that was."""
+    """Run a function in a thread of its own; returns the error that ended the thread."""
     ends = []
 
     def run():
@@ -62,7 +63,7 @@ def in_a_thread(work):
 
 @pytest.fixture(scope="module")
 def graphs(worlds):
-    """One MODEL and what other graphs make of it, with their images: its clone, a blend, another blend, MSDDA."""
+    """One MODEL, and the MODELs that other graphs make of it with their images: a clone, two blends, MSDDA."""
 
     class Graphs:
         def __init__(self, world):
@@ -105,7 +106,7 @@ def graphs(worlds):
 
 
 class RaiseAt:
-    """A hook on the network that raises at one of its calls."""
+    """A hook on the network that raises at a chosen call."""
 
     def __init__(self, model, call, fault):
         self.calls, self.call, self.fault = 0, call, fault
@@ -160,14 +161,14 @@ def test_a_fault_in_msdda_leaves_everything_as_it_was(graphs):
 
 @pytest.fixture(scope="module")
 def small(worlds, loras_folder):
-    """A blend of one adapter on two layers: few lines run when it is installed and removed."""
+    """Make a blend of one adapter on two layers, because few lines run when it is installed and removed."""
     layers = ("joint_blocks.0.x_block.attn.proj", "joint_blocks.1.x_block.attn.qkv")
     write(loras_folder, "two-layers", kohya("sd3", 4, endings=layers))
     return blend_model(worlds("sd3").model, load_loras(["two-layers.safetensors"]), preference(1.0))
 
 
 class DieAtLine:
-    """Ends the thread it is set in before the n-th line that it runs of some functions."""
+    """Ends its thread before the n-th line of some functions."""
 
     def __init__(self, line, codes):
         self.line, self.codes, self.lines = line, codes, 0
@@ -183,15 +184,15 @@ class DieAtLine:
 
 
 DIES_IN = {
-    "installation": ((SidePath, "install"), (BlendRun, "_path")),
+    "installation": ((SidePath, "install"), (BlendRun, "_gated")),
     "removal": ((SidePath, "remove"), (BlendRun, "remove"), (BlendRun, "__exit__")),
-    "a call": ((BlendRun, "sample"), (BlendRun, "apply_model"), (BlendRun, "_evaluate")),
+    "a call": ((BlendRun, "sample"), (BlendRun, "apply_model"), (RowEvaluator, "evaluate")),
 }
 
 
 @pytest.mark.parametrize("place", ["installation", "removal", pytest.param("a call", marks=pytest.mark.full)])
 def test_death_at_any_line_takes_every_hook_off(graphs, small, place):
-    """The thread dies before each line in turn, until a run gets through."""
+    """The thread ends before each line in turn, until a run gets through."""
     codes = {getattr(owner, name).__code__ for owner, name in DIES_IN[place]}
     latent = {"latent": comfy_models.latent("sd3", 1, size=2), "cfg": 1.0, "steps": 1}
     for line in range(1, 200):
@@ -210,12 +211,12 @@ def test_death_at_any_line_takes_every_hook_off(graphs, small, place):
             break
         assert ends == [Death]
     assert not ends
-    assert line > 8  # it did die, often
+    assert line > 8  # many threads did end
     graphs.check()
 
 
 def test_two_queued_prompts_of_which_the_first_fails(graphs):
-    """Another preference after a failed run: what it makes is what it makes alone."""
+    """A run after a failed run gives the same image as alone."""
     with RaiseAt(graphs.model, 4, Fault):
         assert in_a_thread(lambda: graphs.sample(graphs.blend)) == [Fault]
     name = "another preference"
@@ -223,7 +224,7 @@ def test_two_queued_prompts_of_which_the_first_fails(graphs):
 
 
 def pieces(graphs, model):
-    """A run in as many sampler nodes as it has steps, one after the other."""
+    """Do a run in as many sampler nodes as it has steps, one after the other."""
     import comfy.sample
 
     run = graphs.world.sampling(latent=comfy_models.latent("sd3", 1))
@@ -238,7 +239,7 @@ def pieces(graphs, model):
 
 
 def test_branches_of_one_model_alternating_step_by_step(graphs):
-    """Neither blend, nor the plain model, sees what the other branches of the graph do in between."""
+    """Other branches of the graph that run in between change neither the blends nor the plain model."""
     models = [graphs.others[name] for name in ("the blend", "the model", "another preference")]
     alone = [list(pieces(graphs, model)) for model in models]
     together = zip(*(pieces(graphs, model) for model in models), strict=True)
@@ -253,7 +254,7 @@ def test_adapters_are_let_go_with_their_last_user(graphs):
         return alive(AdapterBank)[AdapterBank.__name__]
 
     def fail():
-        """Its own frame: nothing of it stays when it returns."""
+        """Fail in a frame of its own, so that nothing stays when it returns."""
         blended = blend_model(graphs.model, graphs.world.loras(3), preference(1, 1, 1))
         with RaiseAt(graphs.model, 2, Death):
             assert in_a_thread(lambda: graphs.sample(blended)) == [Death]

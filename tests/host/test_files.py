@@ -1,4 +1,4 @@
-"""Adapter files: every naming the host reads, and every refusal by its words."""
+"""Adapter files: every naming that the host reads, and the message of every refusal."""
 
 import gc
 import json
@@ -23,13 +23,13 @@ def renamed(tensors, rename):
 
 
 def module_of(key):
-    """lora_unet_<module>.<ending> -> module, ending."""
+    """Return module and ending of lora_unet_<module>.<ending>."""
     module, ending = key.split(".", 1)
     return module.removeprefix("lora_unet_"), ending
 
 
 def generic(kind, seed, endings):
-    """PEFT endings on the checkpoint's own names: diffusion_model.<layer>.lora_A/B.weight, no alpha."""
+    """Return PEFT endings on the checkpoint's own names: diffusion_model.<layer>.lora_A/B.weight, without alpha."""
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
     for name, shape in layers(kind, endings).items():
@@ -40,7 +40,7 @@ def generic(kind, seed, endings):
 
 
 def diffusers_names(kind):
-    """The host's table: diffusers' weight name -> the network's (with a slice for a fused one)."""
+    """Return the host's table: diffusers' weight name -> the network's (with a slice for a fused weight)."""
     import comfy.utils
 
     config = comfy_models.load(kind).model.model_config.unet_config
@@ -48,7 +48,7 @@ def diffusers_names(kind):
 
 
 def kohya_diffusers(seed):
-    """Kohya's naming over diffusers' layer names, as most SD 1.5 files have it."""
+    """Return kohya's naming over diffusers' layer names, as in most SD 1.5 files."""
     generator = torch.Generator().manual_seed(seed)
     shapes = comfy_models.state_dict("sd15")
     tensors = {}
@@ -66,7 +66,7 @@ def kohya_diffusers(seed):
 
 
 def diffusers_processor(seed):
-    """diffusers' attention processors: unet.<...>.processor.to_q_lora.up.weight."""
+    """Return the naming of diffusers' attention processors: unet.<...>.processor.to_q_lora.up.weight."""
     generator = torch.Generator().manual_seed(seed)
     shapes = comfy_models.state_dict("sd15")
     tensors = {}
@@ -80,7 +80,8 @@ def diffusers_processor(seed):
 
 
 def sd3_slices(seed):
-    """diffusers' separate to_q, to_k, to_v of SD3: slices of the host's fused qkv; and its swapped final modulation."""
+    """Return diffusers' separate to_q, to_k, to_v of SD3, which are slices of the host's fused qkv, and its swapped final
+    modulation."""
     generator = torch.Generator().manual_seed(seed)
     shapes = comfy_models.state_dict("sd3")
     tensors = {}
@@ -101,7 +102,7 @@ def sd3_slices(seed):
 
 
 def tucker(seed):
-    """LoCon with a Tucker core: down 1x1, mid k x k, up 1x1."""
+    """Make a LoCon with a Tucker core: down 1x1, mid k x k, up 1x1."""
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
     for name, shape in layers("sd15", ("in_layers.2", "out_layers.3")).items():
@@ -114,7 +115,7 @@ def tucker(seed):
 
 
 def mixed_linear_shapes(seed):
-    """Linear layers' factors stored as 1x1 convolutions, and the other way round: the host only looks at the product."""
+    """Store linear layers' factors as 1x1 convolutions, and the reverse. The host only looks at the product."""
     tensors = kohya("sd15", seed, endings=("attn1.to_q", "proj_in"))
     return {key: tensor[..., None, None] if "to_q" in key else tensor.flatten(1) for key, tensor in tensors.items()}
 
@@ -144,7 +145,7 @@ def test_every_naming_equals_the_hosts_own_patching(worlds, loras_folder, name):
     assert tensors
     write(loras_folder, "file", tensors)
     blended = blend_model(world.model, load_loras(["file.safetensors"]), preference(1.0))
-    expected = world.sample(comfy_adapters.Patched(kind).model(tensors))  # a copy that goes with the test
+    expected = world.sample(comfy_adapters.Patched(kind).model(tensors))  # a copy that ends with the test
     assert difference(world.sample(blended), expected) < 1e-5
     if name != "alpha 0":
         assert difference(world.sample(world.model), expected) > 1e-3
@@ -176,19 +177,32 @@ def test_the_name_is_the_metadatas_reward_or_the_files(loras_folder):
     assert loras.kl_weights == [None, 0.25]
 
 
-def test_text_encoder_weights_are_named_in_one_warning_and_not_blended(sd15, loras_folder, caplog):
-    tensors = kohya("sd15", 1) | {"lora_te_text_model_encoder_layers_0_mlp_fc1.lora_up.weight": torch.ones(4, 1)}
-    tensors |= {"lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": torch.ones(1, 4)}
-    write(loras_folder, "with-text", tensors)
-    with caplog.at_level(logging.WARNING, logger="diffusion_blend"):
-        blended = blend_model(sd15.model, load_loras(["with-text.safetensors"]), preference(1.0))
-    assert [record.name for record in caplog.records] == ["diffusion_blend"]
-    assert "with-text.safetensors also holds 2 text-encoder weights" in caplog.text
-    assert difference(sd15.sample(blended), sd15.sample(sd15.patched.model(sd15.adapters[0]))) < 1e-5
+@pytest.mark.parametrize(
+    ("settings", "factor"),
+    [
+        ({"unet.r": 8, "unet.lora_alpha": 16}, 2),
+        ({"transformer.r": 16, "transformer.lora_alpha": 8, "transformer.use_rslora": True}, 2),
+        ({"unet.r": 8, "unet.lora_alpha": 8}, None),
+        ({"text_encoder.r": 8, "text_encoder.lora_alpha": 16}, None),
+        ({"unet.r": 0, "unet.lora_alpha": 16}, None),
+        (["no object"], None),
+    ],
+)
+def test_a_scale_that_only_the_header_has_is_said(sd3, loras_folder, caplog, settings, factor):
+    write(loras_folder, "peft", kohya("sd3", 1), {"lora_adapter_metadata": json.dumps(settings)})
+    with caplog.at_level(logging.INFO, logger="diffusion_blend"):
+        blend_model(sd3.model, load_loras(["peft.safetensors"]), preference(1.0))
+    assert ("set its strength to 2 to have it as trained" in caplog.text) == (factor == 2)
+    assert ("alpha / rank" in caplog.text) == (factor is not None)
+
+
+def test_a_title_in_the_header_is_the_name(loras_folder):
+    write(loras_folder, "titled", kohya("sd3", 1), {"modelspec.title": "Film  grain\n"})
+    assert load_loras(["titled.safetensors"]).names == ["Film grain"]
 
 
 def damaged(change):
-    """The first attention layer's factors of a good file, changed."""
+    """Change the first attention layer's factors of a good file."""
     tensors = kohya("sd3", 1)
     up = next(key for key in tensors if key.endswith("lora_up.weight"))
     change(tensors, up, up.replace("lora_up", "lora_down"))
@@ -202,31 +216,25 @@ def put(key, value):
 BAD_TENSORS = {
     "NaN": (put("up", torch.full((384, 4), torch.nan)), "holds NaN or infinite numbers"),
     "infinity": (put("down", torch.full((4, 128), torch.inf)), "holds NaN or infinite numbers"),
-    "integers": (put("up", torch.ones(384, 4, dtype=torch.int8)), "has dtype torch.int8"),
+    "NaN of 8 bits": (
+        put("up", torch.full((384, 4), torch.nan).to(torch.float8_e5m2)),
+        "holds NaN or infinite numbers",
+    ),
     "rank 0": (lambda t, up, down: t.update({up: torch.zeros(384, 0), down: torch.zeros(0, 128)}), "its rank is 0"),
     "unequal ranks": (put("up", torch.ones(384, 3)), "no low-rank pair"),
-    "wrong width": (put("down", torch.ones(4, 64)), "its update is 384 x 64, but the layer's weight is 384 x 128"),
-    "wrong height": (put("up", torch.ones(128, 4)), "its update is 128 x 128, but the layer's weight is 384 x 128"),
     "missing down": (lambda t, up, down: t.pop(down), "has no lora_down.weight beside it"),
     "missing up": (lambda t, up, down: t.pop(up), "has no lora_up.weight beside it"),
     "alpha of two numbers": (
         put("lora_unet_joint_blocks_0_x_block_attn_qkv.alpha", torch.ones(2)),
         "alpha is a single number",
     ),
-    "alpha NaN": (put("lora_unet_joint_blocks_0_x_block_attn_qkv.alpha", torch.tensor(torch.nan)), "holds NaN"),
-    "a layer that is not there": (
-        lambda t, up, down: t.update(
-            {
-                "lora_unet_no_such_layer.lora_up.weight": torch.ones(4, 1),
-                "lora_unet_no_such_layer.lora_down.weight": torch.ones(1, 4),
-            }
-        ),
-        "2 of its weights do not belong to this model, for example lora_unet_no_such_layer",
+    "alpha NaN": (
+        put("lora_unet_joint_blocks_0_x_block_attn_qkv.alpha", torch.tensor(torch.nan)),
+        "as large as nan, more than a float holds",
     ),
-    "DoRA": (put("lora_unet_joint_blocks_0_x_block_attn_qkv.dora_scale", torch.ones(384, 1)), "is a DoRA"),
-    "full difference": (
-        put("diffusion_model.final_layer.linear.diff", torch.ones(64, 128)),
-        "an update of kind 'diff' is a full difference",
+    "a difference with NaN": (
+        put("diffusion_model.final_layer.linear.diff", torch.full((64, 128), torch.nan)),
+        "holds NaN or infinite numbers",
     ),
 }
 
@@ -244,15 +252,56 @@ def test_bad_tensors_are_refused_by_name_and_nothing_is_applied(sd3, loras_folde
 
 
 def test_an_adapter_for_another_architecture_is_refused(sd3, sd15, loras_folder):
-    with pytest.raises(ValueError, match=r"sd15-0\.safetensors: none of its .* belongs to this model"):
+    with pytest.raises(
+        ValueError, match=r"sd15-0\.safetensors: only 0 of its \d+ layers fit this model.*\(SD 1.5\).*is SD3"
+    ):
         blend_model(sd3.model, load_loras([sd15.files[0]]), preference(1.0))
-    wider = {
-        key: tensor.repeat(1, 2) if "attn2_to_k.lora_down" in key else tensor
-        for key, tensor in sd15.adapters[0].items()
-    }
+    wider = {key: tensor.repeat(1, 2) if "lora_down" in key else tensor for key, tensor in sd15.adapters[0].items()}
     write(loras_folder, "wider", wider)
-    with pytest.raises(ValueError, match=r"wider\.safetensors: .*320 x 1536, but .*320 x 768.*another architecture"):
+    with pytest.raises(ValueError, match=r"wider\.safetensors: only 0 of .*another architecture.* of another shape"):
         blend_model(sd15.model, load_loras(["wider.safetensors"]), preference(1.0))
+
+
+PARTS = {
+    "layers that are not there": (
+        {
+            f"lora_unet_no_such_layer_{i}.lora_{part}.weight": torch.ones(4, 4)
+            for i in range(2)
+            for part in ("up", "down")
+        },
+        "Skipped: 2 that this model does not have (lora_unet_no_such_layer_0, lora_unet_no_such_layer_1)",
+    ),
+    "a layer of another shape": (
+        {
+            "diffusion_model.x_embedder.proj.lora_B.weight": torch.ones(128, 2, 1, 1),
+            "diffusion_model.x_embedder.proj.lora_A.weight": torch.ones(2, 24, 2, 2),
+        },
+        "Skipped: 1 of another shape (diffusion_model.x_embedder.proj.weight: its update is 128 x 96, but the layer's weight "
+        "is 128 x 64)",
+    ),
+    "text encoders": (
+        {f"lora_te1_text_model_encoder_layers_0_mlp_fc1.lora_{part}.weight": torch.tensor(torch.nan) for part in "ab"},
+        "also holds 2 text-encoder weights",
+    ),
+    "extras": (
+        {
+            "diffusion_model.joint_blocks.0.x_block.attn.qkv.bias_indices": torch.ones(2, 3, dtype=torch.int16),
+            "lora_unet_gone.alpha": torch.tensor(torch.nan),
+            "some.other.thing": torch.zeros(3, dtype=torch.int64),
+        },
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_the_part_that_fits_is_applied_and_what_is_skipped_is_said(sd3, loras_folder, caplog, name):
+    more, message = PARTS[name]
+    write(loras_folder, "part", sd3.adapters[0] | more)
+    with caplog.at_level(logging.INFO, logger="diffusion_blend"):
+        blended = blend_model(sd3.model, load_loras(["part.safetensors"]), preference(1.0))
+    assert message in caplog.text and bool(message) == ("part.safetensors" in caplog.text)
+    assert difference(sd3.sample(blended), sd3.sample(sd3.patched.model(sd3.adapters[0]))) < 1e-5
 
 
 def test_files_that_are_no_safetensors_are_refused(loras_folder, tmp_path):
@@ -276,7 +325,7 @@ KINDS = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.floa
 
 
 def test_what_is_read_is_what_safetensors_reads(tmp_path):
-    """Every kind of number, scalars, empty tensors, and numbers that begin at an odd place."""
+    """Every dtype, scalars, empty tensors, and tensors that begin at an odd byte."""
     tensors = {"odd": torch.ones(3).to(torch.float8_e5m2), "none": torch.empty(0, 4), "alpha": torch.tensor(4.0)}
     tensors |= {str(kind): torch.randn(3, 300).to(kind) for kind in KINDS}
     path = tmp_path / "kinds.safetensors"
@@ -291,7 +340,7 @@ def test_what_is_read_is_what_safetensors_reads(tmp_path):
 
 
 def test_numbers_at_an_odd_place(tmp_path):
-    """The format allows them where a tensor of single bytes comes first; its own writer sorts them away."""
+    """The format allows tensors at odd bytes after a tensor of bytes. Its own writer avoids them by sorting."""
     data = b"\x01" + struct.pack("<2f", 0.5, -3.0)
     header = json.dumps(
         {
@@ -308,7 +357,7 @@ def test_a_file_written_anew_does_not_change_what_was_read(tmp_path):
     tensors = kohya("sd3", 1)
     path = Path(write(tmp_path, "adapter", tensors))
     adapter = read_lora(str(path), 1.0)
-    with path.open("r+b") as file:  # in its place, as a trainer that writes over its last result
+    with path.open("r+b") as file:  # overwritten, as by a trainer that replaces its last result
         file.seek(-4096, 2)
         file.write(b"\0" * 4096)
     assert all(torch.equal(adapter.tensors[key], tensor) for key, tensor in tensors.items())
@@ -328,7 +377,7 @@ def test_reading_leaves_nothing_behind(tmp_path):
 
 
 def test_a_kl_weight_of_0_in_the_metadata_means_unknown(tmp_path):
-    """Files of trainings without a KL penalty carried a 0 in version 0.1."""
+    """Version 0.1 wrote a 0 after trainings without a KL penalty."""
     path = write(tmp_path, "free", kohya("sd3", 1), {"diffusion_blend.kl_weight": "0"})
     assert read_lora(path, 1.0).kl_weight is None
 
@@ -388,8 +437,13 @@ def test_the_preference_is_checked_against_the_adapters_early(sd3):
         values = {f"weight_{i}": weight for i, weight in enumerate(weights, 1)}
         return PreferenceWeights.execute(**values, kl_scale=1.0, reward_loras=sd3.loras(2))
 
-    with pytest.raises(ValueError, match="weight_3 is 0.5, but there is no adapter 3, only sd3-0, sd3-1"):
-        execute(0.5, 0.5, 0.5, 0.0)
+    def execute_after(first, *weights):
+        values = {f"weight_{i}": weight for i, weight in enumerate(weights, 1)}
+        return PreferenceWeights.execute(**values, kl_scale=1.0, reward_loras=sd3.loras(2), preference=first.args[0])
+
+    chained = "weight_1 of Preference Weights number 2 is 0.5, but there is no adapter for it, only sd3-0, sd3-1"
+    with pytest.raises(ValueError, match=chained):
+        execute_after(execute(0.5, 0.5, 0.5, 0.0), 0.5, 0.0, 0.0, 0.0)
     with pytest.raises(ValueError, match="All weights are 0 for sd3-0, sd3-1"):
         execute(0.0, 0.0, 0.0, 0.0)
 

@@ -1,7 +1,7 @@
 """Mutated adapter files: each fits and equals the host's own patching, or gives our own error that names the file.
 
 ``make test`` runs a hundred and fifty; ``pytest -m full tests/host/test_fuzz.py`` runs 100,000 files and 10,000 preferences.
-``make fuzz`` holds files that coverage led to (`fuzz_reader.py`) to the same law.
+``make fuzz`` checks the same law on files that coverage guides (`fuzz_reader.py`).
 """
 
 import json
@@ -40,7 +40,7 @@ def reader_world():
 
 @st.composite
 def mutated_tensors(draw, world):
-    """A good file's tensors with a few things wrong."""
+    """Return a good file's tensors with a few errors."""
     tensors = dict(world.files[draw(st.sampled_from(list(world.files)))])
     for _ in range(draw(st.integers(0, 3))):
         if not tensors:
@@ -73,7 +73,7 @@ def mutated_tensors(draw, world):
 
 
 class Mutated:
-    """A file's bytes behind a repr that fits on a line."""
+    """A file's bytes with a repr that fits on a line."""
 
     def __init__(self, content, kind):
         self.content, self.kind = content, kind
@@ -84,9 +84,9 @@ class Mutated:
 
 @st.composite
 def mutated_bytes(draw, world):
-    """A file of mutated tensors, then of mutated bytes: cut, flipped, with another header or header length."""
+    """Return a file of mutated tensors whose bytes are mutated too: cut, flipped, with another header or header length."""
     content = bytearray(
-        # An empty dictionary and no tensors make safetensors write a header that is no JSON: None then.
+        # For an empty dictionary without tensors safetensors writes a header that is no JSON, so use None.
         save({key: t.clone().contiguous() for key, t in draw(mutated_tensors(world)).items()}, draw(metadata) or None)
     )
     kind = draw(st.sampled_from(["whole", "whole", "whole", "cut", "flip", "length", "header"]))

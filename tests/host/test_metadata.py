@@ -18,7 +18,7 @@ from PIL import Image
 
 
 class Source:
-    """A checkpoint, texts and a latent, for a graph."""
+    """Makes a checkpoint, texts and a latent for a graph."""
 
     world = None
     RETURN_TYPES = ("MODEL", "CONDITIONING", "CONDITIONING", "LATENT")
@@ -35,7 +35,7 @@ class Source:
 
 
 class Picture:
-    """Some image of a latent."""
+    """Makes an image of a latent."""
 
     RETURN_TYPES = ("IMAGE",)
     FUNCTION = "show"
@@ -50,7 +50,7 @@ class Picture:
 
 
 class Amount:
-    """A number that is another one each time it is asked for."""
+    """Returns another number at each call."""
 
     asked = 0
     RETURN_TYPES = ("FLOAT",)
@@ -72,7 +72,7 @@ class Amount:
 
 @pytest.fixture
 def graph(sd3, tmp_path, monkeypatch):
-    """A prompt around Blended KSampler; its nodes known to the host, its images in a folder of the test."""
+    """A prompt around Blended KSampler. The host knows its nodes, and its images go into a folder of the test."""
     Source.world, Amount.asked = sd3, 0
     for name, node in (("Source", Source), ("Picture", Picture), ("Amount", Amount)):
         monkeypatch.setitem(host_nodes.NODE_CLASS_MAPPINGS, name, node)
@@ -98,7 +98,7 @@ def graph(sd3, tmp_path, monkeypatch):
 
 
 class Host:
-    """The host's executor with the server's part: prompt handlers, then the run, then what it cached."""
+    """The host's executor with the server's part: first the prompt handlers, then the run. It reports the cached nodes."""
 
     def __init__(self):
         self.records = BlendRecords()

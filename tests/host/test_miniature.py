@@ -10,13 +10,14 @@ import nodes as host_nodes
 import pytest
 import torch
 from comfy_world import blend_model, difference, load_loras, preference
-from diffusion_blend.miniature.model import load_pipeline
+from diffusion_blend.miniature.model import load_pipeline, weights_folder
 from diffusion_blend.nodes.engine.miniature import shipped_adapters
 from diffusion_blend.nodes.inputs import NONE, LoadRewardLoRAs
 from diffusion_blend.nodes.miniature import LoadMiniature
+from diffusion_blend.pipelines import blend
 
 PROMPTS = ["a red circle", "two blue squares", "a green square above a cyan triangle"]
-STEPS, CFG = 10, 3.0  # 999 / 9 is whole: timesteps between two levels are rounded by the host and not by diffusers
+STEPS, CFG = 10, 3.0  # 999 / 9 is a whole number. The host rounds timesteps between two levels, diffusers does not.
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def test_pictures_go_through_the_vae_unchanged(miniature):
 
 
 def through_diffusers(pipeline, noise, prompt: str):
-    """Euler over the host's "normal" timesteps: evenly spaced from 999 to 0, then no noise."""
+    """Sample by Euler over the host's "normal" timesteps: evenly spaced from 999 to 0, then no noise."""
     from diffusers import EulerDiscreteScheduler
 
     scheduler = EulerDiscreteScheduler.from_config(pipeline.scheduler.config, timestep_spacing="linspace")
@@ -73,6 +74,21 @@ def test_the_same_noise_gives_the_same_latent_through_diffusers(miniature, pipel
     )[0]["samples"]
     noise = comfy.sample.prepare_noise(latent["samples"], 7)
     assert difference(found, through_diffusers(pipeline, noise, prompt)) < 1e-3
+
+
+@pytest.mark.parametrize(("method", "kl_scale"), [("blend", 1.0), ("blend", 1.5), ("soup", 0.7)])
+def test_a_blend_in_the_host_is_the_blend_of_the_python_interface(miniature, pipeline, method, kl_scale):
+    model, clip, _, latent = miniature
+    files = {name: weights_folder().parent / f"adapters/{name}.safetensors" for name in ("softness", "warmth")}
+    loras = load_loras([next(known for known in shipped_adapters() if name in known) for name in files])
+    blended = blend_model(model, loras, preference(0.3, 0.7, kl_scale=kl_scale), method)
+    inputs = (encoded(clip, PROMPTS[2]), encoded(clip, ""), latent)
+    found = host_nodes.common_ksampler(blended, 7, STEPS, CFG, "euler", "normal", *inputs)[0]["samples"]
+    noise = comfy.sample.prepare_noise(latent["samples"], 7)
+    with blend(pipeline.unet, files, [0.3, 0.7], kl_scale=kl_scale, method=method):
+        expected = through_diffusers(pipeline, noise, PROMPTS[2])
+    assert difference(found, expected) < 1e-3
+    assert difference(found, through_diffusers(pipeline, noise, PROMPTS[2])) > 1e-2
 
 
 def test_the_empty_latent_has_the_batch_asked_for(miniature):

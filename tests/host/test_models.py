@@ -1,7 +1,7 @@
-"""Kinds of models: true architectures made small, weights kept in other dtypes, custom operations, partial loading.
+"""Kinds of models: small networks of true architecture, other dtypes of the weights, custom operations, partial loading.
 
-The truth is always the host's own patching of a float32 copy that holds the very numbers the checkpoint stands for. Most
-run by ``pytest -m full tests/host/test_models.py`` only.
+The truth is always the host's own patching of a float32 copy with the same numbers as the checkpoint. Most of these tests run
+only by ``pytest -m full tests/host/test_models.py``.
 """
 
 import comfy.ops
@@ -26,7 +26,7 @@ KL_SCALE = 1.3
 
 @pytest.fixture
 def pair(loras_folder):
-    """The blend of two adapters on a MODEL, and its reference on float32 copies of the given weights."""
+    """Make the blend of two adapters on a MODEL, and its reference on float32 copies of the given weights."""
 
     def make(kind, model=None, tensors=None, on_top_of=(), **options):
         adapters = [kohya(kind, seed, rank=3, endings=ENDINGS[kind]) for seed in (1, 2)]
@@ -50,7 +50,7 @@ def images(kind, model, conditionings=None, steps=2, batch=2):
 
 
 def check(kind, models, tolerance=1e-4, **run):
-    """The blend is its reference, and differs from the base."""
+    """Check that the blend equals its reference and differs from the base."""
     blended, reference, base = models
     expected = images(kind, reference, **run)
     assert bool(torch.isfinite(expected).all())
@@ -64,7 +64,7 @@ def check(kind, models, tolerance=1e-4, **run):
 @pytest.mark.parametrize("evaluation", ["sequential", "batched"])
 @pytest.mark.parametrize("kind", ["flux", "wan"])
 def test_transformers(pair, kind, evaluation):
-    """Flux with guidance and fused layers, and a video model: five dimensions, its patches by a 3-d convolution."""
+    """Flux with guidance and fused layers, and a video model with five dimensions and a 3-d convolution for its patches."""
     check(kind, pair(kind, evaluation=evaluation))
 
 
@@ -73,7 +73,7 @@ def test_sd2_predicts_v(pair, monkeypatch):
     import comfy.model_base
     import comfy.supported_models
 
-    # The host tells v by a weight of a block that the shallow network lacks.
+    # The host recognises v-prediction by a weight of a block that the shallow network lacks.
     prediction = comfy.model_base.ModelType.V_PREDICTION
     monkeypatch.setattr(comfy.supported_models.SD20, "model_type", lambda *_, **__: prediction)
     models = pair("sd2", evaluation="batched")
@@ -95,14 +95,14 @@ def test_inpainting_checkpoint_with_concatenated_channels(pair, evaluation):
     conditionings = [node_helpers.conditioning_set_values(part, values) for part in plain]
     models = pair("inpaint", evaluation=evaluation)
     expected = check("inpaint", models, conditionings=conditionings, steps=1)
-    if evaluation == "batched":  # the concatenated channels count
+    if evaluation == "batched":  # the concatenated channels change the image
         assert difference(images("inpaint", models[1], conditionings=plain, steps=1), expected) > 1e-3
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("evaluation", ["sequential", "batched"])
 def test_editing_with_a_reference_latent(pair, evaluation):
-    """As Flux Kontext: the reference's tokens follow the image's."""
+    """In Flux Kontext the reference's tokens follow the image's."""
     import node_helpers
 
     reference = torch.randn(1, 16, 8, 8, generator=torch.Generator().manual_seed(3))
@@ -114,7 +114,7 @@ def test_editing_with_a_reference_latent(pair, evaluation):
 
 
 def stored(tensors, change):
-    """The same weights after a change of every matrix, in float32: the numbers a smaller checkpoint stands for."""
+    """Return the weights after a change of every matrix, in float32. These are the numbers in a smaller checkpoint."""
     return {name: change(tensor) if tensor.ndim > 1 else tensor for name, tensor in tensors.items()}
 
 
@@ -125,7 +125,7 @@ def stored(tensors, change):
     ids=str,
 )
 def test_weights_kept_in_a_smaller_dtype(pair, dtype):
-    """What such weights stand for is computed in float32 where the device has no faster way: a CPU."""
+    """On a CPU, which has no faster way, the host computes with such weights in float32."""
     tensors = comfy_models.state_dict("sd3")
     model = comfy_models.load_tensors(tensors, dtype=dtype)
     assert model.model.diffusion_model.joint_blocks[0].x_block.mlp.fc1.weight.dtype == dtype
@@ -136,7 +136,7 @@ def test_weights_kept_in_a_smaller_dtype(pair, dtype):
 @pytest.mark.full
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 1e-2), (torch.bfloat16, 8e-2)], ids=str)
 def test_computing_in_a_smaller_dtype(pair, dtype, tolerance, monkeypatch):
-    """As on a device that computes in it: no further from the float32 truth than the host's own copies in that dtype."""
+    """The blend is no further from the float32 truth than the host's own copies in the same dtype."""
     import comfy.model_management
 
     monkeypatch.setattr(comfy.model_management, "unet_manual_cast", lambda *_, **__: None)
@@ -149,7 +149,7 @@ def test_computing_in_a_smaller_dtype(pair, dtype, tolerance, monkeypatch):
 
 
 def scaled_fp8(tensors):
-    """Weights as scaled fp8 checkpoints hold them, and the numbers they stand for."""
+    """Return weights as in scaled fp8 checkpoints, and their numbers in float32."""
     checkpoint, meant = {"scaled_fp8": torch.zeros(2, dtype=torch.float8_e4m3fn)}, {}
     for name, tensor in tensors.items():
         checkpoint[name] = meant[name] = tensor
@@ -173,7 +173,7 @@ def test_scaled_fp8_weights(pair):
 
 
 def tolerance(model):
-    """For the dtype that the host chose to compute in."""
+    """Return the tolerance for the dtype in which the host computes."""
     dtype = model.model.manual_cast_dtype or model.model.get_dtype()
     return {torch.float16: 1e-2, torch.bfloat16: 8e-2}.get(dtype, 1e-4)
 
@@ -184,7 +184,7 @@ def int8(weight):
 
 
 class Int8Operations(comfy.ops.manual_cast):
-    """Bytes and scales in place of weights, multiplied out at every call: how GGUF packs load a model."""
+    """Stores bytes and scales and computes the weights at every call, as GGUF packs do."""
 
     class Linear(comfy.ops.manual_cast.Linear):
         def _load_from_state_dict(self, state_dict, prefix, *args):
@@ -216,7 +216,7 @@ def test_custom_operations_that_dequantise_at_every_call(pair):
 
 
 def test_a_partly_loaded_model_with_a_lora_of_its_own(pair, loras_folder, monkeypatch):
-    """The host keeps most weights where they are, and patches them at every call with the LoRA that belongs to the base."""
+    """The host leaves most weights on the CPU and patches them at every call with the base's LoRA."""
     import comfy.model_management
 
     (name, below) = ("base-lora", kohya("sd3", 8))

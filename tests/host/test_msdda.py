@@ -1,4 +1,4 @@
-"""MSDDA in the host: equal to the blend where the steps' variances are equal, the closed form where they are not."""
+"""MSDDA in the host: equal to the blend for equal variances of the steps, and to the closed form for unequal ones."""
 
 import comfy_models
 import pytest
@@ -77,7 +77,7 @@ def test_ancestral_transition_is_the_hosts(sigma, sigma_next, eta):
 
 @pytest.mark.parametrize("transition", [ancestral_transition, flow_transition])
 def test_a_step_keeps_the_schedules_noise_level(transition):
-    """x0 known exactly: x = (signal) x0 + sigma n must become (signal') x0 + sigma' n'."""
+    """With an exact x0, x = (signal) x0 + sigma n must become (signal') x0 + sigma' n'."""
     sigma, sigma_next = 0.8, 0.5
     for eta in (0.2, 1.0):
         step = transition(sigma, sigma_next, eta)
@@ -98,10 +98,10 @@ def test_renormalising_restores_the_schedules_level():
     sigma, sigma_next = 3.0, 2.0
     steps = [ancestral_transition(sigma, sigma_next, eta) for eta in (0.3, 0.9)]
     shares = [0.5 / step.s**2 for step in steps]
-    kept = sum(p * step.a * sigma for p, step in zip(shares, steps, strict=True)) / sum(shares)
+    deterministic = sum(p * step.a * sigma for p, step in zip(shares, steps, strict=True)) / sum(shares)
     plain = sum(shares) ** -0.5
     full = renormalised_deviation(steps, (0.5, 0.5), sigma, sigma_next)
-    assert kept**2 + full**2 == pytest.approx(sigma_next**2)
+    assert deterministic**2 + full**2 == pytest.approx(sigma_next**2)
     assert plain < full
 
 
@@ -129,7 +129,7 @@ def test_impossible_etas_are_refused(eta):
 
 
 def test_any_kl_scale_and_noises_make_a_distribution(sd3):
-    """The base takes part at each adapter's noise, so the precision is the mean of the adapters', whatever the KL scale."""
+    """The base takes part at each adapter's noise. At every KL scale the precision is the mean of the adapters' precisions."""
     for kl_scale in (-5.0, 5.0):
         assert bool(msdda(sd3, preference(0.5, 0.5, kl_scale=kl_scale), (0.05, 2.0, 1, 1)).isfinite().all())
 

@@ -1,4 +1,4 @@
-"""The blend among other people's nodes: each case equals the reference in which the host patches the weights."""
+"""The blend with other nodes: each case equals the reference in which the host patches the weights."""
 
 import comfy_models
 import nodes as host_nodes
@@ -15,7 +15,7 @@ COEFFICIENTS = [KL_SCALE * w for w in WEIGHTS]
 
 @pytest.fixture(params=["sequential", "batched"])
 def pair(request, sd15):
-    """Make the blend and its reference on a MODEL; both from the same MODEL with its patches and options."""
+    """Make the blend and its reference on the same MODEL with its patches and options."""
 
     def make(model=None, on_top_of=()):
         model = model or sd15.model
@@ -42,7 +42,7 @@ def random_latent(batch=2, seed=3):
 
 @pytest.fixture(scope="module")
 def controlnet():
-    """A ControlNet for the shallow SD 1.5, random, recognised by the host's loader."""
+    """Load a random ControlNet for the shallow SD 1.5 with the host's loader."""
     import comfy.cldm.cldm
     import comfy.controlnet
     import comfy.ops
@@ -62,11 +62,11 @@ def test_controlnet(sd15, pair, controlnet):
         sd15.positive, sd15.negative, controlnet, hint, 0.8, 0.0, 1.0
     )
     expected = check(sd15, pair(), positive=positive, negative=negative)
-    assert difference(sd15.sample(pair()[1]), expected) > 1e-2  # the ControlNet does something
+    assert difference(sd15.sample(pair()[1]), expected) > 1e-2  # the ControlNet has an effect
 
 
 def test_attention_patches_that_read_cond_or_uncond(sd15, pair):
-    """A patch that treats each chunk by its kind: it fails if the chunks' order or number is not what the lists say."""
+    """The patch treats each chunk by its kind. It fails if the order or number of chunks differs from the lists."""
     seen = []
 
     def patch(q, k, v, extra_options):
@@ -86,7 +86,7 @@ def test_attention_patches_that_read_cond_or_uncond(sd15, pair):
 
 
 def test_rows_have_uuids_of_their_own(sd15):
-    """Caches inside a network are keyed on uuids: rows of the plan and steps of the same row must not be mixed up."""
+    """Caches in a network have uuids as keys, so rows of the plan need different uuids, and the same ones at every step."""
     seen = []
 
     def patch(q, k, v, extra_options):
@@ -151,7 +151,7 @@ def test_start_and_end_steps_in_ksampler_advanced(sd15, pair):
 
 
 def guided(world, guider_of, model):
-    """SamplerCustomAdvanced's work with a guider."""
+    """Sample with a guider as SamplerCustomAdvanced does."""
     import comfy.sample
     import comfy.samplers
 
@@ -198,12 +198,12 @@ def test_a_lora_already_on_the_model_belongs_to_the_base(sd15, pair):
     blended, reference = pair(loaded, on_top_of=[sd15.adapters[2]])
     expected = check(sd15, (blended, reference))
     assert difference(sd15.sample(pair()[1]), expected) > 1e-2
-    # And the plain model is itself again.
+    # The plain model gives its own image again.
     assert torch.equal(sd15.sample(sd15.model), sd15.sample(comfy_models.load.__wrapped__("sd15")))
 
 
 def test_nodes_after_the_blend_keep_it(sd15):
-    """Model patches made after Blend Model (here the sampling shift of another node) work on the blend."""
+    """Patches after Blend Model (here the sampling shift of another node) work on the blend."""
     from comfy_extras.nodes_model_advanced import RescaleCFG
 
     def rescale(model):

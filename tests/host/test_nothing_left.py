@@ -18,7 +18,7 @@ def network(model):
 
 
 def fail_at(model, call, error):
-    """Make the network raise at its n-th call; a handle to stop that."""
+    """Make the network raise at its n-th call; returns a handle that ends this."""
     count = [0]
 
     def hook(*_):
@@ -85,7 +85,7 @@ def test_an_interrupt_between_the_rows_of_one_step_is_noticed(sd3):
 
 
 def _counts(name, args, kwargs):
-    """When a clone takes over, the host goes through the motions for every weight and changes nothing; that is no event."""
+    """When a clone takes over, the host visits every weight and changes none. Such a visit is no event."""
     if name == "patch_weight_to_device":
         return args[1] in args[0].patches
     if name == "unpatch_model":
@@ -199,7 +199,7 @@ def test_progress_previews_and_results_come_as_in_ksampler(sd3, monkeypatch):
 
 
 def test_out_of_memory_falls_back_row_by_row(sd3):
-    """Injected: the network refuses more than one row of the plan at a time."""
+    """The network is made to refuse more than one row of the plan at a time."""
     batches = []
 
     def refuse(_, args):
@@ -220,14 +220,14 @@ def test_too_little_free_memory_is_not_even_tried(sd3, monkeypatch):
     batches = []
     handle = network(sd3.model).register_forward_pre_hook(lambda _, args: batches.append(args[0].shape[0]))
     need = sd3.model.model.memory_required([8, 16, 8, 8]) * 1.5
-    monkeypatch.setattr("diffusion_blend.nodes.engine.run.free_memory", lambda *_: need + 1)
+    monkeypatch.setattr("diffusion_blend.nodes.engine.rows.free_memory", lambda *_: need + 1)
     sd3.sample(blend_model(sd3.model, sd3.loras(3), preference(1, 1, 1), evaluation="batched"), steps=1)
     handle.remove()
     assert max(batches) <= 8
 
 
 def test_a_network_that_mixes_images_in_a_row_falls_back_to_one_row_a_call(sd3):
-    """Injected: a layer whose input loses its batch."""
+    """A layer is made to lose the batch of its input."""
     from diffusion_blend.blending.side_path import RowsDoNotFit
 
     def refuse(_, args):
@@ -250,20 +250,30 @@ def test_auto_on_a_cpu_is_sequential_bit_for_bit(sd3):
     assert torch.equal(auto, sequential)
 
 
-def test_layers_that_no_call_reaches_are_named_once(sd3, loras_folder, caplog):
+def test_a_layer_that_is_passed_by_is_refused_and_an_unused_part_is_named_once(sd3, loras_folder, caplog):
     from comfy_adapters import write
     from comfy_world import load_loras
 
-    # The host's SD3 never calls the last block's context projection: it has none; pos_embed is no layer. A layer that is
-    # there but bypassed stands for a fused kernel.
-    layer = network(sd3.model).joint_blocks[0].x_block.mlp
-    original = layer.forward
-    layer.forward = lambda x: x
+    write(loras_folder, "idle", {k: v for k, v in sd3.adapters[0].items() if "x_block_mlp_fc1" in k})
+    blended = blend_model(sd3.model, load_loras(["idle.safetensors"]), preference(1.0))
+    block = network(sd3.model).joint_blocks[0].x_block
+
+    # A network that computes a layer without calling it stands for a fused kernel.
+    block.mlp.forward = lambda x: x
     try:
-        write(loras_folder, "idle", {k: v for k, v in sd3.adapters[0].items() if "x_block_mlp_fc1" in k})
-        sd3.sample(blend_model(sd3.model, load_loras(["idle.safetensors"]), preference(1.0)))
+        with pytest.raises(RuntimeError, match=r"1 of the adapters' layers|1 .*joint_blocks.0.x_block.mlp.fc1"):
+            sd3.sample(blended)
     finally:
-        layer.forward = original
+        del block.mlp.forward
+    assert not [r for r in caplog.records if r.name == "diffusion_blend"]
+    # A part that this run does not use is no fault.
+    mlp = block.mlp
+    call = type(mlp).__call__
+    try:
+        type(mlp).__call__ = lambda self, x: x if self is mlp else call(self, x)
+        sd3.sample(blended)
+    finally:
+        del type(mlp).__call__
     warnings = [r.getMessage() for r in caplog.records if r.name == "diffusion_blend"]
     assert len(warnings) == 1
     assert warnings[0].startswith("1 of") and "diffusion_model.joint_blocks.0.x_block.mlp.fc1" in warnings[0]

@@ -14,7 +14,7 @@ from diffusion_blend.nodes.samplers import BlendedKSampler, KLScaleSampler, MSDD
 from diffusion_blend.nodes.schedule import PreferenceScheduleNode
 
 STEPS = 4
-# Which step each evaluation of a run of four belongs to.
+# The step of each evaluation in a run of four steps.
 EVALUATIONS = {"euler": [0, 1, 2, 3], "heun": [0, 0, 1, 1, 2, 2, 3], "dpmpp_2m": [0, 1, 2, 3]}
 
 
@@ -27,7 +27,7 @@ def regional(outside, inside, mask, feather=0):
 
 
 def by_hand(world, coefficients_of_evaluation):
-    """A MODEL whose n-th evaluation is ``D_0 + sum_i c_i (D_i - D_0)``; c_i is a number or float[B, 1, H, W]."""
+    """Return a MODEL whose n-th evaluation is ``D_0 + sum_i c_i (D_i - D_0)``; c_i is a number or float[B, 1, H, W]."""
     adapters = len(coefficients_of_evaluation(0))
     base = world.patched.model()
     copies = [world.patched.model(tensors) for tensors in world.adapters[:adapters]]
@@ -50,7 +50,7 @@ def by_hand(world, coefficients_of_evaluation):
 
 
 def half_mask(height=64, width=64):
-    """The left half, with a grey column of latent pixels at its edge."""
+    """Make a mask of the left half with a grey column of latent pixels at its edge."""
     mask = torch.zeros(1, height, width)
     mask[..., : width // 2] = 1
     mask[..., width // 2 : width // 2 + width // 8] = 0.3
@@ -70,7 +70,7 @@ def test_a_schedule_is_the_blend_by_hand(worlds, kind, sampler_name):
     expected = world.sample(by_hand(world, coefficients), **run)
     assert difference(world.sample(blend_model(world.model, world.loras(2), wanted), **run), expected) < 1e-4
     fixed = blend_model(world.model, world.loras(2), preference(0.8, 0.2))
-    assert difference(world.sample(fixed, **run), expected) > 2e-3  # the schedule does something
+    assert difference(world.sample(fixed, **run), expected) > 2e-3  # the schedule has an effect
     assert hooks_on(world.model) == 0
 
 
@@ -86,7 +86,7 @@ def test_a_scheduled_soup_is_the_hosts_stack_at_every_step(sd3):
         stacks.append(model)
     samples = sd3.sample(blended, steps=3)
 
-    # Three one-step runs of the host, each with its own stack, hand the noisy latent on.
+    # Three one-step runs of the host, each with its own stack, pass the noisy latent on.
     latent = comfy_models.latent("sd3", 2)
     common = (3, 4.0, "euler", "normal", sd3.positive, sd3.negative)
     for step, model in enumerate(stacks):
@@ -189,7 +189,7 @@ def test_kl_scale_sampler_scales_a_schedule(sd3):
 
 @pytest.mark.parametrize("draws", ["stratified", "independent"])
 def test_stochastic_follows_a_schedule(sd3, draws):
-    """Certain at both ends, so that the first and the last step are known whatever is drawn between."""
+    """The draw is certain at both ends, so the first and the last step are known for every draw in between."""
     wanted = schedule(preference(1.0, 0.0), preference(0.0, 1.0), "step")
     run = sd3.node_sampling(steps=STEPS)
     result = StochasticAdapterSampler.execute(sd3.model, sd3.loras(2), wanted, draws=draws, **run).args[0]

@@ -1,7 +1,7 @@
 """The blend equals a reference in which the host itself patches the weights for every adapter.
 
-Claimed: 1e-4 relative in float32 after a whole sampling run. `make test` runs a covering selection; the whole product of
-cases is ``pytest -m full tests/host/test_parity.py``.
+The relative difference stays below 1e-4 in float32 after a whole sampling run. `make test` runs a covering selection. The
+whole product of cases runs by ``pytest -m full tests/host/test_parity.py``.
 """
 
 import itertools
@@ -41,7 +41,7 @@ def check(world, count, kl_scale, cfg, batch, sampler_name, evaluation):
     reference = world.patched.blended(world.adapters[:count], [kl_scale * w for w in weights])
     expected = world.sample(reference, **run)
     assert difference(world.sample(blended, **run), expected) < 1e-4
-    if kl_scale != 0:  # and the adapters do something
+    if kl_scale != 0:  # the adapters have an effect
         assert difference(world.sample(world.model, **run), expected) > 1e-2
 
 
@@ -68,7 +68,7 @@ def test_whole_product(worlds, kind, case):
 
 
 def pytest_generate_tests(metafunc):
-    """Make the whole product of cases only where it is asked for: it would take most of the time of every collection."""
+    """Make the whole product of cases only for a run of the full tests, because making it takes most of a collection."""
     if metafunc.function is test_whole_product:
         expression = metafunc.config.option.markexpr
         asked = "full" in expression and "not full" not in expression
@@ -116,7 +116,7 @@ def test_soup_is_the_hosts_stack_of_loras(world):
 
 
 def hooked(conditioning, world, weights):
-    """One copy of a conditioning per adapter, each with the host's LoRA hook and a strength: method.md's core wiring."""
+    """Return one copy of a conditioning per adapter, each with the host's LoRA hook and a strength."""
     import comfy.hooks
     import comfy.lora
     import comfy.utils

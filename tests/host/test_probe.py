@@ -1,4 +1,4 @@
-"""The probe against gaps computed from copies that the host patched, and against the blend it must not disturb."""
+"""The probe against gaps from copies that the host patched, and against the blend, which it must not change."""
 
 import re
 import sys

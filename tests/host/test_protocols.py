@@ -1,8 +1,9 @@
-"""Every member of ComfyUI that our protocols name exists in this version."""
+"""Every member that our protocols name exists in this version of ComfyUI."""
 
 from __future__ import annotations
 
 import inspect
+import re
 
 import comfy.model_base
 import comfy.model_patcher
@@ -22,16 +23,18 @@ CLASSES = {
 
 
 def members(protocol):
-    """Names of a protocol's methods and attributes."""
+    """Return the names of a protocol's methods and attributes."""
     methods = {name for name, value in vars(protocol).items() if inspect.isfunction(value) and name != "__init__"}
     own = {name for name in methods if not name.startswith("_") or name == "__call__"}
     return own | set(inspect.get_annotations(protocol))
 
 
 def missing(protocol, cls):
-    """Members that a class neither defines nor sets on itself."""
+    """Return the members that a class neither defines nor sets on itself."""
     source = "".join(inspect.getsource(base) for base in cls.__mro__ if base.__module__.startswith("comfy"))
-    return {name for name in members(protocol) if not hasattr(cls, name) and f"self.{name}" not in source}
+    return {
+        name for name in members(protocol) if not hasattr(cls, name) and not re.search(rf"\bself\.{name}\b", source)
+    }
 
 
 @pytest.mark.parametrize("protocol", CLASSES, ids=lambda protocol: protocol.__name__)
@@ -43,12 +46,13 @@ def test_the_host_has_every_member(protocol):
 def test_a_missing_member_would_be_found():
     class Wanted:
         manual_cast_dtype: object
+        manual_cast: object  # only the beginning of a name that is there
         not_there: object
 
         def neither(self):
             raise NotImplementedError
 
-    assert missing(Wanted, comfy.model_base.BaseModel) == {"not_there", "neither"}
+    assert missing(Wanted, comfy.model_base.BaseModel) == {"manual_cast", "not_there", "neither"}
 
 
 def test_every_protocol_is_compared():

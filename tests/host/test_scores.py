@@ -1,10 +1,12 @@
-"""Scores in the host are the trainer's on the same pictures; no download, no network left behind, plain words."""
+"""Scores in the host equal the trainer's on the same pictures. Nothing is downloaded, no network stays, messages are plain."""
 
 from __future__ import annotations
 
 import re
 import sys
+from pathlib import Path
 
+import diffusion_blend
 import numpy as np
 import pytest
 import tiny_clip
@@ -15,8 +17,9 @@ from diffusion_blend.nodes.engine import reward_models
 from diffusion_blend.nodes.engine.reward_models import REWARD_OPTIONS
 from diffusion_blend.nodes.engine.score_table import Scores
 from diffusion_blend.nodes.scores import LoadRewardModel, ScoreImages
-from diffusion_blend.rewards.catalogue import CATALOGUE
-from diffusion_blend.rewards.command import ScoreConfig, score_files
+from diffusion_blend.rewards.catalogue import CATALOGUE, MOVED
+from diffusion_blend.rewards.command import ScoreConfig
+from diffusion_blend.rewards.scoring import score_files
 from PIL import Image
 
 PROMPT = "a red cat"
@@ -53,7 +56,7 @@ def pictures(tmp_path):
 
 
 def by_the_trainer(files, reward, tmp_path, folder=None):
-    """``diffusion-blend score`` on the files."""
+    """Score the files with ``diffusion-blend score``."""
     (tmp_path / "prompt.txt").write_text(PROMPT)
     config = ScoreConfig(
         images=list(map(str, files)),
@@ -118,7 +121,7 @@ def test_a_chain_keeps_every_column_and_every_image(models):
 
 
 def test_the_network_is_the_hosts_to_load_and_unload(pictures, models):
-    """It counts in the host's accounting, and works again after the host took it off the device."""
+    """The host counts the network's memory, and the network works again after the host has moved it off the device."""
     import comfy.model_management as management
 
     models.mkdir(parents=True)
@@ -150,6 +153,16 @@ def test_an_interrupt_stops_the_scoring(pictures, models):
     with pytest.raises(management.InterruptProcessingException):
         score(pictures[1], reward)
     assert len(score(pictures[1], reward)[0]) == 10
+
+
+@pytest.mark.parametrize("name", MOVED)
+def test_a_reward_that_runs_outside_comfyui_only_is_refused_with_a_way_that_the_node_has(name, models):
+    with pytest.raises(ValueError, match=f"{name} does not run in ComfyUI: .*Choose another reward here") as refused:
+        load(name)
+    folder = Path(diffusion_blend.__path__[0]) / MOVED[name].folder
+    assert f"{MOVED[name].folder}/README.md in this extension's folder" in str(refused.value)
+    assert "diffusion-blend score" in (folder / "README.md").read_text(encoding="utf-8")
+    assert MOVED[name].function not in str(refused.value)  # the node takes no function
 
 
 @pytest.mark.parametrize(

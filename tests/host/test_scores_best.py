@@ -1,4 +1,4 @@
-"""Keep Best against scipy and numpy, table laws, and every refusal by its words."""
+"""Keep Best against scipy and numpy, laws of its table, and the message of every refusal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from diffusion_blend.nodes.keep_best import KeepBest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no failure
+patient = settings(
+    deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)  # no time limit, because a busy machine is no failure
 
 values = st.floats(-100, 100).map(lambda value: round(value, 3))
 tables = st.integers(1, 12).flatmap(
@@ -32,7 +34,7 @@ def keep(images, scores, *wanted, scale="z-scores", count=1, among="all together
 
 
 def numbered(*sizes, side=4):
-    """Batches whose images' pixels are their number."""
+    """Make batches in which the pixels of an image are its number."""
     numbers = iter(range(sum(sizes)))
     return [torch.stack([torch.full((side, side, 3), float(next(numbers))) for _ in range(size)]) for size in sizes]
 
@@ -59,12 +61,12 @@ def test_the_best_are_numpys_and_no_unit_matters(columns, count, factor, shift):
     n = matrix.shape[1]
     count = min(count, n)
     images = numbered(n)
-    (kept,), (scores,), indices, _ = keep(images, [table(columns)], 0.3, 0.7, scale="raw", count=count)
+    (best,), (scores,), indices, _ = keep(images, [table(columns)], 0.3, 0.7, scale="raw", count=count)
     order = np.argsort(-(0.3 * matrix[0] + 0.7 * matrix[1]), kind="stable")[:count]
     chosen = [int(i) for i in indices.split(", ")]
     utility = 0.3 * matrix[0] + 0.7 * matrix[1]
     assert utility[chosen] == pytest.approx(utility[order], abs=1e-9)
-    assert kept[:, 0, 0, 0].tolist() == chosen
+    assert best[:, 0, 0, 0].tolist() == chosen
     assert scores.columns == tuple(tuple(column[i] for i in chosen) for column in columns)
     rescaled = table([matrix[0] * factor + shift, *matrix[1:]])
     before, after = (utilities(each, [0.3, 0.7], True) for each in (table(columns), rescaled))
@@ -79,20 +81,20 @@ def test_equal_images_keep_their_order():
 def test_the_best_of_every_batch_and_of_all():
     scores = [table([[1.0, 5.0], [0.0, 0.0]]), table([[9.0, 7.0, 8.0], [0.0, 0.0, 0.0]])]
     images = numbered(2, 3)
-    kept, tables_kept, indices, report = keep(images, scores, 1.0, among="each batch", labels=["w 1 0", "w 0 1"])
-    assert [batch[:, 0, 0, 0].tolist() for batch in kept] == [[1.0], [2.0]]
-    assert [each.columns[0] for each in tables_kept] == [(5.0,), (9.0,)]
+    best, best_tables, indices, report = keep(images, scores, 1.0, among="each batch", labels=["w 1 0", "w 0 1"])
+    assert [batch[:, 0, 0, 0].tolist() for batch in best] == [[1.0], [2.0]]
+    assert [each.columns[0] for each in best_tables] == [(5.0,), (9.0,)]
     assert indices == "1, 2"
     assert report.splitlines()[1].startswith("image 2 (w 0 1): ")
-    kept, _, indices, _ = keep(images, scores, 1.0, count=2)
+    best, _, indices, _ = keep(images, scores, 1.0, count=2)
     assert indices == "2, 4"
-    assert [batch.shape[0] for batch in kept] == [2]
+    assert [batch.shape[0] for batch in best] == [2]
 
 
 def test_images_of_different_sizes_come_one_by_one():
     images = [numbered(1, side=4)[0], numbered(1, side=6)[0]]
-    kept, scores, indices, _ = keep(images, [table([[1.0], [0.0]]), table([[2.0], [0.0]])], 1.0, count=2)
-    assert [tuple(image.shape) for image in kept] == [(1, 6, 6, 3), (1, 4, 4, 3)]
+    best, scores, indices, _ = keep(images, [table([[1.0], [0.0]]), table([[2.0], [0.0]])], 1.0, count=2)
+    assert [tuple(image.shape) for image in best] == [(1, 6, 6, 3), (1, 4, 4, 3)]
     assert [each.columns[0] for each in scores] == [(2.0,), (1.0,)]
     assert indices == "1, 0"
 

@@ -1,4 +1,4 @@
-"""What a file or a value from somebody else may not do inside the host: run code, or be read from outside its folders."""
+"""Files and values from other people: they run no code in the host, and no file outside the host's folders is read."""
 
 import os
 import pickle
@@ -45,7 +45,7 @@ class Trap:
 
 
 def trapped_files(folder, sprung):
-    """The ways in which a pickle comes along."""
+    """Files in which a pickle can hide."""
     tensors = kohya("sd3", 1) | {"trap": Trap(sprung)}
     for name in (
         "trap.ckpt",
@@ -86,7 +86,7 @@ def test_the_trap_would_spring(tmp_path, watched):
     ["../outside.safetensors", "{}/outside.safetensors", "x/../../outside.safetensors", "./../outside.safetensors"],
 )
 def test_a_linked_name_cannot_leave_the_loras_folder(loras_folder, watched, name):
-    """The host checks what is chosen, but not what a linked input brings: the node asks the host where the file is."""
+    """The host checks chosen values but not linked ones, so the node asks the host for the file's place."""
     write(loras_folder.parent, "outside", kohya("sd3", 1))
     name = name.format(loras_folder.parent)
     with pytest.raises(FileNotFoundError):

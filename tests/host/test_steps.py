@@ -1,7 +1,7 @@
-"""Which step a noise level belongs to."""
+"""The step to which a noise level belongs."""
 
 import pytest
-from diffusion_blend.nodes.engine.steps import image_indices, step_of
+from diffusion_blend.nodes.engine.steps import step_of
 
 FALLING = [10.0, 5.0, 2.0, 0.0]
 
@@ -16,9 +16,3 @@ def test_a_step_starts_at_its_level_and_ends_before_the_next(sigma, step):
 
 def test_rising_schedules_count_from_their_start():
     assert [step_of(sigma, FALLING[::-1]) for sigma in (0.0, 1.0, 2.0, 4.0, 5.0, 9.0)] == [0, 0, 1, 1, 2, 2]
-
-
-def test_a_latents_own_indices_count_where_there_is_one_for_each_image():
-    assert list(image_indices((4, 9), 2)) == [4, 9]
-    assert list(image_indices((4, 9), 3)) == [0, 1, 2]
-    assert list(image_indices(None, 2)) == [0, 1]

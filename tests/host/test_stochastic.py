@@ -11,7 +11,7 @@ from diffusion_blend.nodes.samplers import StochasticAdapterSampler
 
 
 class Recorder:
-    """A planner that writes down what it was asked and answered."""
+    """A planner that records its questions and answers."""
 
     def __init__(self, planner):
         self.planner = planner
@@ -65,7 +65,7 @@ def test_every_evaluation_belongs_to_its_step_and_shares_its_draw(sd15, sampler_
     recorder, _ = record(sd15, steps=4, sampler_name=sampler_name, latent=comfy_models.latent("sd15", 1))
     if (
         sampler_name == "heunpp2"
-    ):  # three evaluations a step, fewer towards the end; the host's weights for them are its own
+    ):  # three evaluations a step, fewer towards the end, with the host's own weights for them
         assert sorted(recorder.steps) == recorder.steps
         assert set(recorder.steps) == {0, 1, 2, 3}
     else:
@@ -119,7 +119,7 @@ def test_cond_and_uncond_share_the_draw_also_in_separate_calls(sd15):
 
 @pytest.mark.parametrize("sampler_name", ["euler", "heun", "dpmpp_2m"])
 def test_it_equals_switching_the_hosts_patched_copies_by_the_draws(world, sampler_name):
-    """An independent reference: the recorded draws, each step's calls sent to the copy that the host patched."""
+    """The reference sends each step's calls to the copy that the host patched, by the recorded draws."""
     run = {"steps": 4, "sampler_name": sampler_name, "latent": comfy_models.latent(world.kind, 2)}
     recorder, samples = record(world, (0.5, 0.2), **run)
     assert any(len(row) == 2 for row in recorder.rows), "no step where the two images differ: choose another seed"
@@ -180,6 +180,6 @@ def test_kl_scale_between_draws_the_base_too(sd3):
 
 
 def test_the_adapters_differ_from_each_other():
-    """The checks above compare images; they could not fail if the adapters did the same thing."""
+    """The tests above compare images, so they could not fail if the adapters were equal."""
     first, second = kohya("sd3", 1), kohya("sd3", 2)
     assert not any(torch.equal(first[key], second[key]) for key in first)

@@ -1,4 +1,4 @@
-"""The sheet and the Pareto figure, measured on their pixels: every image is whole and where its weights or scores say."""
+"""The sheet and the Pareto figure, measured in pixels: every image is whole and at the place of its weights or scores."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import ImageColor
 
-patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no failure
+patient = settings(
+    deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)  # no time limit, because a busy machine is no failure
 
 NAMES = ["aesthetic", "faithful", "vivid", "calm", "dark"]
 
@@ -30,7 +32,7 @@ def adapters(count):
 
 
 def colours(count):
-    """Distinct 8-bit colours, far from the drawing's own."""
+    """Return distinct 8-bit colours, far from those of the drawing."""
     chosen = list(itertools.product((0, 60, 120, 180), (10, 90, 170), (20, 100, 240)))
     return np.array(chosen[:count], dtype=np.uint8)
 
@@ -47,14 +49,14 @@ def grid(images, preferences, size=64, across="", up="", names=None, scores=None
 
 
 def box(picture, rgb):
-    """(left, top, right, bottom) of a colour's pixels, and how many there are."""
+    """Return (left, top, right, bottom) of a colour's pixels, and their number."""
     rows, columns = np.nonzero((picture == np.array(rgb, dtype=np.uint8)).all(-1))
     assert len(rows), f"no pixel of {rgb}"
     return (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1), len(rows)
 
 
 def residual(inputs, outputs):
-    """Largest distance from the best affine map."""
+    """Return the largest distance from the best affine map."""
     matrix = np.column_stack([inputs, np.ones(len(inputs))])
     solution = np.linalg.lstsq(matrix, outputs, rcond=None)[0]
     return np.abs(matrix @ solution - outputs).max()
@@ -182,7 +184,7 @@ def test_the_bar_shows_the_shares():
 
 
 def pareto_case():
-    """Eight images far apart, three of them beaten."""
+    """Make eight images far apart, three of which are dominated."""
     across = [0.0, 1.0, 2.0, 3.0, 4.0, 0.2, 1.2, 2.2]
     up = [-10.0, -12.0, -15.0, -21.0, -30.0, -29.0, -24.0, -28.0]
     preferences = [Preference((w, 1 - w)) for w in np.linspace(0, 1, 8)]

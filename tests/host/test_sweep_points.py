@@ -1,4 +1,4 @@
-"""The sweep's preferences against enumeration and numpy, its labels read back, and every refusal by its words."""
+"""The sweep's preferences against enumeration and numpy, its labels read back, and the message of every refusal."""
 
 import itertools
 import math
@@ -13,7 +13,9 @@ from diffusion_blend.nodes.sweep import PreferenceSweep
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no failure
+patient = settings(
+    deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)  # no time limit, because a busy machine is no failure
 
 
 def adapters(count, kl_weights=None):
@@ -96,7 +98,7 @@ def test_a_row_of_kl_scales_without_a_preference_weighs_all_adapters_equally():
 
 @pytest.mark.parametrize("points", range(2, 40))
 def test_a_kl_scale_of_one_is_exactly_one(points):
-    """Else the sampler would call the base model for nothing."""
+    """Otherwise the sampler would call the base model without need."""
     preferences, _ = sweep("kl scales", 2 * points - 1, 4, 0.3, 1.7, reward_loras=adapters(2))
     assert preferences[points - 1].kl_scale == 1.0
 

@@ -12,7 +12,7 @@ from diffusion_blend.miniature.language import sample, write
 from diffusion_blend.miniature.renderer import render, sample_scene
 from PIL import Image
 
-EVERY = rewards.REWARDS | {"smooth_compressibility": rewards.STAND_INS["compressibility"]}
+EVERY = rewards.REWARDS | {"smooth_compressibility": rewards.DIFFERENTIABLE["compressibility"]}
 DIFFERENTIABLE = ("colourfulness", "warmth", "brightness", "softness", "contrast")
 
 
@@ -58,7 +58,7 @@ def test_gradients_are_those_of_finite_differences(name):
     assert torch.autograd.gradcheck(lambda x: EVERY[name](x, ["", ""]), (images,))
 
 
-def test_the_stand_in_explains_the_files_sizes(drawn):
+def test_the_differentiable_estimate_explains_the_files_sizes(drawn):
     pictures, prompts = drawn
     smooth, true = rewards.smooth_compressibility(pictures, prompts), rewards.compressibility(pictures, prompts)
     correlation = np.corrcoef(smooth.numpy(), true.numpy())[0, 1]
@@ -67,7 +67,7 @@ def test_the_stand_in_explains_the_files_sizes(drawn):
     assert float((smooth - true).abs().mean()) < 1.0
 
 
-def test_the_stand_in_counts_the_coefficients_of_a_discrete_cosine_transform():
+def test_the_differentiable_estimate_counts_the_coefficients_of_a_discrete_cosine_transform():
     from scipy.fft import dctn
 
     grey = torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(3)).expand(1, 3, 16, 16)

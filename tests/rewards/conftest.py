@@ -1,4 +1,4 @@
-"""One thread: tiny tensors gain nothing from more, and bits must not depend on their number."""
+"""Runs torch on one thread: tiny tensors gain nothing from more, and results must not depend on their number."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ImageReward: the published checkpoint's layout, mapped, gives what the original architecture gives."""
+"""ImageReward: a checkpoint in the published layout gives the same scores as the original architecture."""
 
 from __future__ import annotations
 

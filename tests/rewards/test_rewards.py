@@ -46,7 +46,7 @@ def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def clip_logits(folder: Path) -> tuple[torch.Tensor, float]:
-    """Image-text cosines from the model's own forward pass on hand-made pixels and tokens."""
+    """Compute image-text cosines by the model's own forward pass on hand-made pixels and tokens."""
     model = CLIPModel.from_pretrained(folder)
     processor = CLIPProcessor.from_pretrained(folder)
     mean = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)  # CLIP's published constants
@@ -175,7 +175,7 @@ def test_no_model_and_no_consent(name: str, monkeypatch: pytest.MonkeyPatch, tmp
 
 
 def test_rewards_without_a_model_import_nothing_heavy() -> None:
-    """ComfyUI's score nodes take them where the training extra is not installed."""
+    """ComfyUI's score nodes use these rewards without the training extra."""
     code = (
         "import sys, torch\n"
         "from diffusion_blend.rewards.load import load_rewards\n"
@@ -208,7 +208,7 @@ def test_a_known_reward_loads_from_a_folder(clip_folder: Path) -> None:
 
 @pytest.fixture
 def fake_tensorflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A module in place of TensorFlow whose model gives a PNG's mean brightness: the process and the scaling are real."""
+    """A module in place of TensorFlow, whose model returns a PNG's mean brightness. The process and the scaling are real."""
     (tmp_path / "tensorflow.py").write_text(
         "import io, types\n"
         "from PIL import Image, ImageStat\n"
@@ -227,7 +227,7 @@ def fake_tensorflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
 
 def vila_example(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The example as a command finds it: in the folder in which it runs."""
+    """Load the example as a command does, from the folder in which the command runs."""
     monkeypatch.chdir(Path(__file__).parents[2] / "docs" / "examples" / "vila")
     monkeypatch.delitem(sys.modules, "vila", raising=False)
     return load_rewards(["vila:vila"], {}, CPU, allow_download=False)["vila:vila"]

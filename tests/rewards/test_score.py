@@ -6,13 +6,16 @@ import csv
 import re
 import subprocess
 import sys
+import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from diffusion_blend import command
 from diffusion_blend.artifacts.command_line import parse_settings
 from diffusion_blend.artifacts.pictures import image_grid, read_picture, to_pil
+from diffusion_blend.rewards import scoring
 from diffusion_blend.rewards.command import ScoreConfig
 from diffusion_blend.rewards.pixels import colourfulness
 from PIL import Image
@@ -91,8 +94,8 @@ def test_the_table_of_commands(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_missing_extra_is_named(tmp_path: Path) -> None:
-    """In a Python where diffusers cannot be imported, the command says how to install it; without it nothing changes."""
-    (tmp_path / "diffusers.py").write_text("raise ModuleNotFoundError('gone', name='diffusers')\n")
+    """In a Python where jsonargparse cannot be imported, the command says how to install it."""
+    (tmp_path / "jsonargparse.py").write_text("raise ModuleNotFoundError('gone', name='jsonargparse')\n")
     code = (
         f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
         "from diffusion_blend.command import main; sys.exit(main(['train', '-h']))"
@@ -100,7 +103,8 @@ def test_a_missing_extra_is_named(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 2
     assert (
-        'diffusers is not installed. Install what it needs with: pip install "diffusion-blend[training]"' in done.stderr
+        'jsonargparse is not installed. Install what it needs with: pip install "diffusion-blend[training]"'
+        in done.stderr
     )
 
 
@@ -128,6 +132,71 @@ def test_training_never_imports_comfyui() -> None:
 def test_output_has_an_earlier_spelling() -> None:
     words = ["--images", "[a.png]", "--prompts", "p.txt", "--rewards", "[colourfulness]", "--allow_download"]
     for word in ("--out", "--output"):
-        options = {"switches": ("--allow_download",), "renamed": {"--out": "--output"}}
+        options = {"switches": ("--allow_download",), "renamed": {}}
         settings = parse_settings(ScoreConfig, "score", "", [*words, f"{word}=x.csv"], **options)
         assert settings.output == "x.csv" and settings.allow_download
+
+
+def words(folder: Path, output: str = "table.csv") -> list[str]:
+    return [
+        "score", "--images", f"[{folder / 'pictures'}]", "--prompts", str(folder / "prompts.txt"),
+        "--rewards", "[colourfulness]", "--output", str(folder / output),
+    ]  # fmt: skip
+
+
+def test_an_interrupted_table_goes_on_and_is_the_same(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command.main(words(folder, "whole.csv")) == 0
+    monkeypatch.setattr(scoring, "PART", 1)
+    seen: list[int] = []
+    part = scoring._score_part
+
+    def broken(rewards: Any, work: Any, numbers: range) -> Any:
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        seen.append(numbers.start)
+        return part(rewards, work, numbers)
+
+    monkeypatch.setattr(scoring, "_score_part", broken)
+    assert command.main(words(folder)) == 130
+    assert not (folder / "table.csv").exists() and "interrupted" in capsys.readouterr().err
+    again: list[int] = []
+    monkeypatch.setattr(scoring, "_score_part", lambda r, w, n: (again.append(n.start), part(r, w, n))[1])
+    assert command.main([*words(folder), "--batch", "2"]) == 0
+    assert seen == [0, 1] and again == [2]
+    assert (folder / "table.csv").read_text() == (folder / "whole.csv").read_text()
+    assert not list(folder.glob(".*"))
+
+
+def test_parts_of_other_pictures_are_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / ".table.csv.parts").mkdir()
+    (folder / ".table.csv.parts/settings.json").write_text("other")
+    assert command.main(words(folder)) == 1
+    assert "delete the folder, or give another output" in capsys.readouterr().err
+
+
+def test_memory_does_not_grow_with_the_number_of_pictures(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At most the batch that is scored and the next one, with the picture that did not fit into it, are alive."""
+    alive: list[weakref.ref[Any]] = []
+    most = [0]
+    read = scoring.read_picture
+
+    def counted(path: Path) -> Any:
+        picture = read(path)
+        alive.append(weakref.ref(picture))
+        most[0] = max(most[0], sum(one() is not None for one in alive))
+        return picture
+
+    monkeypatch.setattr(scoring, "read_picture", counted)
+    for i in range(20):
+        Image.new("RGB", (8, 8), (i, 2 * i, 0)).save(folder / f"pictures/many{i:02d}.png")
+    (folder / "prompts.txt").write_text("colours\n")
+    assert command.main([*words(folder), "--batch", "4"]) == 0
+    assert len(alive) == 23 and most[0] <= 9
+
+
+def test_of_many_pictures_only_the_means_are_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoring, "MOST_PRINTED", 1)
+    rows = [{"image": "a", "prompt": "", "r": 1.0}, {"image": "b", "prompt": "", "r": 2.0}]
+    assert scoring.printed_table(iter(rows), 2).splitlines()[1:] == ["mean of 2 pictures        1.5000"]

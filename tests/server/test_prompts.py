@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import comfy_prompts
@@ -78,33 +79,92 @@ def test_every_sampler_saves_an_image(
     assert image.std() > 1, "a flat image"
 
 
-def test_chained_loaders_and_preferences(server: ComfyServer) -> None:
-    """Adapters of a chained loader, and weights of a chained preference, come first."""
-    prompt = comfy_prompts.blended(1.0, files=(LORAS[1],))
-    prompt["first"] = comfy_prompts.loras(LORAS[0], LORAS[2])
+def chain(first: tuple[str, ...], second: tuple[str, ...], *weights: tuple[float, ...]) -> comfy_prompts.Prompt:
+    """Two chained loaders, and a Preference Weights for each tuple of weights."""
+    prompt = comfy_prompts.blended(1.0)
+    prompt["first"] = comfy_prompts.loras(*first)
+    prompt["loras"] = comfy_prompts.loras(*second)
     prompt["loras"]["inputs"]["reward_loras"] = ["first", 0]
-    prompt["third"] = comfy_prompts.preference(0.0, 0.0, 1.0)
-    prompt["preference"] = comfy_prompts.preference(0.0, preference=["third", 0])
-    chained = pixels(server, server.run(prompt))
-    assert largest_difference(chained, pixels(server, server.run(comfy_prompts.blended(1.0, files=(LORAS[1],))))) <= 1
+    for number, values in enumerate(weights, start=1):
+        last = number == len(weights)
+        links = {"reward_loras": ["loras" if last else "first", 0]}
+        links |= {"preference": [f"preference {number - 1}", 0]} if number > 1 else {}
+        prompt["preference" if last else f"preference {number}"] = comfy_prompts.preference(*values, **links)
+    return prompt
+
+
+def test_chained_loaders_and_preferences(server: ComfyServer) -> None:
+    """The second node's weight_1 is the second loader's lora_1; a single node reaches both loaders."""
+    prompt = chain((LORAS[0], LORAS[2]), (LORAS[1],), (0.0, 0.0), (1.0,))
+    alone = pixels(server, server.run(comfy_prompts.blended(1.0, files=(LORAS[1],))))
+    assert largest_difference(pixels(server, server.run(prompt)), alone) <= 1
+    single = chain((LORAS[0], LORAS[2]), (LORAS[1],), (0.0, 0.0, 1.0))
+    assert largest_difference(pixels(server, server.run(single)), alone) <= 1
+
+
+@pytest.mark.parametrize("class_type", ["BlendedKSampler", "MSDDASampler"])
+def test_an_empty_slot_keeps_its_weight(server: ComfyServer, class_type: str) -> None:
+    """With lora_1 empty the others keep weights 2 and 3 (and their etas): the image of these two alone."""
+    etas = {"eta_1": 0.3, "eta_2": 1.0, "eta_3": 0.6, "eta_4": 1.0, "renormalise": False}
+    moved = {"eta_1": 1.0, "eta_2": 0.6, "eta_3": 0.3, "eta_4": 1.0, "renormalise": False}
+    with_gap = comfy_prompts.blended(0.5, 0.15, 0.35, files=("None", *LORAS[:2]), class_type=class_type)
+    without = comfy_prompts.blended(0.3, 0.7, class_type=class_type)
+    shifted = comfy_prompts.blended(0.77, 0.23, class_type=class_type)  # the versions before: weights 1 and 2
+    if class_type == "MSDDASampler":
+        for prompt, values in ((with_gap, etas), (without, moved), (shifted, moved)):
+            prompt["sampler"]["inputs"] |= values
+            del prompt["sampler"]["inputs"]["sampler_name"]
+    wanted = pixels(server, server.run(without))
+    assert largest_difference(pixels(server, server.run(with_gap)), wanted) <= 1
+    assert largest_difference(pixels(server, server.run(shifted)), wanted) > 3
+
+
+def test_a_weight_of_an_empty_slot_counts_as_0(server: ComfyServer) -> None:
+    one = comfy_prompts.blended(0.5, 0.5, files=LORAS[:1])  # the defaults of Preference Weights
+    alone = comfy_prompts.blended(1.0, files=LORAS[:1])
+    assert largest_difference(pixels(server, server.run(one)), pixels(server, server.run(alone))) == 0
 
 
 @pytest.mark.parametrize(
     ("prompt", "message"),
     [
         (comfy_prompts.blended(0.0, 0.0), "All weights are 0 for aesthetic, faithful"),
-        (comfy_prompts.blended(0.5, 0.5, 0.25), "weight_3 is 0.25, but there is no adapter 3"),
+        (comfy_prompts.blended(0.0, 0.0, 0.25), "All weights are 0 for aesthetic, faithful"),
+        (
+            chain(LORAS[:1], LORAS[1:2], (0.5,), (0.5,), (0.25,)),
+            "weight_1 of Preference Weights number 3 is 0.25, but there is no adapter for it, only aesthetic, faithful",
+        ),
         (comfy_prompts.blended(0.5, 0.5, files=()), "No LoRA is chosen"),
         (comfy_prompts.blended(0.5, 0.5, kl_scale=float("nan")), "kl_scale is nan"),
         (comfy_prompts.blended(0.5, 0.5, files=("gone.safetensors", LORAS[0])), "gone.safetensors"),
     ],
-    ids=["all weights 0", "absent adapter", "no adapter", "kl_scale not a number", "missing file"],
+    ids=["all weights 0", "empty slot", "absent adapter", "no adapter", "kl_scale not a number", "missing file"],
 )
 def test_bad_input_is_named(server: ComfyServer, prompt: comfy_prompts.Prompt, message: str) -> None:
     with pytest.raises(PromptError) as caught:
         server.run(prompt)
     server.post("/history", {"clear": True})  # else the host answers the front end with NaN, which is no JSON
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("files", [(), ("gone.safetensors", LORAS[0]), ("../loras/" + LORAS[0],)])
+def test_a_wrong_choice_of_loras_is_found_before_anything_runs(server: ComfyServer, files: tuple[str, ...]) -> None:
+    """The server refuses the prompt (it is in no history), the error is on the loader, and it has no traceback."""
+    before = set(server.get_json("/history"))
+    with pytest.raises(PromptError) as caught:
+        server.run(comfy_prompts.blended(0.5, 0.5, files=files))
+    assert set(server.get_json("/history")) == before
+    refused = json.loads(str(caught.value))["node_errors"]
+    assert list(refused) == ["loras"]
+    wanted = "No LoRA is chosen" if not files else f"{files[0]}: no such file in the loras folder"
+    assert all(wanted in error["details"] for error in refused["loras"]["errors"])
+    assert "Traceback" not in str(caught.value)
+
+
+def test_a_loader_without_loras_may_pass_others_on(server: ComfyServer) -> None:
+    prompt = chain(LORAS[:1], (), (1.0,), (0.0,))
+    alone = pixels(server, server.run(comfy_prompts.blended(1.0, files=LORAS[:1])))
+    assert largest_difference(pixels(server, server.run(prompt)), alone) <= 1
 
 
 def test_a_negative_coefficient_cannot_be_drawn(server: ComfyServer) -> None:
@@ -126,6 +186,6 @@ def test_damaged_and_foreign_files_are_named(server: ComfyServer) -> None:
     save_file(foreign, folder / "foreign.safetensors")
     with pytest.raises(PromptError, match=r"damaged\.safetensors cannot be read"):
         server.run(comfy_prompts.blended(0.5, 0.5, files=("damaged.safetensors", LORAS[0])))
-    with pytest.raises(PromptError, match=r"foreign\.safetensors: none of its 2 weights"):
+    with pytest.raises(PromptError, match=r"foreign\.safetensors: only 0 of its 1 layers fit"):
         server.run(comfy_prompts.blended(0.5, 0.5, files=("foreign.safetensors", LORAS[0])))
     server.run(comfy_prompts.blended(0.5, 0.5))  # and the server goes on

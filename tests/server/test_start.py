@@ -14,8 +14,14 @@ OLD = Path(__file__).with_name("object_info_0.1.json")
 # The order and defaults of design.md, written out by hand: what a saved workflow stores by position.
 SAMPLING = ["seed", "steps", "cfg", "sampler_name", "scheduler", "denoise"]
 WIDGETS = {
-    "LoadRewardLoRAs": ["lora_1", "strength_1", "lora_2", "strength_2", "lora_3", "strength_3", "lora_4", "strength_4"],
-    "PreferenceWeights": ["weight_1", "weight_2", "weight_3", "weight_4", "kl_scale"],
+    "LoadRewardLoRAs": [
+        *("lora_1", "strength_1", "lora_2", "strength_2", "lora_3", "strength_3", "lora_4", "strength_4"),
+        *("on_1", "on_2", "on_3", "on_4"),
+        *(f"{name}_{number}" for number in (5, 6, 7, 8) for name in ("lora", "strength", "on")),
+    ],
+    "PreferenceWeights": [
+        *("weight_1", "weight_2", "weight_3", "weight_4", "kl_scale", "weight_5", "weight_6", "weight_7", "weight_8"),
+    ],
     "BlendModel": ["method", "draws", "evaluation", "early_share"],
     "BlendedKSampler": SAMPLING,
     "KLScaleSampler": [*SAMPLING, "kl_scale"],
@@ -109,7 +115,7 @@ def test_recorded_contract_is_the_design(server: ComfyServer) -> None:
     weights = [
         entry["default"] for entry in recorded["PreferenceWeights"]["inputs"] if entry["name"].startswith("weight_")
     ]
-    assert weights == [0.5, 0.5, 0.0, 0.0]
+    assert weights == [0.5, 0.5, *[0.0] * 6]
 
 
 def test_every_input_and_output_has_a_tooltip(server: ComfyServer) -> None:

@@ -14,7 +14,8 @@ import pytest
 import tiny_clip
 from comfy_prompts import node
 from comfy_server import CHECKOUT, ComfyServer, PromptError
-from diffusion_blend.rewards.command import ScoreConfig, score_files
+from diffusion_blend.rewards.command import ScoreConfig
+from diffusion_blend.rewards.scoring import score_files
 from PIL import Image
 
 ADAPTERS = [path.stem for path in sorted((CHECKOUT / "miniature" / "weights" / "adapters").glob("*.safetensors"))][:3]

@@ -55,3 +55,14 @@ def test_run_as_shipped_asks_for_a_lora(server: ComfyServer) -> None:
             item["inputs"]["ckpt_name"] = comfy_prompts.CHECKPOINT
     with pytest.raises(PromptError, match="No LoRA is chosen: choose at least one in Load Reward LoRAs"):
         server.run(prompt)
+
+
+def test_a_checkpoint_has_an_address() -> None:
+    """So that the front end offers the download."""
+    for path in (CHECKOUT / "workflows").glob("*.json"):
+        for node in json.loads(path.read_text())["nodes"]:
+            if node["type"] == "CheckpointLoaderSimple":
+                (model,) = node["properties"]["models"]
+                assert model["name"] == node["widgets_values"][0]
+                assert model["directory"] == "checkpoints"
+                assert model["url"].startswith("https://") and model["url"].endswith("/" + model["name"])

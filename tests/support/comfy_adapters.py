@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import comfy.lora
-import comfy.lora_convert
 import comfy.model_management
 import comfy.sd
 import comfy.utils
@@ -32,7 +30,7 @@ JOINT = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2", "adaLN_modulation.1")
 
 
 def layers(kind: str, endings: Sequence[str]) -> dict[str, torch.Size]:
-    """Names and weight shapes of a checkpoint's layers that end so."""
+    """Return the names and weight shapes of a checkpoint's layers with one of these endings."""
     return {
         name.removesuffix(".weight"): tensor.shape
         for name, tensor in comfy_models.state_dict(kind).items()
@@ -41,7 +39,7 @@ def layers(kind: str, endings: Sequence[str]) -> dict[str, torch.Size]:
 
 
 def low_rank(shape: torch.Size, rank: int, generator: torch.Generator, size: float = 0.4) -> tuple[Tensor, Tensor]:
-    """up, down whose product is about ``size`` times as large as a unit-gain weight."""
+    """Make factors (up, down) whose product is about ``size`` times as large as a unit-gain weight."""
     inputs = shape[1:].numel()
     down = torch.randn(rank, *shape[1:], generator=generator) / math.sqrt(inputs)
     up = torch.randn(shape[0], rank, *[1] * (len(shape) - 2), generator=generator) * (size / math.sqrt(rank))
@@ -51,7 +49,7 @@ def low_rank(shape: torch.Size, rank: int, generator: torch.Generator, size: flo
 def kohya(
     kind: str, seed: int, rank: int = 4, endings: Sequence[str] | None = None, alpha: float | None = None
 ) -> dict[str, Tensor]:
-    """A LoRA in kohya's naming over the checkpoint's own layer names; without alpha unless it is given."""
+    """Make a LoRA in kohya's naming over the checkpoint's own layer names. It has no alpha unless one is given."""
     endings = endings or (JOINT if kind == "sd3" else ATTENTION)
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
@@ -64,34 +62,10 @@ def kohya(
 
 
 def write(folder: Path, name: str, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> str:
-    """Save an adapter file; its path."""
+    """Save an adapter file; returns its path."""
     path = folder / f"{name}.safetensors"
     save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, path, metadata)
     return str(path)
-
-
-def host_changes(
-    network: Any, key_map: dict[str, Any], tensors: dict[str, Tensor], strength: float
-) -> dict[str, Tensor]:
-    """Weight name -> the change an adapter makes, as the host patches it into a weight of zeros.
-
-    Args:
-        network: the host's BaseModel.
-        key_map: the host's map from LoRA keys to its weights.
-        tensors: the adapter file.
-        strength: as the host's Load LoRA.
-    """
-    weights = dict(network.named_parameters())
-    changes: dict[str, Tensor] = {}
-    converted = comfy.lora_convert.convert_lora(dict(tensors))
-    for target, patch in comfy.lora.load_lora(converted, key_map, log_missing=False).items():
-        name, *slice_and_function = target if isinstance(target, tuple) else (target,)
-        offset, function = [*slice_and_function, None, None][:2]
-        patched = comfy.lora.calculate_weight(
-            [(strength, patch, 1.0, offset, function)], torch.zeros_like(weights[name]), name
-        )
-        changes[name] = changes.get(name, 0) + patched
-    return changes
 
 
 class Patched:
@@ -99,7 +73,7 @@ class Patched:
 
     Args:
         kind: one of `comfy_models`' checkpoints.
-        tensors: other weights than that one's.
+        tensors: weights to use instead of that checkpoint's.
     """
 
     def __init__(self, kind: str, tensors: dict[str, Tensor] | None = None) -> None:
@@ -107,7 +81,7 @@ class Patched:
         self._models: dict[Any, Any] = {}
 
     def model(self, *adapters: dict[str, Tensor]) -> Any:
-        """A MODEL of its own with the adapters patched in by the host, and loaded."""
+        """Return a loaded copy of the MODEL in whose weights the host has patched the adapters."""
         key = tuple(map(id, adapters))
         if key not in self._models:
             model = comfy_models.load_tensors(self.tensors, dtype=torch.float32)
@@ -115,9 +89,9 @@ class Patched:
                 before = sum(map(len, model.patches.values()))
                 model, _ = comfy.sd.load_lora_for_models(model, None, dict(tensors), 1.0, 0)
                 assert sum(map(len, model.patches.values())) > before, "the host applied none of the adapter"
-            self._models[key] = (model, adapters)  # the adapters are kept alive: their ids are the key
+            self._models[key] = (model, adapters)  # the entry holds the adapters, because their ids are the key
         model = self._models[key][0]
-        # Each time: whatever made the host unload it meanwhile took its patches off.
+        # At every call, because the host removes the patches when it unloads a model.
         comfy.model_management.load_models_gpu([model])
         return model
 
@@ -128,13 +102,13 @@ class Patched:
         on_top_of: Sequence[dict[str, Tensor]] = (),
         like: Any = None,
     ) -> Any:
-        """A MODEL that sums the copies' predictions in the host's own unet wrapper slot: ``D_0 + sum c_i (D_i - D_0)``.
+        """Return a MODEL that sums the copies' predictions in the host's unet wrapper: ``D_0 + sum c_i (D_i - D_0)``.
 
         Args:
             adapters: what to blend.
             coefficients: c, float[m].
             on_top_of: adapters that belong to the base.
-            like: the MODEL whose options (patches of the attention, guidance, ...) it has; the plain base otherwise.
+            like: the MODEL whose options (attention patches, guidance, ...) are used. None takes the plain base's.
         """
         parts = [(self.model(*on_top_of, tensors), c) for tensors, c in zip(adapters, coefficients, strict=True)]
         parts.append((self.model(*on_top_of), 1 - math.fsum(coefficients)))
@@ -148,7 +122,7 @@ class Patched:
 
 
 def predict(model: Any, call: dict[str, Any]) -> Tensor:
-    """One copy's prediction on the host's call, with everything it may consume copied."""
+    """Compute one copy's prediction for the host's call. All arguments that a model may change are copied first."""
     inputs = dict(call["c"])
     if inputs.get("control") is not None:
         inputs["control"] = {name: list(parts) for name, parts in inputs["control"].items()}
@@ -158,10 +132,10 @@ def predict(model: Any, call: dict[str, Any]) -> Tensor:
 
 
 def difference(a: Tensor, b: Tensor) -> float:
-    """Largest difference relative to the largest value."""
+    """Return the largest difference relative to the largest value."""
     return float((a - b).abs().max() / b.abs().max())
 
 
 def hooks_on(model: Any) -> int:
-    """How many forward hooks a MODEL's network carries."""
+    """Count the forward hooks on a MODEL's network."""
     return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.model.modules())

@@ -19,15 +19,15 @@ HOW_TO_GET_ONE = (
 )
 CLASSIC, NODES_2 = "classic", "nodes 2.0"
 
-# Said by the front end itself, with or without extensions, on a first start without network.
+# Messages of the front end itself on a first start without network, with and without extensions.
 HOSTS_OWN = (
     r"Failed to load resource.*404",
     r"graph accessed before initialization",
     r"violates the following Content Security Policy|violates the document's Content Security Policy",
 )
-SQUASHED_MS = 120  # after a change the front end adds what follows within 50 ms to the same step of undo
+SQUASHED_MS = 120  # the front end adds changes within 50 ms of each other to the same step of undo
 TRACKER = "app.extensionManager.workflow.activeWorkflow.changeTracker"
-# The first workflow is open as well: on a slow machine it comes later, and takes away what a test had put on the canvas.
+# Wait for the first workflow: on a slow machine it opens later, and would replace the graph of a test.
 READY = (
     "() => window.app?.graph && !document.querySelector('#vue-app .p-progress-spinner')"
     " && window.app.extensionManager?.workflow?.activeWorkflow?.changeTracker?.activeState"
@@ -35,7 +35,7 @@ READY = (
 
 
 def find_chromium() -> str | None:
-    """The browser to drive: ``CHROMIUM``, one on the path, or playwright's own (an empty string)."""
+    """Find the browser: ``CHROMIUM``, one on the path, or playwright's own (an empty string)."""
     named = os.environ.get("CHROMIUM")
     if named:
         return named
@@ -53,7 +53,7 @@ class FrontEnd:
     Args:
         page: playwright's page; ``window.app`` is there.
         server: the server behind it.
-        errors: console errors and uncaught exceptions, but the host's own.
+        errors: console errors and uncaught exceptions, without those of the host itself.
     """
 
     page: Page
@@ -76,36 +76,45 @@ class FrontEnd:
         self.page.wait_for_timeout(500)
 
     def load(self, workflow: dict[str, Any]) -> None:
-        """Open a workflow in UI form, as dropping its file on the canvas does."""
+        """Open a workflow in UI form, as if its file were dropped on the canvas."""
         self.page.evaluate("async (workflow) => { await app.loadGraphData(workflow) }", workflow)
         self.settle()
 
+    def open_file(self, workflow: dict[str, Any], name: str = "opened") -> None:
+        """Open a workflow as a file in a tab of its own."""
+        self.page.evaluate(
+            "async ([workflow, name]) => { await app.loadGraphData(workflow, true, true, name) }", [workflow, name]
+        )
+        self.settle()
+        self.fit()
+        self.pause(500)
+
     def settle(self) -> None:
-        """Let the front end draw twice."""
+        """Wait until the front end has drawn twice."""
         self.page.evaluate(
             "() => new Promise((done) => { app.canvas.setDirty(true, true);"
             " requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done, 50))) })"
         )
 
     def workflow(self) -> dict[str, Any]:
-        """The open graph in UI form."""
+        """Return the open graph in UI form."""
         return self.page.evaluate("() => app.rootGraph ? app.rootGraph.serialize() : app.graph.serialize()")
 
     def prompt(self) -> dict[str, Any]:
-        """The open graph in API form, as the Run button sends it."""
+        """Return the open graph in API form, as the Run button sends it."""
         return self.page.evaluate("async () => (await app.graphToPrompt()).output")
 
     def pause(self, milliseconds: int) -> None:
-        """Wait by the page's own clock: what it had put off for a shorter time is done then, however slow the machine."""
+        """Wait on the page's own clock. On a slow machine, too, the page's shorter timers have then ended."""
         self.page.evaluate("(time) => new Promise((done) => setTimeout(done, time))", milliseconds)
 
     def remember(self) -> None:
-        """What is there now becomes the state that undo comes back to."""
+        """Make the present graph the state to which undo returns."""
         self.page.evaluate(f"() => {TRACKER}.captureCanvasState()")
         self.pause(SQUASHED_MS)
 
     def press_and_restore(self, key: str) -> None:
-        """Undo or redo, and wait: the front end drops a second one while it still restores."""
+        """Undo or redo, and wait, because the front end drops a second one while it is still restoring."""
         lengths = f"() => [{TRACKER}.undoQueue.length, {TRACKER}.redoQueue.length].join()"
         before = self.page.evaluate(lengths)
         self.page.keyboard.press(key)
@@ -113,7 +122,7 @@ class FrontEnd:
         self.page.wait_for_timeout(300)
 
     def differs_from_tracked(self) -> list[str]:
-        """The nodes that are not as undo knows them: one restored otherwise makes undo forget what it could redo."""
+        """Return the nodes that differ from the state known to undo. Such a node makes the front end delete its redo steps."""
         return self.page.evaluate(
             f"""() => {{
                 const known = new Map({TRACKER}.activeState.nodes.map((node) => [node.id, JSON.stringify(node)]))
@@ -123,10 +132,10 @@ class FrontEnd:
         )
 
     def fit(self, margin: int = 40) -> dict[str, float]:
-        """Show the whole graph; its rectangle on the page, for a screenshot."""
+        """Show the whole graph; returns its rectangle on the page, for a screenshot."""
         box = self.page.evaluate(
             """(margin) => {
-                const nodes = app.graph.nodes.map((node) => node.boundingRect)
+                const nodes = app.canvas.graph.nodes.map((node) => node.boundingRect)
                 const left = Math.min(...nodes.map((r) => r[0])), top = Math.min(...nodes.map((r) => r[1]))
                 const right = Math.max(...nodes.map((r) => r[0] + r[2])), bottom = Math.max(...nodes.map((r) => r[1] + r[3]))
                 const view = app.canvas.canvas.getBoundingClientRect()
@@ -172,7 +181,7 @@ def front_end(
     without: str = "",
     **options: Any,
 ) -> Iterator[FrontEnd]:
-    """A fresh page of the front end in the renderer wanted, with an empty graph; files that match ``without`` get lost."""
+    """Open a page of the front end in a renderer, with an empty graph. Requests for files that match ``without`` fail."""
     server.post("/settings", settings(renderer))
     context = browser.new_context(viewport={"width": width, "height": height}, **options)
     try:
@@ -190,7 +199,7 @@ def front_end(
 
 
 def settings(renderer: str) -> dict[str, Any]:
-    """What a person would click away on the first start, and the renderer."""
+    """Settings that close the windows of a first start, and the renderer."""
     if renderer not in (CLASSIC, NODES_2):
         raise ValueError(f"renderer is {renderer!r}: choose {CLASSIC!r} or {NODES_2!r}.")
     return {
@@ -199,5 +208,5 @@ def settings(renderer: str) -> dict[str, Any]:
         "Comfy.Minimap.Visible": False,
         "Comfy.RightSidePanel.IsOpen": False,
         "Comfy.Graph.CanvasInfo": False,
-        "LiteGraph.Canvas.MinFontSizeForLOD": 0,  # draw text however small, for pictures
+        "LiteGraph.Canvas.MinFontSizeForLOD": 0,  # draw text of every size, for pictures
     }

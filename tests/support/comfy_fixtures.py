@@ -1,4 +1,4 @@
-"""The running server as one fixture for the server tests and the browser tests: it takes longest to start."""
+"""The running server as one fixture for the server tests and the browser tests, because its start takes long."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NAME = "comfy_fixtures"
 
 
 def register(config: pytest.Config) -> None:
-    """Make `server` known to every folder's tests; called by each folder's conftest, done once."""
+    """Register the fixture `server`. Each folder's conftest calls this; only the first call has an effect."""
     import comfy_fixtures
 
     if not config.pluginmanager.has_plugin(NAME):
@@ -22,7 +22,7 @@ def register(config: pytest.Config) -> None:
 
 
 def require(missing: str) -> list[str]:
-    """What a folder's conftest leaves uncollected because of what is missing; in CI that is a failure."""
+    """Return the patterns of tests that cannot run because something is missing. In CI that is a failure."""
     if missing and os.environ.get("CI") == "true":
         raise pytest.UsageError(missing)
     return ["test_*.py"] if missing else []

@@ -1,4 +1,4 @@
-"""Small checkpoints of true architecture, made on the fly: random weights that the host's own loader recognises.
+"""Small checkpoints of true architecture with random weights, which the host's own loader recognises.
 
 Imported only where a host is on ``sys.path``.
 """
@@ -15,9 +15,12 @@ import comfy.model_detection
 import comfy.ops
 import comfy.sd
 import torch
+from comfy.ldm.chroma.model import Chroma
 from comfy.ldm.flux.model import Flux, FluxParams
+from comfy.ldm.lumina.model import NextDiT
 from comfy.ldm.modules.diffusionmodules.mmdit import MMDiT
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from comfy.ldm.qwen_image.model import QwenImageTransformer2DModel
 from comfy.ldm.wan.model import WanModel
 from torch import Tensor
 
@@ -87,6 +90,47 @@ FLUX = {
     "txt_ids_dims": [],
     "dtype": torch.float32,
 }
+CHROMA = {name: FLUX[name] for name in FLUX if name not in ("guidance_embed", "dtype")} | {
+    "in_channels": 64,
+    "out_channels": 64,
+    "in_dim": 64,
+    "out_dim": 256,
+    "hidden_dim": 64,
+    "n_layers": 2,
+    "vec_in_dim": 0,
+    "dtype": torch.float32,
+}
+QWEN = {
+    "num_layers": 2,
+    "num_attention_heads": 2,
+    "joint_attention_dim": 96,
+    "in_channels": 64,
+    "dtype": torch.float32,
+}
+Z_IMAGE = {
+    "in_channels": 16,
+    "dim": 256,
+    "n_layers": 2,
+    "n_refiner_layers": 1,
+    "n_heads": 2,
+    "n_kv_heads": 2,
+    "ffn_dim_multiplier": 8 / 3,
+    "qk_norm": True,
+    "cap_feat_dim": 96,
+    "axes_dims": [32, 48, 48],
+    "axes_lens": [1536, 512, 512],
+    "rope_theta": 256.0,
+    "z_image_modulation": True,
+    "time_scale": 1000.0,
+    "dtype": torch.float32,
+}
+# The host's detection knows these architectures at their full width only.
+NARROW = {
+    "flux": {name: FLUX[name] for name in ("vec_in_dim", "context_in_dim", "hidden_size", "num_heads")},
+    "chroma": {name: CHROMA[name] for name in CHROMA if name != "dtype"},
+    "qwen_image": {name: QWEN[name] for name in ("num_attention_heads", "joint_attention_dim")},
+    "lumina2": {name: Z_IMAGE[name] for name in Z_IMAGE if name != "dtype"},
+}
 WAN = {"dim": 128, "ffn_dim": 256, "num_heads": 1, "num_layers": 2, "dtype": torch.float32}
 CONTEXT = {
     "sd15": (7, 768),
@@ -102,7 +146,7 @@ POOLED = {"sdxl": 1280, "sd3": 2048, "flux": 64}
 
 
 def _flux(**config: Any) -> Any:
-    """Earlier hosts know fewer of Flux' parameters."""
+    """Return Flux' parameters, without those that an earlier host does not know."""
     known = set(FluxParams.__dataclass_fields__) | {"dtype", "operations"}
     return Flux(**{name: value for name, value in config.items() if name in known})
 
@@ -115,11 +159,14 @@ _NETWORKS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "inpaint": (UNetModel, SD15 | {"in_channels": 9}),
     "flux": (_flux, FLUX),
     "wan": (WanModel, WAN),
+    "chroma": (Chroma, CHROMA),
+    "qwen": (QwenImageTransformer2DModel, QWEN),
+    "zimage": (NextDiT, Z_IMAGE),
 }
 
 
 def fill(tensors: dict[str, Tensor], seed: int) -> None:
-    """Random weights of unit gain, norms near 1, in place."""
+    """Fill weights in place: random with unit gain, and norms near 1."""
     generator = torch.Generator().manual_seed(seed)
     for name, tensor in tensors.items():
         if not tensor.is_floating_point():
@@ -144,19 +191,18 @@ def state_dict(kind: str, seed: int = 0) -> dict[str, Tensor]:
 
 @cache
 def load(kind: str) -> Any:
-    """The MODEL as the host's own loader makes it."""
+    """Load the MODEL with the host's own loader."""
     return load_tensors(state_dict(kind), dtype=torch.float32)
 
 
 def load_tensors(tensors: dict[str, Tensor], **options: Any) -> Any:
-    """A MODEL of these weights, with the host's own loader's options ("dtype", "custom_operations")."""
+    """Load a MODEL of these weights with options of the host's own loader ("dtype", "custom_operations")."""
     detect = comfy.model_detection.detect_unet_config
 
     def narrow(*args: Any, **kwargs: Any) -> Any:
-        # 0.3.64 knows Flux at its full width only.
         config = detect(*args, **kwargs)
-        if config is not None and config.get("image_model") == "flux":
-            config |= {name: FLUX[name] for name in ("vec_in_dim", "context_in_dim", "hidden_size", "num_heads")}
+        if config is not None:
+            config |= NARROW.get(str(config.get("image_model")), {})
         return config
 
     with mock.patch.object(comfy.model_detection, "detect_unet_config", narrow):
@@ -166,7 +212,7 @@ def load_tensors(tensors: dict[str, Tensor], **options: Any) -> Any:
 
 
 def conditioning(kind: str, seed: int, length: int | None = None) -> list[Any]:
-    """One CONDITIONING entry with random text features."""
+    """Make one CONDITIONING entry with random text features."""
     tokens, width = CONTEXT[kind]
     generator = torch.Generator().manual_seed(seed)
     context = torch.randn(1, length or tokens, width, generator=generator)
@@ -177,6 +223,6 @@ def conditioning(kind: str, seed: int, length: int | None = None) -> list[Any]:
 
 
 def latent(kind: str, batch: int = 1, size: int = 8) -> dict[str, Tensor]:
-    """An empty latent; of a video, three frames."""
+    """Make an empty latent; for a video it has three frames."""
     frames = (3,) if kind == "wan" else ()
     return {"samples": torch.zeros(batch, CHANNELS[kind], *frames, size, size)}

@@ -18,7 +18,7 @@ def node(class_type: str, **inputs: Any) -> dict[str, Any]:
 
 
 def base(sampler: dict[str, Any]) -> Prompt:
-    """The host's text-to-image graph around a sampler node; "model", "positive", ... are there to link to."""
+    """Make the host's text-to-image graph around a sampler node. It has the ids "model", "positive", ... for links."""
     sampler["inputs"] = {
         "positive": ["positive", 0],
         "negative": ["negative", 0],
@@ -38,7 +38,7 @@ def base(sampler: dict[str, Any]) -> Prompt:
 
 
 def loras(*files: str) -> dict[str, Any]:
-    """Load Reward LoRAs with the files given, the rest None."""
+    """Make a Load Reward LoRAs with these files; the other inputs are None."""
     chosen = [*files, *["None"] * (4 - len(files))]
     inputs: dict[str, Any] = {}
     for number, file in enumerate(chosen, start=1):
@@ -59,7 +59,9 @@ def blended(
     class_type: str = "BlendedKSampler",
     sampler: dict[str, Any] | None = None,
 ) -> Prompt:
-    """A whole graph with one of this extension's samplers; ``kl_scale`` is the preference's, ``sampler`` the sampler's own."""
+    """Make a whole graph with one of this extension's samplers.
+
+    ``kl_scale`` goes to the preference, ``sampler`` holds inputs of the sampler."""
     prompt = base(
         node(
             class_type,
@@ -75,9 +77,9 @@ def blended(
 
 
 def for_tests(prompt: Prompt) -> Prompt:
-    """A template's graph as an artist would make it run here: this folder's files picked; small and short for two cores.
+    """Change a template's graph so that it runs here: this folder's files, small images and few steps.
 
-    The miniature's templates bring their own files and run as they are, shortened.
+    The miniature's templates come with their files, so only their number of steps changes.
     """
     weights = [f"weight_{number}" for number in range(1, 5)]
     adapters = max([2, *(n for item in prompt.values() for n, w in enumerate(weights, 1) if item["inputs"].get(w, 0))])

@@ -20,8 +20,8 @@ from typing import Any
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 SUPPORT = Path(__file__).resolve().parent
-NETWORK_LOG = "network.log"  # what the server tried to reach on other machines, a line each
-FOLDER = "diffusion-blend"  # the normalised project name: what the Manager calls the folder
+NETWORK_LOG = "network.log"  # the server's attempts to reach other machines, one a line
+FOLDER = "diffusion-blend"  # the Manager names the folder by the normalised project name
 
 # An artist's ComfyUI has neither this package under its import name nor anything of the training extra (and dev tools).
 HIDDEN = (
@@ -62,8 +62,8 @@ class ComfyServer:
     Args:
         url: ``http://127.0.0.1:port``.
         base: its base directory (models, custom_nodes, input, output, user).
-        log: everything it wrote.
-        pid: its process.
+        log: the file with all its output.
+        pid: its process id.
     """
 
     url: str
@@ -72,7 +72,7 @@ class ComfyServer:
     pid: int
 
     def get(self, path: str) -> bytes:
-        """The body of a GET; raises urllib's HTTPError for anything but success."""
+        """Return the body of a GET. Every status but success raises urllib's HTTPError."""
         with urllib.request.urlopen(self.url + path, timeout=60) as response:
             return response.read()
 
@@ -94,7 +94,7 @@ class ComfyServer:
 
         Raises:
             PromptError: the server refused it or a node failed.
-            TimeoutError: not done after ``seconds``.
+            TimeoutError: the prompt has not ended after ``seconds``.
         """
         try:
             queued = self.post("/prompt", {"prompt": prompt})
@@ -103,7 +103,7 @@ class ComfyServer:
         return self.wait(queued["prompt_id"], seconds)
 
     def wait(self, prompt_id: str, seconds: float = 120) -> dict[str, Any]:
-        """Wait for a queued prompt; as `run`."""
+        """Wait for a queued prompt; results and errors as in `run`."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             history = self.get_json(f"/history/{prompt_id}").get(prompt_id)
@@ -116,12 +116,12 @@ class ComfyServer:
         raise TimeoutError(f"The prompt is not done after {seconds} s; the server's log: {self.log}")
 
     def image(self, saved: dict[str, str]) -> Path:
-        """The file of an output image."""
+        """Return the file of an output image."""
         return self.base / saved["type"] / saved["subfolder"] / saved["filename"]
 
 
 def extension_files() -> list[Path]:
-    """What git would ship of this checkout, relative to it."""
+    """Return the files of this checkout that git ships, relative to it."""
     command = ["git", "-C", str(CHECKOUT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(command, check=True, capture_output=True).stdout.decode().split("\0")
     return [Path(name) for name in names if name and (CHECKOUT / name).is_file()]
@@ -137,7 +137,7 @@ def install(custom_nodes: Path) -> Path:
 
 
 def make_models(host: Path, cache: Path) -> Path:
-    """The tests' models folder, made once for each version of the scripts that make it."""
+    """Return the tests' models folder. It is made once for each version of the scripts that make it."""
     sources = [SUPPORT / name for name in ("make_server_models.py", "comfy_models.py", "comfy_adapters.py")]
     digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:16]
     folder = cache / digest
@@ -157,7 +157,7 @@ def free_port() -> int:
 
 
 def network_attempts(server: ComfyServer) -> list[str]:
-    """What the server tried to reach on other machines since its start, with the stack of each."""
+    """Return the server's attempts to reach other machines since its start, each with its stack."""
     file = server.base / NETWORK_LOG
     return file.read_text().splitlines() if file.exists() else []
 
@@ -177,13 +177,36 @@ def prepare(base: Path, models: Path, with_extension: bool = True) -> None:
     shutil.copyfile(SUPPORT / "network_watch.py", base / "hide" / "network_watch.py")
 
 
+def front_end_root() -> Path | None:
+    """The folder of the front end that ``COMFYUI_FRONT_END`` names; None for the one that the host pins.
+
+    The variable names the unpacked package, or its folder ``static``.
+
+    Raises:
+        ValueError: there is no front end.
+    """
+    named = os.environ.get("COMFYUI_FRONT_END")
+    if not named:
+        return None
+    folder = Path(named).expanduser().resolve()
+    for root in (folder, folder / "static", folder / "comfyui_frontend_package" / "static"):
+        if (root / "index.html").is_file():
+            return root
+    raise ValueError(
+        f"COMFYUI_FRONT_END names no front end: {named} (no index.html). Unpack one: `pip download --no-deps "
+        "comfyui-frontend-package`, then unzip the wheel."
+    )
+
+
 @contextmanager
 def running(host: Path, base: Path, seconds: float = 180) -> Iterator[ComfyServer]:
-    """Start the host's server on a prepared base directory; stop it at the end."""
+    """Run the host's server on a prepared base directory, and stop it at the end."""
     port = free_port()
     log = base / "server.log"
     command = [sys.executable, "main.py", "--cpu", "--port", str(port), "--base-directory", str(base)]
     command += ["--disable-auto-launch", "--disable-api-nodes", "--database-url", f"sqlite:///{base / 'comfyui.db'}"]
+    root = front_end_root()
+    command += [] if root is None else ["--front-end-root", str(root)]
     environment = os.environ | {"PYTHONPATH": str(base / "hide"), "PYTHONUNBUFFERED": "1"}
     environment["NETWORK_LOG"] = str(base / NETWORK_LOG)
     with log.open("wb") as output:

@@ -1,4 +1,4 @@
-"""A checkpoint, five adapters as files, and the host's nodes to sample with: what most host tests start from."""
+"""A checkpoint, five adapters as files, and the host's nodes for sampling: the start of most host tests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torch import Tensor
 class World:
     """One architecture.
 
-    The five adapters have unequal ranks, with and without alpha, and lie on different layers.
+    The five adapters have unequal ranks, with and without alpha, and are on different layers.
     """
 
     def __init__(self, kind: str, folder: Path) -> None:
@@ -42,15 +42,15 @@ class World:
         return self.patched.model()
 
     def loras(self, count: int) -> RewardLoRAs:
-        """The first adapters, through the node (chained where there are more than four)."""
+        """Load the first adapters with the node (chained for more than four)."""
         return load_loras(self.files[:count])
 
     def sample(self, model: Any, **changes: Any) -> Tensor:
-        """The host's KSampler on a MODEL."""
+        """Run the host's KSampler on a MODEL."""
         return host_nodes.common_ksampler(model, **self.sampling(**changes))[0]["samples"]
 
     def sampling(self, **changes: Any) -> dict[str, Any]:
-        """KSampler's inputs: three steps on two small latents unless changed."""
+        """Return KSampler's inputs: three steps on two small latents, with changes."""
         inputs: dict[str, Any] = {
             "seed": 5,
             "steps": 3,
@@ -64,14 +64,14 @@ class World:
         return inputs | changes
 
     def node_sampling(self, **changes: Any) -> dict[str, Any]:
-        """The same as our sampler nodes name it."""
+        """Return the same inputs under the names of our sampler nodes."""
         inputs = self.sampling(denoise=1.0) | changes
         inputs["latent_image"] = inputs.pop("latent")
         return inputs
 
 
 def load_loras(files: Sequence[str], strengths: Sequence[float] | None = None) -> RewardLoRAs:
-    """Load Reward LoRAs with these files, chained by fours."""
+    """Run Load Reward LoRAs on these files, four in each chained node."""
     strengths = strengths or [1.0] * len(files)
     result = None
     for start in range(0, len(files), 4):
@@ -86,7 +86,7 @@ def load_loras(files: Sequence[str], strengths: Sequence[float] | None = None) -
 
 
 def preference(*weights: float, kl_scale: float = 1.0) -> Any:
-    """Preference Weights with these numbers, chained by fours."""
+    """Run Preference Weights with these numbers, four in each chained node."""
     result = None
     for start in range(0, len(weights), 4):
         values = [*weights[start : start + 4], 0.0, 0.0, 0.0, 0.0][:4]
@@ -96,7 +96,7 @@ def preference(*weights: float, kl_scale: float = 1.0) -> Any:
 
 
 def blend_model(model: Any, loras: RewardLoRAs, wanted: Any, method: str = "blend", **options: Any) -> Any:
-    """Blend Model."""
+    """Run Blend Model."""
     from diffusion_blend.nodes.blend_model import BlendModel
 
     inputs = {"draws": "stratified", "evaluation": "sequential"} | options
@@ -104,7 +104,7 @@ def blend_model(model: Any, loras: RewardLoRAs, wanted: Any, method: str = "blen
 
 
 def weights_of(count: int) -> tuple[float, ...]:
-    """Unequal weights that sum to 1."""
+    """Return unequal weights of sum 1."""
     total = count * (count + 1) / 2
     return tuple((i + 1) / total for i in range(count))
 

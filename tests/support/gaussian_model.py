@@ -1,4 +1,4 @@
-"""A text-to-image model of which everything is known: one Gaussian pixel, an exact denoiser, affine corrections."""
+"""A text-to-image model with closed-form answers: one Gaussian pixel, an exact denoiser, affine corrections."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class GaussianModel:
         return Conditioning({"nothing": rows}, {"nothing": rows}, rows)
 
     def base_line(self, timesteps: Tensor) -> tuple[Tensor, Tensor]:
-        """The exact eps of N(mean, variance) is ``a x + b``: (a, b), float64[B] each."""
+        """Return (a, b) of the exact eps ``a x + b`` of N(mean, variance), float64[B] each."""
         alpha_bar = alphas_cumprod()[timesteps]
         slope = (1 - alpha_bar).sqrt() / (alpha_bar * self.variance + 1 - alpha_bar)
         return slope, -slope * alpha_bar.sqrt() * self.mean
@@ -70,7 +70,7 @@ class GaussianModel:
 
 
 def chain(model: GaussianModel, steps: DdimSteps, *, base: bool) -> tuple[Tensor, Tensor]:
-    """Each step's mean as ``a x + b`` under the model's policy: float64[T] each."""
+    """Return a and b of every step's mean ``a x + b`` under the model's policy, float64[T] each."""
     slope, shift = model.base_line(steps.timesteps)
     if not base:
         slope = slope + model.slope.detach().double()[steps.timesteps]
@@ -79,7 +79,7 @@ def chain(model: GaussianModel, steps: DdimSteps, *, base: bool) -> tuple[Tensor
 
 
 def final_moments(lines: tuple[Tensor, Tensor], std: Tensor) -> tuple[float, float]:
-    """Mean and variance of x_0 when x_T ~ N(0, 1) goes through the chain."""
+    """Compute mean and variance of x_0 for x_T ~ N(0, 1)."""
     mean, variance = 0.0, 1.0
     for a, b, s in zip(lines[0].tolist(), lines[1].tolist(), std.tolist(), strict=True):
         mean, variance = a * mean + b, a * a * variance + s * s
@@ -89,7 +89,7 @@ def final_moments(lines: tuple[Tensor, Tensor], std: Tensor) -> tuple[float, flo
 def best_policy(
     base: tuple[Tensor, Tensor], std: Tensor, curvature: float, gradient: float, kl_weight: float
 ) -> tuple[Tensor, Tensor]:
-    """The optimal affine policy for ``r(x) = -curvature x^2 / 2 + gradient x``: a linear-quadratic control problem.
+    """Compute the optimal affine policy for ``r(x) = -curvature x^2 / 2 + gradient x``, a linear-quadratic control problem.
 
     Backwards, with value ``-P x^2 / 2 + h x``: the best mean u maximises
     ``-P u^2 / 2 + h u - kl_weight (u - a x - b)^2 / (2 s^2)``.

@@ -1,6 +1,7 @@
-"""Notes every attempt to reach another machine, from the moment this is imported; stops none.
+"""Records every attempt to reach another machine from the import of this module on. No attempt is stopped.
 
-With the environment variable ``NETWORK_LOG`` set, each is also written to that file, for processes that are ended from outside.
+If the environment variable ``NETWORK_LOG`` is set, each attempt is also written to that file, because a killed process cannot
+report its attempts.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What a saved workflow depends on, out of a server's ``/object_info``: the order, names, types and defaults of inputs.
+"""The part of a server's ``/object_info`` on which saved workflows depend: order, names, types and defaults of inputs.
 
 Run as a script it records the contract of the server at the given address: ``python node_contract.py URL > object_info.json``.
-Only ever append to what is recorded: a workflow stores widget values by position.
+Only append to the recorded contract, because a workflow stores widget values by position.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import urllib.request
 from typing import Any
 
 CATEGORY = "Diffusion Blend"
-# Lists that belong to the host or to the artist's folders.
-FOREIGN_OPTIONS = ("sampler_name", "scheduler", "lora_1", "lora_2", "lora_3", "lora_4", "model_folder")
-KEPT = ("default", "min", "max", "step", "round", "control_after_generate")
+# Lists whose entries come from the host or from the artist's folders.
+FOREIGN_OPTIONS = ("sampler_name", "scheduler", "model_folder", *(f"lora_{number}" for number in range(1, 9)))
+RECORDED = ("default", "min", "max", "step", "round", "control_after_generate")
 
 
 def contract(object_info: dict[str, Any]) -> dict[str, Any]:
-    """Every node of this extension: inputs in order, outputs in order."""
+    """Return every node of this extension with its inputs and outputs in order."""
     return {
         name: {
             "display_name": info["display_name"],
@@ -40,7 +40,7 @@ def _input(name: str, group: str, described: list[Any]) -> dict[str, Any]:
     entry = {"name": name, "type": "COMBO" if choices is not None else kind, "group": group}
     if choices is not None and name not in FOREIGN_OPTIONS:
         entry["options"] = choices
-    return entry | {key: options[key] for key in KEPT if key in options}
+    return entry | {key: options[key] for key in RECORDED if key in options}
 
 
 if __name__ == "__main__":

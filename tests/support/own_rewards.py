@@ -15,22 +15,24 @@ from torch import Tensor
 
 
 def redness(images: Tensor, prompts: Sequence[str]) -> Tensor:
-    """Ten times how much redder than green and blue an image is, with a little of everybody's randomness in it.
+    """Ten times the excess of red over green and blue, plus a little noise from each global random generator.
 
-    With ``COUNT_IN`` set to a file, and ``KILL_AT`` to n: the n-th call kills the process, as a power cut would. With
-    ``FAIL_AT`` set to n: the n-th call fails by ``FAIL_BY``, after it has drawn its random numbers.
+    The file ``COUNT_IN`` counts the calls. Call number ``KILL_AT`` kills the process, as a power cut would. Call number
+    ``FAIL_AT`` fails as ``FAIL_BY`` says, after it has drawn its random numbers.
     """
     calls = _calls(os.environ.get("COUNT_IN"))
     if calls and calls == int(os.environ.get("KILL_AT", "0")):
         os.kill(os.getpid(), signal.SIGKILL)
-    noise = torch.rand(len(images)) * 0.1 + random.random() * 0.1  # the global generators must be resumed too
+    noise = (
+        torch.rand(len(images)) * 0.1 + random.random() * 0.1
+    )  # a resumed run must also restore the global generators
     if calls and calls == int(os.environ.get("FAIL_AT", "0")):
         return _failure(os.environ["FAIL_BY"], images)
     return 10 * (images[:, 0] - images[:, 1:].mean(1)).mean((1, 2)) + noise
 
 
 def _calls(counter: str | None) -> int:
-    """How often this was called with this file, over all processes; 0 without one."""
+    """Count this call in the file, over all processes; returns the count, or 0 without a file."""
     if not counter:
         return 0
     file = Path(counter)
@@ -40,7 +42,7 @@ def _calls(counter: str | None) -> int:
 
 
 def _failure(kind: str, images: Tensor) -> Any:
-    """What a broken reward does."""
+    """Fail in one of the ways of a broken reward."""
     if kind == "raises":
         raise RuntimeError("out of order")
     if kind == "hangs":
@@ -54,12 +56,12 @@ def _failure(kind: str, images: Tensor) -> Any:
 
 
 def plain_redness(images: Tensor, prompts: Sequence[str]) -> Tensor:
-    """The same without randomness."""
+    """The same reward without noise."""
     return 10 * (images[:, 0] - images[:, 1:].mean(1)).mean((1, 2))
 
 
 def not_a_number(images: Tensor, prompts: Sequence[str]) -> Tensor:
-    """A reward that breaks."""
+    """A reward that returns NaN."""
     return torch.full((len(images),), float("nan"))
 
 
@@ -69,7 +71,7 @@ def wrong_shape(images: Tensor, prompts: Sequence[str]) -> Tensor:
 
 
 def not_a_base() -> int:
-    """A base of one's own that is none."""
+    """A base function that returns no base model."""
     return 3
 
 

@@ -1,4 +1,4 @@
-"""Hands for the preference pad of an open front end."""
+"""Mouse and keyboard actions on the preference pad of an open front end."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from comfy_browser import SQUASHED_MS, FrontEnd
 
 Point = tuple[float, float]
 NUMBERS = ("weight_1", "weight_2", "weight_3", "weight_4", "kl_scale")
-# The pad's own picture: corners of the line, triangle and square, and the KL scale's track (web/pad/view.js).
+# The pad's own picture: corners of the line, triangle and square, and the KL scale's track (web/pad/layout.js).
 CORNERS: dict[int, list[Point]] = {
-    2: [(40, 75), (260, 75)],
-    3: [(82, 122), (218, 122), (150, 22)],
-    4: [(105, 20), (195, 20), (195, 122), (105, 122)],
+    2: [(30, 92), (270, 92)],
+    3: [(74, 160), (226, 160), (150, 28)],
+    4: [(84, 28), (216, 28), (216, 160), (84, 160)],
 }
-TRACK_Y, TRACK_FROM, TRACK_TO = 170.0, 30.0, 270.0
+TRACK_Y, TRACK_FROM, TRACK_TO = 243.0, 30.0, 270.0
 
 MAKE = """({files, values, connect}) => {
     app.graph.clear()
@@ -29,21 +29,22 @@ MAKE = """({files, values, connect}) => {
     return [loader.id, node.id]
 }"""
 LOOK = """(id) => {
-    const pad = app.graph.getNodeById(id).widgets.find((w) => w.name === 'preference_pad').element
+    const pad = app.canvas.graph.getNodeById(id).widgets.find((w) => w.name === 'preference_pad').element
     const part = (name) => pad.querySelector(`[data-part=${name}]`)
     const place = (handle) => {
         const found = /translate\\(([-\\d.e]+) ([-\\d.e]+)\\)/.exec(handle.getAttribute('transform') ?? '')
         return handle.style.display === 'none' || !found ? null : [Number(found[1]), Number(found[2])]
     }
     return {
-        corners: pad.querySelectorAll('polygon + text, circle + text').length,
         labels: [...pad.querySelectorAll('[data-part=label]')].map((label) => label.querySelector('title').textContent),
-        weights: place(part('weights')), kl: place(part('kl')), problem: part('problem').textContent,
+        weights: place(part('weights')), kl: place(part('kl')),
+        message: [...part('message').children].map((line) => line.textContent).join(' '),
+        isProblem: part('message').dataset.problem === 'true',
         shown: pad.isConnected && pad.getBoundingClientRect().height > 50,
     }
 }"""
 ON_SCREEN = """([id, points]) => {
-    const pad = app.graph.getNodeById(id).widgets.find((w) => w.name === 'preference_pad').element
+    const pad = app.canvas.graph.getNodeById(id).widgets.find((w) => w.name === 'preference_pad').element
     const matrix = pad.querySelector('svg').getScreenCTM()
     return points.map(([x, y]) => { const p = new DOMPoint(x, y).matrixTransform(matrix); return [p.x, p.y] })
 }"""
@@ -56,7 +57,7 @@ class Pad:
     Args:
         front: the open front end.
         node: the node's id.
-        loader: the id of the Load Reward LoRAs made with it.
+        loader: the id of its Load Reward LoRAs.
     """
 
     front: FrontEnd
@@ -64,37 +65,37 @@ class Pad:
     loader: Any = None
 
     def look(self) -> dict[str, Any]:
-        """What it shows: labels, handles (in the pad's own units, None when hidden), the problem line."""
+        """Return the pad's labels, handles (in the pad's own units, None when hidden) and message."""
         return self.front.page.evaluate(LOOK, self.node)
 
     def wait(self, condition: str) -> None:
-        """Until JavaScript on ``look`` holds: it follows links and files a moment later."""
+        """Wait until a JavaScript condition on ``look`` holds, because the pad follows links and files a moment later."""
         self.front.page.wait_for_function(f"(id) => {{ const look = ({LOOK})(id); return {condition} }}", arg=self.node)
 
     def numbers(self) -> dict[str, float]:
-        """The number widgets."""
+        """Return the values of the number widgets."""
         return self.front.page.evaluate(
-            "([id, names]) => Object.fromEntries(app.graph.getNodeById(id).widgets"
+            "([id, names]) => Object.fromEntries(app.canvas.graph.getNodeById(id).widgets"
             ".filter((w) => names.includes(w.name)).map((w) => [w.name, w.value]))",
             [self.node, list(NUMBERS)],
         )
 
     def set_number(self, name: str, value: float) -> None:
-        """Change a number as a loaded file or another extension does: without telling anybody."""
+        """Change a number as a loaded file or another extension does, without a notification of the widget."""
         self.front.page.evaluate(
-            "([id, name, value]) => { app.graph.getNodeById(id).widgets.find((w) => w.name === name).value = value }",
+            "([id, name, value]) => { app.canvas.graph.getNodeById(id).widgets.find((w) => w.name === name).value = value }",
             [self.node, name, value],
         )
 
     def sent(self) -> dict[str, Any]:
-        """The node's inputs in the API prompt."""
+        """Return the node's inputs in the API prompt."""
         return self.front.prompt()[str(self.node)]["inputs"]
 
     def on_screen(self, *points: Point) -> list[Point]:
         return [tuple(point) for point in self.front.page.evaluate(ON_SCREEN, [self.node, points])]
 
     def drag(self, start: Point, end: Point) -> None:
-        """Press at start, move to end, release; in the pad's own units."""
+        """Press at start, move to end and release, in the pad's own units."""
         (x0, y0), (x1, y1) = self.on_screen(start, end)
         mouse = self.front.page.mouse
         mouse.move(x0, y0)
@@ -107,14 +108,14 @@ class Pad:
 
     def focus(self, part: str) -> None:
         self.front.page.evaluate(
-            "([id, part]) => app.graph.getNodeById(id).widgets.find((w) => w.name === 'preference_pad')"
+            "([id, part]) => app.canvas.graph.getNodeById(id).widgets.find((w) => w.name === 'preference_pad')"
             ".element.querySelector(`[data-part=${part}]`).focus()",
             [self.node, part],
         )
 
 
 def make(front: FrontEnd, files: tuple[str, ...] = (), connect: bool = True, **values: float) -> Pad:
-    """A Preference Weights with the numbers given behind a Load Reward LoRAs with the files given, on screen."""
+    """Put a Load Reward LoRAs with these files on screen, and a Preference Weights with these numbers after it."""
     numbers = {"weight_1": 0.5, "weight_2": 0.5, "weight_3": 0.0, "weight_4": 0.0, "kl_scale": 1.0} | values
     arguments = {"files": list(files), "values": numbers, "connect": connect}
     loader, node = front.page.evaluate(MAKE, arguments)
@@ -128,5 +129,5 @@ def make(front: FrontEnd, files: tuple[str, ...] = (), connect: bool = True, **v
 
 
 def scale_x(kl_scale: float, low: float = -1, high: float = 3) -> float:
-    """Where a KL scale is on the track."""
+    """Return the place of a KL scale on the track."""
     return TRACK_FROM + (kl_scale - low) / (high - low) * (TRACK_TO - TRACK_FROM)

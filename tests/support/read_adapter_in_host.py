@@ -1,4 +1,4 @@
-"""Run in a process of its own: what a ComfyUI, by its own reader, makes of an adapter file.
+"""Read an adapter file with a ComfyUI's own reader, in a process of its own.
 
 ``python read_adapter_in_host.py HOST ADAPTER OUT`` writes the change of every weight, by its diffusers name.
 """

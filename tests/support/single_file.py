@@ -1,8 +1,8 @@
-"""Writing a tiny diffusers folder as one checkpoint in the original Stable Diffusion 1.x key layout.
+"""Writes a tiny diffusers folder as one checkpoint in the original Stable Diffusion 1.x key layout.
 
 The layout is that of the CompVis code (latent-diffusion, ``ldm/modules/diffusionmodules/openaimodel.py`` and
-``model.py``): ``model.diffusion_model.*``, ``first_stage_model.*``, ``cond_stage_model.transformer.*``. It covers what
-the tiny pipelines have: a UNet of one resolution (no down- or upsamplers) and a CLIP text encoder.
+``model.py``): ``model.diffusion_model.*``, ``first_stage_model.*``, ``cond_stage_model.transformer.*``. It covers the
+tiny pipelines: a UNet of one resolution (no down- or upsamplers) and a CLIP text encoder.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def save_as_single_file(folder: Path, path: Path) -> None:
 
 
 def copy_without_weights(folder: Path, to: Path) -> Path:
-    """Copy a diffusers folder's configurations and tokenizer, so that no weight can come from anywhere but the file."""
+    """Copy a diffusers folder's configurations and tokenizer without its weights, so that all weights come from the file."""
     shutil.copytree(folder, to, ignore=shutil.ignore_patterns("*.safetensors"))
     return to
 

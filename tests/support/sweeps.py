@@ -1,4 +1,4 @@
-"""Small sweeps for tests: tiny pipelines, adapters that change something, settings that run in a second."""
+"""Small sweeps for tests: tiny pipelines, adapters with a visible effect, and settings that run in a second."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
+from diffusion_blend.artifacts.workers import Worker
 from diffusion_blend.evaluation.sweep.config import SweepConfig
-from diffusion_blend.evaluation.sweep.run import Sweep, prepare
+from diffusion_blend.evaluation.sweep.prepare import prepare
+from diffusion_blend.evaluation.sweep.run import Sweep
 from diffusion_blend.training.config import AdapterConfig, BaseConfig, PromptConfig
 from diffusion_blend.training.models.bases import load_base
 from diffusion_blend.training.models.diffusers_model import DiffusersModel
@@ -18,7 +19,7 @@ PROMPTS = ("a red cat", "a dog", "cats 2")
 
 
 def write_adapter(folder: Path, base: Path, name: str, seed: int, **lora: Any) -> Path:
-    """An adapter file as the trainer writes it, with random factors that visibly change the pictures."""
+    """Write an adapter file as the trainer does, with random factors that visibly change the pictures."""
     model = DiffusersModel(
         load_base(BaseConfig(path=str(base)), torch.device("cpu"), allow_download=False),
         AdapterConfig(**{"rank": 2, "alpha": 3.0, **lora}),
@@ -35,7 +36,7 @@ def write_adapter(folder: Path, base: Path, name: str, seed: int, **lora: Any) -
 
 
 def settings(output: Path, base: Path, adapters: dict[str, Path], **over: Any) -> SweepConfig:
-    """Settings of a small sweep; ``over`` changes fields."""
+    """Return the settings of a small sweep; ``over`` changes fields."""
     prompts = output.parent / "prompts.txt"
     prompts.write_text("\n".join(PROMPTS) + "\n")
     values: dict[str, Any] = {
@@ -44,7 +45,7 @@ def settings(output: Path, base: Path, adapters: dict[str, Path], **over: Any) -
         "rewards": dict.fromkeys(adapters, "own_rewards:plain_redness"),
         "methods": ["blend"],
         "weights": [[1.0, 1.0]],
-        "images": 4,
+        "images_per_point": 4,
         "steps": 5,
         "guidance_scale": 3.0,
         "batch": 4,
@@ -58,11 +59,11 @@ def settings(output: Path, base: Path, adapters: dict[str, Path], **over: Any) -
 
 def sweep(config: SweepConfig) -> Sweep:
     """The sweep, ready to run."""
-    return prepare(config, PartialState(cpu=True))
+    return prepare(config, Worker(torch.device("cpu"), True))
 
 
 def latents(ready: Sweep, point: int, images: Sequence[int]) -> torch.Tensor:
-    """The clean latents of a point's pictures."""
+    """Return the clean latents of a point's pictures."""
     from diffusion_blend.evaluation.sweep.steps import Cost
 
     chunk = ready._chunk(range(images[0], images[-1] + 1))

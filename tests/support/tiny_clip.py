@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from tiny_pipelines import tiny_tokenizer
-from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
+from tiny_tokenizer import tiny_tokenizer
 
 
 def write(folder: Path) -> Path:
-    """Save it as transformers does; the folder is returned."""
+    """Save the model as transformers does; returns the folder."""
+    # These classes take seconds to import, and most collected tests do not need them.
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
+
     text = {
         "vocab_size": 78,
         "hidden_size": 32,

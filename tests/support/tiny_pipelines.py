@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
@@ -14,17 +13,8 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
-
-
-def tiny_tokenizer(folder: Path) -> CLIPTokenizer:
-    """A real CLIP byte-pair tokenizer whose vocabulary is single characters and a few words."""
-    folder.mkdir(parents=True, exist_ok=True)
-    letters = "abcdefghijklmnopqrstuvwxyz0123456789.,"
-    vocabulary = [*letters, *(c + "</w>" for c in letters), "<|startoftext|>", "<|endoftext|>"]
-    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(vocabulary)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    return CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=16)
+from tiny_tokenizer import tiny_tokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 
 def _text_config(hidden: int, projection: int) -> CLIPTextConfig:
@@ -70,7 +60,7 @@ def _unet(cross: int, **extra: object) -> UNet2DConditionModel:
 
 
 def save_tiny_sd(folder: Path, seed: int = 0, prediction_type: str = "v_prediction") -> Path:
-    """A StableDiffusionPipeline of about 60,000 parameters: 4 x 4 pixels, latents 4 x 2 x 2."""
+    """Save a StableDiffusionPipeline of about 60,000 parameters: 4 x 4 pixels, latents 4 x 2 x 2."""
     torch.manual_seed(seed)
     scheduler = DDIMScheduler(
         beta_start=0.00085,
@@ -78,7 +68,7 @@ def save_tiny_sd(folder: Path, seed: int = 0, prediction_type: str = "v_predicti
         beta_schedule="scaled_linear",
         clip_sample=False,
         # With v prediction an untrained network keeps latents near unit variance, and trailing steps that end at
-        # alpha 1 leave no step of almost no noise, which would eat the KL budget without moving the image.
+        # alpha 1 avoid a step of almost no noise. Such a step would have most of the KL and hardly change the image.
         set_alpha_to_one=prediction_type == "v_prediction",
         timestep_spacing="trailing" if prediction_type == "v_prediction" else "leading",
         steps_offset=1,
@@ -98,7 +88,7 @@ def save_tiny_sd(folder: Path, seed: int = 0, prediction_type: str = "v_predicti
 
 
 def save_tiny_sdxl(folder: Path, seed: int = 0) -> Path:
-    """A StableDiffusionXLPipeline with two text encoders and micro-conditioning, of the same size."""
+    """Save a StableDiffusionXLPipeline of the same size, with two text encoders and micro-conditioning."""
     torch.manual_seed(seed)
     tokenizer = tiny_tokenizer(folder / "words")
     unet = _unet(

@@ -1,6 +1,6 @@
-"""Trainings in processes that may be killed, forked from one that has the libraries imported already.
+"""Trainings in processes that may be killed. They are forked from a process that has already imported the libraries.
 
-The forking process is `multiprocessing`'s fork server: its start takes seconds, each training after that none.
+That process is the fork server of `multiprocessing`. Its own start takes seconds; later trainings start at once.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from pathlib import Path
 from typing import Any
 
 CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree")
-"""Audit events that change a folder; files opened for writing are counted besides."""
+"""Audit events that change a folder. Files that are opened for writing count as well."""
 
 
 @dataclass(frozen=True)
 class Fate:
-    """What befalls a training.
+    """The kill of a training process, and its environment.
 
     Args:
-        seconds: SIGKILL this long after its start; None never.
-        change: SIGKILL just before this change of its output folder, counted from 1; 0 never.
-        environment: variables to set in it.
+        seconds: SIGKILL this long after the start; None for no kill.
+        change: SIGKILL just before this change of the output folder, counted from 1; 0 for no kill.
+        environment: variables to set in the process.
     """
 
     seconds: float | None = None
@@ -34,7 +34,7 @@ class Fate:
 
 
 def run(arguments: Sequence[str], output: Path, fate: Fate, log: Path) -> int:
-    """Train in a process of its own; what it prints goes to ``log``.
+    """Train in a process of its own and write its output to ``log``.
 
     Returns:
         Its exit status; -9 if it was killed.
@@ -52,12 +52,12 @@ def run(arguments: Sequence[str], output: Path, fate: Fate, log: Path) -> int:
 
 
 def changes(output: Path) -> int:
-    """How many changes the last training that ran to its end made."""
+    """Return the number of changes by the last training that ran to its end."""
     return int(output.with_name(f"{output.name}.changes").read_text())
 
 
 def network_attempts(output: Path) -> str:
-    """What the last training that ran to its end tried to reach on other machines, its imports included."""
+    """Return the attempts of the last training that ran to its end to reach other machines, with those of its imports."""
     file = output.with_name(f"{output.name}.network")
     return file.read_text() if file.exists() else ""
 
@@ -69,7 +69,7 @@ def _train(arguments: list[str], output: str, fate: Fate, log: str) -> None:
     os.environ |= dict(fate.environment)
     import torch
     from diffusion_blend.training.train import main
-    from network_watch import ATTEMPTS  # watching since before the trainer was imported
+    from network_watch import ATTEMPTS  # the watch began before the trainer was imported
 
     torch.set_num_threads(1)
     count = 0

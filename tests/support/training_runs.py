@@ -1,4 +1,4 @@
-"""Short trainings for tests: settings that fit a tiny pipeline, and what is compared before and after."""
+"""Short trainings for tests: settings for a tiny pipeline, and the comparison of two states."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ PROMPTS = ["a red cat", "a dog"]
 
 
 def redness(images: Tensor, prompts: Sequence[str]) -> Tensor:
-    """Ten times how much redder than green and blue an image is."""
+    """Ten times the excess of red over green and blue."""
     return 10 * (images[:, 0] - images[:, 1:].mean(1)).mean((1, 2))
 
 
 def settings(output: Path, name: str = "dpok", **over: Any) -> TrainConfig:
-    """Settings for a tiny pipeline; ``over`` changes single fields by section, e.g. ``run={"seed": 1}``."""
+    """Return settings for a tiny pipeline. ``over`` changes fields by section, e.g. ``run={"seed": 1}``."""
     sections: dict[str, dict[str, Any]] = {
         "sampling": {"steps": 6, "noisy_steps": "all", "guidance_scale": 1.0, "samples": 128, "batch": 128},
         "algorithm": {"name": name, "kl_weight": 0.01, "clip": "ppo", "buffer": 640, "updates": 4},
@@ -65,16 +65,16 @@ def make_trainer(
 
 
 def tiny_trainer(folder: Path, config: TrainConfig) -> Trainer:
-    """A trainer on a tiny pipeline with the redness reward."""
+    """Make a trainer on a tiny pipeline with the redness reward."""
     base = load_base(BaseConfig(path=str(folder)), torch.device("cpu"), allow_download=False)
     model = DiffusersModel(base, config.adapter, config.run.seed)
     return make_trainer(config, model, {"redness": redness})
 
 
 def same(one: Any, other: Any) -> bool:
-    """Whether two states are equal, bit for bit."""
+    """Return whether two states are equal bit for bit."""
     if isinstance(one, torch.Tensor):
-        return one.shape == other.shape and one.numpy().tobytes() == other.numpy().tobytes()  # nan is nan, too
+        return one.shape == other.shape and one.numpy().tobytes() == other.numpy().tobytes()  # two NaN count as equal
     if isinstance(one, dict):
         return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
     if isinstance(one, list | tuple):

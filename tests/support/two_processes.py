@@ -1,4 +1,4 @@
-"""One training iteration, on as many processes as the launcher started; saves adapter and figures.
+"""Runs one training iteration on all processes of the launcher, and saves adapter and figures.
 
 ``accelerate launch ... two_processes.py BASE OUT``
 """
@@ -22,7 +22,7 @@ from training_runs import PROMPTS, redness, settings
 def main(base: str, out: str, name: str) -> None:
     torch.set_num_threads(1)
     accelerator = Accelerator(cpu=True)
-    share = 2 // accelerator.num_processes  # one process alone takes twice the batch
+    share = 2 // accelerator.num_processes  # a single process takes twice the batch
     config = settings(
         Path(out) / "run",
         name,

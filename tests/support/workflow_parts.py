@@ -1,4 +1,4 @@
-"""What the templates of ``workflow_sources`` are put together from: nodes, notes, columns."""
+"""Parts of the templates in ``workflow_sources``: nodes, notes, columns."""
 
 from __future__ import annotations
 
@@ -6,8 +6,14 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-# The file ComfyUI's own first template asks for; the artist picks another if they have none of that name.
+# The file of ComfyUI's own first template. Artists without a file of that name choose another.
 CHECKPOINT = "v1-5-pruned-emaonly-fp16.safetensors"
+# The address that ComfyUI's own first graph has for it: the front end offers the download where the file is missing.
+CHECKPOINT_SOURCE = {
+    "name": CHECKPOINT,
+    "url": f"https://huggingface.co/Comfy-Org/stable-diffusion-v1-5-archive/resolve/main/{CHECKPOINT}",
+    "directory": "checkpoints",
+}
 POSITIVE = "a lighthouse on a cliff at dusk, warm light in the windows, sea mist"
 NEGATIVE = "blurry, low quality, watermark"
 MINIATURE = ("softness", "compressibility", "colourfulness")
@@ -19,13 +25,13 @@ Nodes = dict[str, dict[str, Any]]
 
 
 class Template(TypedDict):
-    """A graph as a person would lay it out.
+    """A graph in columns.
 
     Args:
         id: the workflow's UUID.
-        nodes: by a name of ours.
-        columns: from left to right: their width and the names of their nodes from the top. Narrow columns: the front end
-            shows a template whole, and below a zoom of 57 % the classic canvas draws no text.
+        nodes: by names that only the source uses.
+        columns: from left to right, each with its width and the names of its nodes from the top. Columns are narrow,
+            because the front end shows the whole template, and below a zoom of 57 % the classic canvas draws no text.
     """
 
     id: str
@@ -40,34 +46,34 @@ def node(
     height: int = 0,
     **other: Any,
 ) -> dict[str, Any]:
-    """A node at least ``height`` high."""
+    """Make a node at least ``height`` high."""
     return {"type": kind, "height": height, "widgets": widgets or {}, "links": links or {}, **other}
 
 
 def note(text: str) -> dict[str, Any]:
-    """A note as high as its text needs in a column of 300, in the renderer with the larger letters."""
+    """Make a note whose height fits its text in a column of 300, in the renderer with the larger letters."""
     lines = sum(1.5 if line.startswith("#") else 0.6 if not line else -(-len(line) // 38) for line in text.splitlines())
     return node("MarkdownNote", {"text": text}, height=round(60 + 16 * lines), title="Read me", color=NOTE)
 
 
 def miniature_loras(count: int) -> dict[str, Any]:
-    """Load Reward LoRAs with the shipped adapters."""
+    """Make a Load Reward LoRAs with the shipped adapters."""
     chosen = {f"lora_{i}": f"miniature/{name}.safetensors" for i, name in enumerate(MINIATURE[:count], start=1)}
     return node("LoadRewardLoRAs", chosen, color=OURS)
 
 
 def preference(weights: tuple[float, ...] = (), title: str | None = None) -> dict[str, Any]:
-    """Preference Weights after "loras"."""
+    """Make a Preference Weights after "loras"."""
     values = {f"weight_{i}": weight for i, weight in enumerate(weights, start=1)}
     made = node("PreferenceWeights", values, {"reward_loras": ("loras", "reward_loras")}, color=OURS)
     return made if title is None else made | {"title": title}
 
 
 def common(text: str) -> Nodes:
-    """A note, checkpoint, adapters, prompts, empty latent, and preference."""
+    """Make a note, checkpoint, adapters, prompts, empty latent and preference."""
     return {
         "note": note(text),
-        "checkpoint": node("CheckpointLoaderSimple", {"ckpt_name": CHECKPOINT}),
+        "checkpoint": node("CheckpointLoaderSimple", {"ckpt_name": CHECKPOINT}, models=[CHECKPOINT_SOURCE]),
         "loras": node("LoadRewardLoRAs", color=OURS),
         "latent": node("EmptyLatentImage", {"width": 512, "height": 512}),
         "positive": node("CLIPTextEncode", {"text": POSITIVE}, {"clip": ("checkpoint", "CLIP")}, 110),
@@ -90,7 +96,7 @@ def sampler(kind: str, with_preference: bool = True, **widgets: Any) -> dict[str
 
 
 def output(prefix: str, samples: tuple[str, str] = ("sampler", "latent"), height: int = 560) -> Nodes:
-    """Decode and save."""
+    """Make the nodes that decode and save."""
     return {
         "decode": node("VAEDecode", links={"samples": samples, "vae": ("checkpoint", "VAE")}),
         "save": node("SaveImage", {"filename_prefix": prefix}, {"images": ("decode", "IMAGE")}, height),
@@ -98,7 +104,7 @@ def output(prefix: str, samples: tuple[str, str] = ("sampler", "latent"), height
 
 
 def on_miniature(nodes: Nodes, adapters: int = 3) -> Nodes:
-    """The same graph over the miniature, which brings its own latent, with so many of its adapters."""
+    """Return the graph on the miniature, with its latent and this number of its adapters."""
     renamed = {"MODEL": "model", "CLIP": "clip", "VAE": "vae"}
     made = {}
     for key, item in nodes.items():
@@ -118,7 +124,7 @@ def on_miniature(nodes: Nodes, adapters: int = 3) -> Nodes:
 
 
 def grid(links: dict[str, tuple[str, str]], **widgets: Any) -> dict[str, Any]:
-    """Preference Grid after "sweep"."""
+    """Make a Preference Grid after "sweep"."""
     links = links | {
         "preferences": ("sweep", "preferences"),
         "labels": ("sweep", "labels"),

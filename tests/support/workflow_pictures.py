@@ -1,4 +1,4 @@
-"""Graphs that are no templates: those of the help pages' pictures."""
+"""Graphs for the help pages' pictures. They are no templates."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def blend_probe() -> Template:
 
 
 def kl_scale_sampler() -> Template:
-    """The sampler behind its adapters."""
+    """Make the sampler after its adapters."""
     nodes: Nodes = {
         "loras": node("LoadRewardLoRAs", {"lora_1": _FILES[0]}, color=OURS),
         "sampler": node(
@@ -50,7 +50,7 @@ def kl_scale_sampler() -> Template:
 
 
 def regional() -> Template:
-    """Two preferences and a mask."""
+    """Make a graph of two preferences and a mask."""
     ends = {
         "preference": ("left", "preference"),
         "regional_preference": ("right", "preference"),
@@ -68,7 +68,7 @@ def regional() -> Template:
 
 
 def _pad(files: tuple[str, ...], number: int, weights: tuple[float, ...], kl_scale: float) -> Nodes:
-    """A loader, and the Preference Weights it labels."""
+    """Make a loader, and the Preference Weights with its names."""
     chosen = {f"lora_{i}": file for i, file in enumerate(files, start=1)}
     pad = preference(weights)
     pad["widgets"]["kl_scale"] = kl_scale
@@ -77,7 +77,7 @@ def _pad(files: tuple[str, ...], number: int, weights: tuple[float, ...], kl_sca
 
 
 def pads() -> Template:
-    """The three shapes of the pad."""
+    """Make the three shapes of the pad."""
     nodes = (
         _pad(_FILES[:2], 0, (0.35, 0.65, 0.0, 0.0), 1.0)
         | _pad(_FILES, 1, (0.2, 0.3, 0.5, 0.0), 0.6)

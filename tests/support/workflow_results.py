@@ -1,4 +1,4 @@
-"""What the templates draw, over the miniature: the templates' thumbnails and the help pages' pictures of results."""
+"""Pictures that the templates make on the miniature: the templates' thumbnails and the help pages' pictures of results."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from comfy_server import ComfyServer
 from PIL import Image, ImageDraw, ImageFont
 from workflow_parts import MINIATURE, MINIATURE_PROMPT
 
-SECONDS = 3600  # for one run, on a machine that has other work
+SECONDS = 3600  # seconds for one run on a busy machine
 SIDE = 96
-"""Of a picture in rows of pictures, in pixels: 32 enlarged three times."""
+"""Side of a picture in a row, in pixels: 32 enlarged three times."""
 GAP = 6
 INK, PAPER = "#222222", "#fcfcfc"
 PAIR = ("colourfulness", "softness")
-"""The two of the miniature's adapters that are told apart at a glance: strong colours, and pale ones."""
+"""The two adapters of the miniature that differ most to the eye: strong colours, and pale ones."""
 Weights = Sequence[float]
 
 
 def for_miniature(prompt: Prompt, batch: int, adapters: Sequence[str] = PAIR) -> Prompt:
-    """A template's graph in API form, run over the miniature with its settings and these of its adapters."""
+    """Return a template's graph in API form on the miniature, with its settings and these adapters."""
     made = deepcopy(prompt)
     (latent,) = nodes_of(made, "EmptyLatentImage") or [""]
     (checkpoint,) = nodes_of(made, "CheckpointLoaderSimple") or nodes_of(made, "LoadMiniature")
@@ -42,7 +42,7 @@ def for_miniature(prompt: Prompt, batch: int, adapters: Sequence[str] = PAIR) ->
 
 
 def pictures(server: ComfyServer, prompt: Prompt) -> list[list[Image.Image]]:
-    """Run it; the pictures of every node that saves, in the prompt's order."""
+    """Run a graph; returns the pictures of every node that saves, in the prompt's order."""
     outputs = server.run(prompt, SECONDS)
     found = []
     for key in prompt:
@@ -57,7 +57,7 @@ def nodes_of(prompt: Prompt, class_type: str) -> list[str]:
 
 
 def with_weights(prompt: Prompt, *weights: Weights) -> Prompt:
-    """The same with other numbers in its Preference Weights, the first node's first."""
+    """Return the graph with other numbers in its Preference Weights, the first node's first."""
     made = deepcopy(prompt)
     for key, numbers in zip(nodes_of(made, "PreferenceWeights"), weights, strict=True):
         made[key]["inputs"] |= {f"weight_{i}": value for i, value in enumerate(numbers, start=1)}
@@ -65,7 +65,7 @@ def with_weights(prompt: Prompt, *weights: Weights) -> Prompt:
 
 
 def rows(named: Sequence[tuple[str, Sequence[Image.Image]]], side: int = SIDE) -> Image.Image:
-    """Rows of pictures with a name above each."""
+    """Draw rows of pictures with a name above each row."""
     font = ImageFont.load_default(15)
     line = 22
     columns = max(len(row) for _, row in named)
@@ -81,7 +81,7 @@ def rows(named: Sequence[tuple[str, Sequence[Image.Image]]], side: int = SIDE) -
 
 
 def halved(picture: Image.Image, side: int) -> Image.Image:
-    """A picture with a dashed line down its middle."""
+    """Draw a dashed line down the middle of a picture."""
     made = picture.resize((side, side), Image.Resampling.NEAREST)
     draw = ImageDraw.Draw(made)
     for top in range(0, side, 8):
@@ -90,7 +90,7 @@ def halved(picture: Image.Image, side: int) -> Image.Image:
 
 
 def tiled(images: Sequence[Image.Image], columns: int, side: int) -> Image.Image:
-    """Pictures in reading order."""
+    """Arrange pictures in reading order."""
     step = side + GAP
     sheet = Image.new("RGB", (columns * step - GAP, -(-len(images) // columns) * step - GAP), PAPER)
     for number, picture in enumerate(images):
@@ -104,7 +104,7 @@ FIRST, SECOND = (f"{name} alone" for name in PAIR)
 
 
 def one_after_the_other(run: Run, prompt: Prompt, mixture: str, *changes: Sequence[Weights]) -> Image.Image:
-    """Three rows: the first adapter, the graph as it is meant, the second adapter."""
+    """Draw three rows: the first adapter, the graph itself, the second adapter."""
     graph = for_miniature(prompt, 6)
     names = (FIRST, mixture, SECOND)
     return rows([(name, run(with_weights(graph, *weights))[0]) for name, weights in zip(names, changes, strict=True)])
@@ -119,7 +119,7 @@ def _mixed(mixture: str) -> Callable[[Run, Prompt], dict[str, Image.Image]]:
 
 
 def _between(mixture: str) -> Callable[[Run, Prompt], dict[str, Image.Image]]:
-    """For graphs of two preferences."""
+    """Draw the rows of a graph with two preferences."""
 
     def draw(run: Run, prompt: Prompt) -> dict[str, Image.Image]:
         first, second = (1, 0, 0), (0, 1, 0)
@@ -130,7 +130,7 @@ def _between(mixture: str) -> Callable[[Run, Prompt], dict[str, Image.Image]]:
 
 
 def _halves(run: Run, prompt: Prompt) -> dict[str, Image.Image]:
-    """Exaggerated, with shapes of one colour on both sides, and the edge of the mask drawn."""
+    """Draw an exaggerated example with shapes of one colour on both sides and the edge of the mask."""
     graph = for_miniature(prompt, 4)
     for item in graph.values():
         changes = {"kl_scale": 2.0, "seed": 2}
@@ -146,7 +146,7 @@ def _halves(run: Run, prompt: Prompt) -> dict[str, Image.Image]:
 
 
 def _sheet(adapters: Sequence[str] = PAIR) -> Callable[[Run, Prompt], dict[str, Image.Image]]:
-    """The sheet that the graph itself draws."""
+    """Return the sheet that the graph itself draws."""
 
     def draw(run: Run, prompt: Prompt) -> dict[str, Image.Image]:
         graph = for_miniature(prompt, 1, adapters)
@@ -157,7 +157,7 @@ def _sheet(adapters: Sequence[str] = PAIR) -> Callable[[Run, Prompt], dict[str, 
 
 
 def _triangle(run: Run, prompt: Prompt) -> dict[str, Image.Image]:
-    """Corners, and the middle below them all."""
+    """Draw the corners, and the middle below them."""
     graph = for_miniature(prompt, 4, MINIATURE)
     named = [(f"{name} alone", tuple(float(i == at) for i in range(3))) for at, name in enumerate(MINIATURE)]
     named.append(("a third of each", (0.34, 0.33, 0.33)))
@@ -169,7 +169,7 @@ def _nine(run: Run, prompt: Prompt) -> dict[str, Image.Image]:
 
 
 def _sweep(run: Run, prompt: Prompt) -> dict[str, Image.Image]:
-    """As it is: both pictures."""
+    """Return both pictures of the graph."""
     sheet, pareto = run(prompt)
     return {"": sheet[0], "pareto": pareto[0]}
 
@@ -185,4 +185,4 @@ DRAW: dict[str, Callable[[Run, Prompt], dict[str, Image.Image]]] = {
     "sweep_with_pareto": _sweep,
     "stochastic_blend_model": _mixed("half of each, drawn step by step"),
 }
-"""By template: its pictures; "" is the one that its thumbnail shows."""
+"""Template -> its pictures; "" is the one on its thumbnail."""

@@ -1,4 +1,4 @@
-"""What the templates of ``workflows/`` consist of; ``tools/make_workflows.py`` builds them."""
+"""Sources of the templates in ``workflows/``; ``tools/make_workflows.py`` builds them."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def blend_two_adapters() -> Template:
     nodes = common(
         "## Blend two adapters\n\n"
         "1. **Load Checkpoint**: pick your SD 1.5 checkpoint.\n"
-        "2. **Load Reward LoRAs**: pick two LoRAs made for it, *lora_1* and *lora_2*. Any LoRA works: reward-tuned, a style, "
-        "a character.\n"
+        "2. **Load Reward LoRAs**: click a row to pick a LoRA made for it, and add a second. Any LoRA works: "
+        "reward-tuned, a style, a character.\n"
         "3. Press **Run**.\n"
         "4. In **Preference Weights** drag the **violet dot** along the line between the two and run again.\n"
         "5. Drag the **red dot** (KL scale): 0 is the checkpoint alone, 1 the blend, beyond 1 exaggerates.\n\n"
@@ -233,7 +233,7 @@ _SWEPT = [*_LEFT, (300, ["positive", "negative", "sweep"]), (280, ["sampler", "d
 
 
 def _swept(sweep: dict[str, str | int | float], prefix: str) -> Nodes:
-    """Sweep, sample, and lay out on a sheet."""
+    """Make a graph that sweeps, samples and draws a sheet."""
     adapters = {"reward_loras": ("loras", "reward_loras")}
     nodes = {
         "sweep": node("PreferenceSweep", sweep, adapters, color=OURS),
@@ -247,7 +247,7 @@ def _swept(sweep: dict[str, str | int | float], prefix: str) -> Nodes:
 
 
 def sweep_with_pareto() -> Template:
-    """Over the miniature, so that it runs as it is."""
+    """Make the graph on the miniature, so that it runs without other files."""
     text = (
         "## All mixtures of three adapters, and which are worth having\n\n"
         "**Preference Sweep** makes fifteen preferences over the triangle; everything after it runs once for each, with the "

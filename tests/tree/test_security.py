@@ -1,4 +1,4 @@
-"""What the shipped source may not contain, read from it: code made from data, unsafe readers, the network in a node."""
+"""The shipped source contains no code made from data, no unsafe readers, and no network in a node."""
 
 import ast
 import subprocess
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("artifacts", "blending", "nodes", "rewards", "training", "evaluation", "miniature")
+PACKAGES = ("artifacts", "blending", "nodes", "rewards", "training", "evaluation", "miniature", "pipelines")
 NETWORK = {
     "socket",
     "ssl",
@@ -23,7 +23,7 @@ NETWORK = {
 }
 PROCESSES = {"subprocess", "multiprocessing", "pty", "ctypes"}
 UNPICKLERS = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "jsonpickle"}
-# Of pickle, only the exception that torch.load raises.
+# pickle is imported only for the exception that torch.load raises.
 HARMLESS = {"pickle": {"UnpicklingError"}}
 # Modules named in a string: one's own reward or base from the command line, the host's `nodes`, the subcommands.
 LATE_IMPORTS = {
@@ -40,12 +40,12 @@ NO_WEIGHTS = ("Processor", "Tokenizer")
 
 
 def called(node):
-    """The dotted name of what a call calls."""
+    """Return the dotted name of the called function."""
     return ast.unparse(node.func)
 
 
 def constant(node, name):
-    """The value of a keyword, if it is written out."""
+    """Return the value of a keyword if it is a constant."""
     return next((k.value.value for k in node.keywords if k.arg == name and isinstance(k.value, ast.Constant)), None)
 
 
@@ -81,7 +81,7 @@ def offences_of_call(node, file):
 
 
 def offences(source, file):
-    """What a file may not do, in words."""
+    """Return descriptions of forbidden code in a file."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call):
             yield from offences_of_call(node, file)
@@ -145,7 +145,7 @@ def test_each_of_it_would_be_found(line):
 
 
 def test_no_shipped_file_is_a_pickle_or_a_program():
-    """The archive of the registry is what git holds."""
+    """The registry's archive holds the files that git holds."""
     names = subprocess.run(
         ["git", "-C", str(ROOT), "ls-files"], check=True, capture_output=True, text=True
     ).stdout.split()

@@ -10,7 +10,7 @@ from pathlib import Path
 import architecture_map
 
 ROOT = Path(__file__).parents[2]
-SHIPPED = ("artifacts", "blending", "evaluation", "miniature", "nodes", "rewards", "training")
+SHIPPED = ("artifacts", "blending", "evaluation", "miniature", "nodes", "pipelines", "rewards", "training")
 
 
 def shipped_files() -> list[Path]:
@@ -18,7 +18,7 @@ def shipped_files() -> list[Path]:
 
 
 def lengths(source: str) -> list[int]:
-    """Lines of every function, without its docstring."""
+    """Count the lines of every function, without its docstring."""
     found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
@@ -74,4 +74,6 @@ def test_versions_agree():
     newest = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     cited = re.search(r"^version: (\S+)", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
     assert newest is not None and cited is not None
-    assert version.group(1) == newest.group(1) == cited.group(1)
+    shipped = re.search(r'^__version__ = "([^"]+)"', (ROOT / "__init__.py").read_text(), re.MULTILINE)
+    assert shipped is not None
+    assert version.group(1) == newest.group(1) == cited.group(1) == shipped.group(1)

@@ -2,10 +2,10 @@
 
 import ast
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
+import tomllib
 
 ROOT = Path(__file__).parents[2]
 MAY_IMPORT = {
@@ -15,14 +15,15 @@ MAY_IMPORT = {
     "nodes": {"blending", "miniature", "rewards"},
     "training": {"artifacts", "blending", "rewards"},
     "miniature": {"artifacts", "blending", "rewards", "training"},
-    "evaluation": {"artifacts", "blending", "rewards", "training", "miniature"},
+    "pipelines": {"artifacts", "blending"},
+    "evaluation": {"artifacts", "blending", "rewards", "training", "miniature", "pipelines"},
 }
-# The rewards that need no model import only these: an artist's ComfyUI has no more than what they need.
+# Rewards without a model import only these libraries, which every ComfyUI has.
 LIGHT = ("catalogue", "load", "pixels", "protocol", "sources")
 
 
 def imports(path):
-    """(level, module) of every import statement in a file, also inside functions."""
+    """Return (level, module) of every import statement in a file, also inside functions."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from ((0, alias.name) for alias in node.names)
@@ -31,20 +32,20 @@ def imports(path):
 
 
 def package_of(path, level, module):
-    """The project's package an import reaches, None for the outside."""
+    """Return the package of this project that an import reaches, or None."""
     if level == 0:
         return "diffusion_blend" if module.split(".")[0] == "diffusion_blend" else None
     return reached_parts(path, level, module)[0]
 
 
 def reached_parts(path, level, module):
-    """Where a relative import leads, from the root."""
+    """Return the target of a relative import, from the root."""
     parts = path.relative_to(ROOT).parts[:-1]
     return (*parts[: len(parts) - level + 1], *module.split("."))
 
 
 def at_start(path):
-    """(level, module) of what importing a file imports: nothing in functions or under TYPE_CHECKING."""
+    """Return (level, module) of the imports that run when a file is imported, so without those in functions or TYPE_CHECKING."""
     for node in ast.parse(path.read_text()).body:
         if isinstance(node, ast.Import):
             yield from ((0, alias.name) for alias in node.names)

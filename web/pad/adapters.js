@@ -1,61 +1,110 @@
 /**
  * What the graph says about a Preference Weights node: which adapters its weights belong to, and which of its numbers come
- * from a link instead of the widget. Only reads the graph.
+ * from a link or from a subgraph's own node. Only reads the graph. The rule of `weight_places` in blending/slots.py.
+ *
+ * @typedef {object} Slot
+ * @property {string} name of the adapter, or of the empty slot
+ * @property {boolean} used holds an adapter that is switched on
+ * @property {boolean} [unknown] the graph does not tell which
+ *
+ * @typedef {object} Found
+ * @property {Slot[] | null} slots of this node's weights; null when the graph does not tell
+ * @property {string} muted the title of a muted loader, or empty
+ *
+ * @typedef {object} Numbered
+ * @property {number | null} value null when only the run can tell
+ * @property {boolean} linked a node's output gives it
+ * @property {any} widget the one that holds it
+ * @property {any} owner the widget's node
  */
 
-const LOADER = 'LoadRewardLoRAs'
+import { origin, sourceOf, targetsOf } from './links.js'
+
+export const LOADER = 'LoadRewardLoRAs'
 const PREFERENCE = 'PreferenceWeights'
-const NONE = 'None'
+export const NONE = 'None'
 const LONGEST_CHAIN = 100 // a graph with a loop must not hang the page
 const [NEVER, BYPASS] = [2, 4] // LiteGraph's node modes
-
-/**
- * @param {any} node
- * @param {string} name
- * @returns {any} the node at the other end of an input's link, behind reroutes; null without one
- */
-export function origin(node, name) {
-  let slot = node.inputs?.findIndex((/** @type {any} */ input) => input.name === name) ?? -1
-  for (let step = 0; step < LONGEST_CHAIN && slot >= 0; step++) {
-    const source = node.inputs[slot]?.link == null ? null : node.getInputNode(slot)
-    if (!source || source.type !== 'Reroute') return source ?? null
-    ;[node, slot] = [source, 0]
-  }
-  return null
-}
 
 /** @type {(node: any, name: string) => any} The node's widget of a name. */
 export const widgetOf = (node, name) => node?.widgets?.find((/** @type {any} */ widget) => widget.name === name)
 
-/**
- * The names of the adapters a node's weights belong to, in order.
- *
- * @param {any} node a Preference Weights
- * @returns {string[] | null} null when the graph does not tell
- */
-export function adapterNames(node) {
-  const loader = origin(node, 'reward_loras') ?? loaderBeyond(node)
-  if (!loader) return null
-  const names = namesFrom(loader)
-  return names && names.slice(4 * chained(node))
+/** @type {(node: any, prefix: string) => string[]} The names of its numbered inputs, such as weight_1 ... weight_4. */
+export const numbered = (node, prefix) =>
+  (node.widgets ?? [])
+    .map((/** @type {any} */ widget) => widget.name)
+    .filter((/** @type {string} */ name) => new RegExp(`^${prefix}_\\d+$`).test(name))
+    .sort((/** @type {string} */ a, /** @type {string} */ b) => Number(a.split('_')[1]) - Number(b.split('_')[1]))
+
+/** @type {(node: any) => Found} */
+export function slotsOf(node) {
+  const last = origin(node, 'reward_loras') ?? loaderBeyond(node)
+  const loaders = last ? chainOf(last, LOADER, 'reward_loras') : null
+  const before = loaders?.length ? origin(loaders[0], 'reward_loras') : null
+  if (before && before.comfyClass !== LOADER) return { slots: null, muted: '' } // the run alone knows its adapters
+  if (!loaders?.length) return { slots: null, muted: '' }
+  const muted = loaders.find((loader) => loader.mode === NEVER)
+  if (muted) return { slots: null, muted: muted.title }
+  return { slots: ownSlots(node, loaders), muted: '' }
 }
 
-/** @type {(loader: any) => string[] | null} Every adapter of a loader, those of a chained one first. */
-function namesFrom(loader) {
-  /** @type {string[]} */
-  let names = []
-  for (let step = 0; loader && step < LONGEST_CHAIN; step++) {
-    if (loader.comfyClass !== LOADER || loader.mode === NEVER) return null
-    const files = [1, 2, 3, 4].map((number) => widgetOf(loader, `lora_${number}`)?.value)
-    const own = files.filter((file) => typeof file === 'string' && file !== NONE).map(shortName)
-    if (loader.mode !== BYPASS) names = [...own, ...names]
-    loader = origin(loader, 'reward_loras')
-  }
-  return names
+/** @type {(node: any, loaders: any[]) => Slot[]} */
+function ownSlots(node, loaders) {
+  const before = chainOf(node, PREFERENCE, 'preference')
+  const place = before.indexOf(node)
+  const nodes = before.length + followers(node)
+  if (nodes >= loaders.length) return place < loaders.length ? loaderSlots(loaders[place]) : []
+  const joined = loaders.flatMap((loader) => withoutEmptyEnd(loaderSlots(loader)))
+  const start = before.slice(0, place).reduce((sum, each) => sum + numbered(each, 'weight').length, 0)
+  return joined.slice(start, start + numbered(node, 'weight').length)
 }
+
+/** @type {(loader: any) => any[]} The Preference Weights whose weight i belongs to this loader's slot i. */
+export function ownersOfWeights(loader) {
+  const mine = JSON.stringify(withoutEmptyEnd(loaderSlots(loader)))
+  return targetsOf(loader, 0)
+    .map(({ node }) => node)
+    .filter((node) => node.comfyClass === PREFERENCE && mine === JSON.stringify(withoutEmptyEnd(slotsOf(node).slots ?? [])))
+}
+
+/** @type {(last: any, type: string, input: string) => any[]} A node and those chained before it, the first one first. */
+function chainOf(last, type, input) {
+  const chain = []
+  for (let node = last; node && chain.length < LONGEST_CHAIN; node = origin(node, input)) {
+    if (node.comfyClass !== type) break
+    if (node.mode !== BYPASS || node === last) chain.unshift(node)
+  }
+  return chain.filter((node) => type !== LOADER || node.mode !== BYPASS)
+}
+
+/** @type {(node: any) => number} How many Preference Weights come after this one in its chain. */
+function followers(node) {
+  let count = 0
+  for (let at = node; at && count < LONGEST_CHAIN; ) {
+    const next = targetsOf(at, 0).find(
+      (end) => end.node.comfyClass === PREFERENCE && end.node.inputs[end.index]?.name === 'preference'
+    )
+    if (next && next.node.mode !== BYPASS) count += 1
+    at = next?.node
+  }
+  return count
+}
+
+/** @type {(loader: any) => Slot[]} */
+function loaderSlots(loader) {
+  return numbered(loader, 'lora').map((name) => {
+    const file = widgetOf(loader, name)?.value
+    const chosen = typeof file === 'string' && file !== NONE
+    const on = widgetOf(loader, name.replace('lora', 'on'))?.value !== false
+    return { name: chosen ? shortName(file) : '', used: chosen && on }
+  })
+}
+
+/** @type {(slots: Slot[]) => Slot[]} */
+export const withoutEmptyEnd = (slots) => slots.slice(0, slots.findLastIndex(({ name }) => name) + 1)
 
 /** @type {(file: string) => string} A file's name without folders and ending. */
-const shortName = (file) =>
+export const shortName = (file) =>
   file
     .split(/[\\/]/)
     .pop()
@@ -63,26 +112,17 @@ const shortName = (file) =>
 
 /** @type {(node: any) => any} The loader of a node that this preference goes to. */
 function loaderBeyond(node) {
-  for (const id of node.outputs?.[0]?.links ?? []) {
-    const link = node.graph?.getLink?.(id) ?? node.graph?.links?.[id]
-    const target = link && node.graph.getNodeById(link.target_id)
-    const loader = target && origin(target, 'reward_loras')
+  for (const end of targetsOf(node, 0)) {
+    const loader = origin(end.node, 'reward_loras')
     if (loader) return loader
+    const further = end.node.outputs?.some((/** @type {any} */ output) => output.type === 'PREFERENCE')
+    const beyond = further && end.node !== node ? targetsOf(end.node, 0) : []
+    for (const { node: user } of beyond) {
+      const found = origin(user, 'reward_loras')
+      if (found) return found
+    }
   }
   return null
-}
-
-/** @type {(node: any) => number} How many Preference Weights come before this one. */
-function chained(node) {
-  let count = 0
-  for (
-    let before = origin(node, 'preference');
-    before && count < LONGEST_CHAIN;
-    before = origin(before, 'preference')
-  ) {
-    if (before.comfyClass === PREFERENCE) count += 1
-  }
-  return count
 }
 
 /**
@@ -90,11 +130,20 @@ function chained(node) {
  *
  * @param {any} node
  * @param {string} name the input's name
- * @returns {{ value: number | null, linked: boolean }} value is null when only the run can tell
+ * @returns {Numbered}
  */
 export function numberOf(node, name) {
-  const input = node.inputs?.find((/** @type {any} */ candidate) => candidate.widget?.name === name)
-  if (input?.link == null) return { value: Number(widgetOf(node, name)?.value), linked: false }
-  const value = widgetOf(origin(node, input.name), 'value')?.value
-  return { value: typeof value === 'number' ? value : null, linked: true }
+  const index = node.inputs?.findIndex((/** @type {any} */ input) => input.widget?.name === name) ?? -1
+  if (node.inputs?.[index]?.link == null) return held(widgetOf(node, name), node)
+  const source = sourceOf(node, index)
+  if (source?.input) {
+    const { widget, name: label } = source.input
+    const promoted = widgetOf(source.node, widget?.name ?? label)
+    if (promoted) return held(promoted, source.node)
+  }
+  const value = source && !source.input ? widgetOf(source.node, 'value')?.value : null
+  return { value: typeof value === 'number' ? value : null, linked: true, widget: null, owner: null }
 }
+
+/** @type {(widget: any, owner: any) => Numbered} */
+const held = (widget, owner) => ({ value: Number(widget?.value), linked: false, widget, owner })

@@ -76,6 +76,27 @@ export function clampTo(corners, point) {
   return nearest
 }
 
+/**
+ * The corner, the centre or the edge point near a point, in this order; the point itself where none is near.
+ *
+ * @param {Point[]} corners
+ * @param {Point} point
+ * @param {number} reach the largest distance that counts as near
+ * @returns {Point}
+ */
+export function snap(corners, point, reach) {
+  const distance = (/** @type {Point} */ to) => Math.hypot(to[0] - point[0], to[1] - point[1])
+  const centre = /** @type {Point} */ (pointOf(corners, Array(corners.length).fill(1)))
+  const near = [...corners, centre].find((target) => distance(target) <= reach)
+  if (near || corners.length < 3) return near ?? point
+  const feet = corners.map((from, j) => {
+    const to = corners[(j + 1) % corners.length]
+    const along = projection(from, to, point)
+    return /** @type {Point} */ ([from[0] + along * (to[0] - from[0]), from[1] + along * (to[1] - from[1])])
+  })
+  return feet.find((foot) => distance(foot) <= reach) ?? point
+}
+
 /** @type {(from: Point, to: Point, point: Point) => number} How far along the segment the nearest point lies, 0 to 1. */
 function projection(from, to, point) {
   const [x, y] = [to[0] - from[0], to[1] - from[1]]

@@ -1,53 +1,12 @@
-/**
- * What the pad's picture consists of, in its own units (300 by 200). Pure but for making elements.
- *
- * @typedef {import('./coordinates.js').Point} Point
- */
+/** The elements of the pad's picture. Pure but for making elements. */
 
-export const [WIDTH, HEIGHT] = [300, 200]
+import { CORNERS, FONT_SIZE, MESSAGE, SMALL, TRACK, WIDTH, fit, labelPlaces, widthOf, wrap } from './layout.js'
+import { say } from './words.js'
 
-/** @type {Record<number, Point[]>} The corners of a point, a line, a triangle, a square. */
-export const CORNERS = {
-  1: [[150, 75]],
-  2: [
-    [40, 75],
-    [260, 75]
-  ],
-  3: [
-    [82, 122],
-    [218, 122],
-    [150, 22]
-  ],
-  4: [
-    [105, 20],
-    [195, 20],
-    [195, 122],
-    [105, 122]
-  ]
-}
-/** @type {Record<number, [number, number, string][]>} Offset and anchor of each corner's label. */
-const LABELS = {
-  1: [[0, -14, 'middle']],
-  2: [
-    [0, -16, 'middle'],
-    [0, -16, 'middle']
-  ],
-  3: [
-    [-8, 16, 'middle'],
-    [8, 16, 'middle'],
-    [12, 0, 'start']
-  ],
-  4: [
-    [-10, 2, 'end'],
-    [10, 2, 'start'],
-    [10, 2, 'start'],
-    [-10, 2, 'end']
-  ]
-}
-const COLOURS = ['#56b4e9', '#e69f00', '#009e73', '#cc79a7'] // Okabe and Ito; colour-blind people can distinguish them
-const LONGEST_NAME = 15
-export const TRACK = { y: 170, from: 30, to: 270 }
-const [TEXT, MUTED] = ['var(--input-text, #ddd)', 'var(--descrip-text, #999)'] // the host's theme
+/** The adapters' colours (Okabe and Ito, which colour-blind people can distinguish). */
+export const COLOURS = ['#56b4e9', '#e69f00', '#009e73', '#cc79a7', '#0072b2', '#d55e00', '#f0e442', '#999999']
+export const VIOLET = '#7e57c2'
+const GAP = 5 // between a name and its share
 
 /**
  * @param {string} tag
@@ -62,34 +21,66 @@ export function svg(tag, attributes = {}, text) {
   return element
 }
 
-/** @type {(name: string) => string} */
-const shortened = (name) => (name.length > LONGEST_NAME ? `${name.slice(0, LONGEST_NAME - 1)}\u2026` : name)
-
 /**
  * The shape between the adapters, with their names and shares.
  *
- * @param {string[]} names one per corner
- * @param {(number | null)[]} weights one per corner; no shares are shown unless all are known
+ * @param {import('./adapters.js').Slot[]} slots one per corner
+ * @param {(number | null)[]} shares one per corner, sum 1; null where they are unknown
+ * @param {import('./theme.js').Theme} theme
  * @returns {any[]} elements
  */
-export function drawShape(names, weights) {
-  const corners = CORNERS[names.length]
-  const total = weights.reduce((/** @type {number} */ sum, weight) => sum + (weight ?? NaN), 0)
+export function drawShape(slots, shares, theme) {
+  const corners = CORNERS[slots.length]
   const outline = svg('polygon', {
     points: corners.map((corner) => corner.join(',')).join(' '),
-    fill: 'var(--comfy-input-bg, #222)',
-    stroke: MUTED,
+    fill: 'none',
+    stroke: theme.line,
     'stroke-width': 2,
     'stroke-linejoin': 'round'
   })
-  const labels = names.flatMap((name, i) => {
-    const [[x, y], [dx, dy, anchor]] = [corners[i], LABELS[names.length][i]]
-    const share = total > 0 ? ` ${((weights[i] ?? 0) / total).toFixed(2)}` : ''
-    const label = svg('text', { x: x + dx, y: y + dy, 'text-anchor': anchor, fill: TEXT, 'data-part': 'label' })
-    label.append(shortened(name), svg('tspan', { 'font-weight': 'bold' }, share), svg('title', {}, name))
-    return [svg('circle', { cx: x, cy: y, r: 5, fill: COLOURS[i] }), label]
+  const places = labelPlaces(slots.length)
+  const marks = slots.map(({ used }, i) => {
+    const look = used ? { fill: COLOURS[i] } : { fill: 'none', stroke: theme.line, 'stroke-dasharray': '2 2' }
+    return svg('circle', { cx: corners[i][0], cy: corners[i][1], r: 6, 'data-part': 'corner', ...look })
   })
-  return [outline, ...labels]
+  return [outline, ...marks, ...slots.map((slot, i) => drawLabel(slot, shares[i], places[i], theme))]
+}
+
+/**
+ * @param {import('./adapters.js').Slot} slot
+ * @param {number | null} share
+ * @param {import('./layout.js').Place} place
+ * @param {import('./theme.js').Theme} theme
+ */
+function drawLabel({ name, used }, share, { x, y, anchor, width, stacked }, theme) {
+  const number = share === null || !used ? '' : share.toFixed(2)
+  const beside = stacked || !number ? 0 : widthOf(number, FONT_SIZE, 'bold') + GAP
+  const label = svg('text', {
+    x,
+    y,
+    'text-anchor': anchor,
+    fill: used ? theme.text : theme.muted,
+    'font-size': FONT_SIZE,
+    'data-part': 'label'
+  })
+  const shown = fit(name || say('empty'), width - beside)
+  const look = { 'font-weight': 'bold', ...(stacked ? { x, dy: FONT_SIZE + 1 } : { dx: number ? GAP : 0 }) }
+  label.append(shown, svg('tspan', look, number), svg('title', {}, name || say('empty')))
+  return label
+}
+
+/**
+ * A message below the shape.
+ *
+ * @param {string} text may be empty
+ * @param {string} colour
+ * @returns {any[]} elements
+ */
+export function drawMessage(text, colour) {
+  const { y, width, lines, lineHeight } = MESSAGE
+  return wrap(text, width, lines).map((line, i) =>
+    svg('text', { x: WIDTH / 2, y: y + i * lineHeight, 'text-anchor': 'middle', fill: colour, 'font-size': SMALL }, line)
+  )
 }
 
 /**
@@ -108,34 +99,31 @@ export function trackX([least, most], scale) {
  * The KL scale's track: solid from the base to the blend, dotted beyond.
  *
  * @param {number[]} range least and most on the track
- * @param {string} value what to write as the value
+ * @param {string} value the KL scale in words
+ * @param {import('./theme.js').Theme} theme
  * @returns {any[]} elements
  */
-export function drawTrack(range, value) {
+export function drawTrack(range, value, theme) {
   const { y, from, to } = TRACK
   const line = (/** @type {number} */ a, /** @type {number} */ b, /** @type {object} */ look) =>
     svg('line', { x1: trackX(range, a), x2: trackX(range, b), y1: y, y2: y, ...look })
-  const text = (
-    /** @type {number} */ x,
-    /** @type {number} */ dy,
-    /** @type {string} */ anchor,
-    /** @type {string} */ said
-  ) => svg('text', { x, y: y + dy, 'text-anchor': anchor, fill: MUTED }, said)
+  const text = (/** @type {number} */ x, /** @type {number} */ dy, /** @type {string} */ anchor, /** @type {string} */ said) =>
+    svg('text', { x, y: y + dy, 'text-anchor': anchor, fill: theme.muted, 'font-size': SMALL, 'data-part': 'word' }, said)
   const tick = (/** @type {number} */ scale) => {
     const x = trackX(range, scale)
-    return svg('line', { x1: x, x2: x, y1: y - 5, y2: y + 5, stroke: MUTED })
+    return svg('line', { x1: x, x2: x, y1: y - 5, y2: y + 5, stroke: theme.line })
   }
-  const dotted = { stroke: MUTED, 'stroke-width': 2, 'stroke-dasharray': '2 4' }
+  const dotted = { stroke: theme.line, 'stroke-width': 2, 'stroke-dasharray': '2 4' }
   return [
     line(range[0], 0, dotted),
-    line(0, 1, { stroke: '#7e57c2', 'stroke-width': 5 }),
+    line(0, 1, { stroke: VIOLET, 'stroke-width': 5 }),
     line(1, range[1], dotted),
     tick(0),
     tick(1),
-    text(trackX(range, 0), 19, 'middle', '0 base'),
-    text(trackX(range, 1), 19, 'middle', '1 blend'),
-    text(from, -10, 'start', 'opposite'),
-    text(to, -10, 'end', 'exaggerated'),
-    text(to, 19, 'end', value)
+    text(trackX(range, 0), 18, 'middle', say('base')),
+    text(trackX(range, 1), 18, 'middle', say('blend')),
+    text(from, -11, 'start', say('opposite')),
+    text(to, -11, 'end', say('exaggerated')),
+    text(to, 18, 'end', value)
   ]
 }

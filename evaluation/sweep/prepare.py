@@ -1,0 +1,197 @@
+"""Loads all that a sweep needs, after checking all that can be checked without it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ...artifacts.workers import Worker
+from ...blending.plans import Gates
+from ...blending.preference import Preference
+from ...pipelines.adapter_files import AdapterFile, fit_adapter, open_adapter
+from ...rewards.load import load_rewards
+from ...rewards.protocol import Reward, check_differentiable
+from ...training.models.bases import load_base
+from ...training.models.diffusers_model import Base
+from ...training.prompt_table import PromptTable
+from ...training.prompts import load_prompts
+from .checks import check_config
+from .config import SweepConfig
+from .external_scores import keep_scores, read_scores
+from .methods import METHODS
+from .network import Network
+from .points import Point, make_points, points_of, reward_scales
+from .records import Records
+from .run import Sweep
+from .runner import MethodRunner
+
+EXTENDABLE = (
+    "methods",
+    "weights",
+    "grid",
+    "method_weights",
+    "kl_scales",
+    "images_per_point",
+    "images_per_prompt",
+    "etas",
+    "morl",
+    "code_block",
+    "code_candidates",
+    "rgg_alpha",
+)
+"""Settings that only add points or pictures; the name of a unit's folder depends on them."""
+_WITHOUT_EFFECT = (
+    "output",
+    "save_images",
+    "resamples",
+    "reward_folders",
+    "allow_download",
+    "external_scores",
+    "claim_expiry",
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that is known of a sweep before a network is loaded.
+
+    Attributes:
+        config: the settings.
+        prompts: to draw.
+        adapters: in the order of the weights.
+        morl: preference -> the adapter trained for it.
+        points: those asked for.
+        scales: the number by which each adapter's reward is divided before it is weighed, float[m].
+        records: the folder.
+        fingerprint: everything that every unit depends on.
+    """
+
+    config: SweepConfig
+    prompts: Sequence[str]
+    adapters: Sequence[AdapterFile]
+    morl: Mapping[Gates, AdapterFile]
+    points: Sequence[Point]
+    scales: Sequence[float]
+    records: Records
+    fingerprint: Mapping[str, Any]
+
+
+def _fingerprint(config: SweepConfig, adapters: Sequence[AdapterFile], prompts: Sequence[str]) -> dict[str, Any]:
+    """Everything that every unit depends on; a file counts by its content."""
+    plain = dataclasses.asdict(config)
+    settings = {key: value for key, value in plain.items() if key not in (*EXTENDABLE, *_WITHOUT_EFFECT)}
+    settings["adapters"] = {adapter.name: adapter.digest for adapter in adapters}
+    settings["prompts"] = hashlib.sha256("\n".join(prompts).encode()).hexdigest()
+    return settings
+
+
+def plan(config: SweepConfig) -> Plan:
+    """Check settings, files and the folder, without a network and without writing.
+
+    Raises:
+        ValueError: a setting, adapter file, prompt source, table of scores or folder that cannot work.
+    """
+    check_config(config)
+    prompts = load_prompts(config.prompts.source, config.prompts.count, config.prompts.seed)
+    if config.images_per_prompt:
+        config = replace(config, images_per_point=config.images_per_prompt * len(prompts))
+    keys = morl_weights(config)
+    adapters = [open_adapter(name, file) for name, file in config.adapters.items()]
+    morl = {weights: open_adapter(f"morl {key}", config.morl[key]) for weights, key in keys.items()}
+    records, fingerprint = Records(Path(config.output)), _fingerprint(config, adapters, prompts)
+    records.compare(fingerprint)
+    for file in config.external_scores:
+        read_scores(Path(file))
+    points, scales = make_points(config, adapters, morl), reward_scales(config, adapters)
+    return Plan(config, prompts, adapters, morl, points, scales, records, fingerprint)
+
+
+def prepare(config: SweepConfig, worker: Worker, base: Base | None = None) -> Sweep:
+    """Load everything a sweep needs, and join its folder.
+
+    Args:
+        config: the settings.
+        worker: this process.
+        base: a model that is already loaded, instead of the settings'.
+
+    Raises:
+        ValueError: a setting, base, adapter, reward or folder that cannot work, before any picture is made.
+    """
+    planned = plan(config)
+    config = planned.config
+    wanted = planned.records.rewards() | config.rewards
+    rewards = _load_rewards(wanted, config, worker)
+    base = base or load_base(config.base, worker.device, allow_download=config.allow_download)
+    network = Network(base, config.guidance_scale)
+    adapters = [fit_adapter(file, base.unet) for file in planned.adapters]
+    mixtures = {file.digest: fit_adapter(file, base.unet) for file in planned.morl.values()}
+    for method in config.methods:
+        if METHODS[method].needs_gradient:
+            followed = {name: rewards[name] for name in config.adapters}
+            check_differentiable(method, followed, base.resolution, planned.prompts[0])
+    steps = base.ddim_steps(config.steps, config.eta)
+    runner = MethodRunner(config, network, steps, adapters, mixtures, rewards)
+    table = PromptTable(_Encoder(base), planned.prompts)
+    join(planned)
+    return Sweep(config, runner, planned.points, planned.scales, rewards, table, planned.records, worker)
+
+
+def join(planned: Plan) -> None:
+    """Join a sweep's folder, and record there the points that were asked for.
+
+    Raises:
+        ValueError: the folder belongs to another sweep.
+    """
+    config, records = planned.config, planned.records
+    earlier = records.earlier_points(list(config.adapters))
+    records.open(planned.fingerprint)
+    for key, count in earlier.items():
+        known = points_of([key], config, planned.adapters, planned.morl) if key[0] in METHODS else []
+        records.add_points([replace(p, images=count) for p in known if (records.folder / "units" / p.folder).exists()])
+    records.add_points(planned.points)
+    keep_scores(config.external_scores, records.folder / "external", list(records.rewards()))
+
+
+def _load_rewards(wanted: Mapping[str, str], config: SweepConfig, worker: Worker) -> dict[str, Reward]:
+    loaded = load_rewards(
+        dict.fromkeys(wanted.values()), config.reward_folders, worker.device, allow_download=config.allow_download
+    )
+    return {name: _affine(loaded[reward], config.affine.get(name)) for name, reward in wanted.items()}
+
+
+def _affine(reward: Reward, numbers: Sequence[float] | None) -> Reward:
+    if numbers is None:
+        return reward
+    factor, offset = numbers
+
+    def scaled(images: Tensor, prompts: Sequence[str]) -> Tensor:
+        return factor * reward(images, prompts) + offset
+
+    return scaled
+
+
+@dataclass(frozen=True)
+class _Encoder:
+    base: Base
+
+    def encode_prompts(self, prompts: Sequence[str]) -> Any:
+        return self.base.encode(prompts)
+
+
+def morl_weights(config: SweepConfig) -> dict[Gates, str]:
+    """The preferences that have a mixture adapter -> how the settings name them."""
+    return {_key(key, config): key for key in config.morl}
+
+
+def _key(text: str, config: SweepConfig) -> Gates:
+    try:
+        weights = tuple(float(word) for word in text.split(","))
+    except ValueError as error:
+        raise ValueError(f"morl {text!r}: give the weights as numbers with commas, like '0.5,0.5'") from error
+    return Preference(weights).normalised(list(config.adapters))

@@ -1,0 +1,295 @@
+"""One patch of ComfyUI's reader as exact updates of a layer."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import comfy.lora
+import comfy.weight_adapter
+import torch
+from torch import Tensor
+
+from ...blending.updates import (
+    BiasDifference,
+    Difference,
+    HadamardProduct,
+    KroneckerProduct,
+    LowRank,
+    ParameterDifference,
+    RotatedOutput,
+    ScaledOutput,
+    Slice,
+    Update,
+)
+from .base_weights import BaseWeights
+from .kinds import OtherShape, check_size, factored_form
+from .targets import Target, locate
+
+Updates = list[tuple[str, Update]]
+"""Names of layers (or of parameters) and their updates."""
+
+FACTORED = ("lora", "loha", "lokr")
+
+
+def convert(patch: Any, target: Target, strength: float, weights: BaseWeights, magnitude: Tensor | None) -> Updates:
+    """Convert one patch of the host's reader.
+
+    Args:
+        patch: a value of ``comfy.lora.load_lora``.
+        target: where it belongs.
+        strength: factor on the update.
+        weights: of the base model; read only for the kinds that multiply them.
+        magnitude: of a DoRA in PEFT's spelling, ``s = m / ||W + up @ down||`` by output, which the host does not read; or None.
+
+    Raises:
+        OtherShape: the update is for a weight of another shape.
+        ValueError: the file is damaged in a part that is used.
+    """
+    if not isinstance(patch, comfy.weight_adapter.WeightAdapterBase):
+        return _plain(patch, target, strength, weights)
+    if any(isinstance(part, Tensor) and not bool(torch.isfinite(part.float()).all()) for part in patch.weights):
+        raise ValueError("it holds NaN or infinite numbers.")
+    if any(isinstance(part, Tensor) and part.ndim == 0 for part in patch.weights):
+        raise ValueError("a factor of it is a single number.")
+    if patch.name == "lora" and patch.weights[5] is not None and tuple(patch.weights[5]) != target.shape:
+        raise ValueError(
+            f"it changes the layer's shape from {list(target.shape)} to {list(patch.weights[5])}, so it cannot be blended."
+        )
+    scale = magnitude if magnitude is not None else _dora_scale(patch)
+    if patch.name in FACTORED and scale is None:
+        return _factored(patch, target, strength, weights)
+    # As the host decides: a DoRA scale is one number per output, or else one per input.
+    by_output = magnitude is not None or (scale is not None and scale.ndim > 0 and scale.shape[0] == target.part[0])
+    if patch.name == "lora" and target.takes_factors and target.function is None and by_output:
+        return _dora(patch, target, strength, weights, scale, magnitude is not None)
+    if patch.name == "oft" and scale is None and target.takes_factors and target.function is None:
+        return _oft(patch, target, strength, weights)
+    if magnitude is not None:
+        raise ValueError("its magnitude vector belongs to a layer that no DoRA trainer changes.")
+    return _dense(patch, target, strength, weights)
+
+
+def convert_chain(entries: list[Any], key: str, network: Any, weights: BaseWeights) -> Updates:
+    """Convert all patches that a chain of nodes added to one parameter, in their order.
+
+    Args:
+        entries: the host's (strength, patch, strength of the weight, offset, function).
+        key: of the parameter.
+        network: the host's BaseModel.
+        weights: of the MODEL before the chain.
+
+    Raises:
+        ValueError: as `convert`.
+    """
+    if all(strength == 1 and _adds(patch) for _, patch, strength, *_ in entries):
+        return [
+            update
+            for strength, patch, _, offset, function in entries
+            for update in convert(patch, locate(network, (key, offset, function)), strength, weights, None)
+        ]
+    return _patched(entries, locate(network, key), weights.read(key))
+
+
+def _adds(patch: Any) -> bool:
+    """Whether a patch adds a tensor that does not depend on the weight, so that patches of one weight are a sum."""
+    if isinstance(patch, comfy.weight_adapter.WeightAdapterBase):
+        return patch.name in FACTORED and _dora_scale(patch) is None
+    return (
+        isinstance(patch, tuple) and (len(patch) == 1 or patch[0] == "diff") and isinstance(patch[-1], (Tensor, tuple))
+    )
+
+
+def _dora_scale(patch: Any) -> Tensor | None:
+    return patch.weights[{"lora": 4, "oft": 3, "boft": 3, "glora": 5}.get(patch.name, -1)]
+
+
+def _plain(patch: Any, target: Target, strength: float, weights: BaseWeights) -> Updates:
+    """A full difference, or a weight that replaces the model's."""
+    kind, values = ("diff", patch) if len(patch) == 1 else patch
+    value = values[0].float()
+    if not bool(torch.isfinite(value).all()):
+        raise ValueError("it holds NaN or infinite numbers.")
+    if tuple(value.shape) != target.part:
+        raise OtherShape(f"its update is {list(value.shape)}, but the model's part is {list(target.part)}.")
+    if kind == "set":
+        return _dense(patch, target, strength, weights)
+    if kind != "diff":
+        raise ValueError(f"an update of kind {kind!r} is unknown here.")
+    value = value * strength
+    return _difference(value if target.function is None else target.function(value), target)
+
+
+def _factored(patch: Any, target: Target, strength: float, weights: BaseWeights) -> Updates:
+    update = _checked_form(patch, target)
+    if not target.takes_factors:
+        return _dense(patch, target, strength, weights)
+    if isinstance(update, LowRank):
+        update = LowRank(update.down, update.up * strength)
+        check_size(update.up, update.down, "its alpha or its strength makes")
+        return [(target.name, _placed(update, target))]
+    if target.function is not None:
+        return _dense(patch, target, strength, weights)
+    if isinstance(update, KroneckerProduct):
+        update = KroneckerProduct(update.left * strength, update.right, update.up)
+    elif isinstance(update, HadamardProduct):
+        update = HadamardProduct(update.up1 * strength, update.down1, update.up2, update.down2)
+    return [(target.name, _sliced(update, target))]
+
+
+def _checked_form(patch: Any, target: Target) -> Update:
+    """The factors without a DoRA scale. They are checked before the host multiplies them out."""
+    if len(target.part) < 2:
+        raise OtherShape(f"it is a product of matrices, but the model's part is {list(target.part)}.")
+    rows, *inputs = target.part
+    weights = (*patch.weights[:4], None, None) if patch.name == "lora" else (*patch.weights[:-1], None)
+    return factored_form(type(patch)(patch.loaded_keys, weights), rows, tuple(inputs))
+
+
+def _dora(
+    patch: Any, target: Target, strength: float, weights: BaseWeights, scale: Tensor | None, of_the_sum: bool
+) -> Updates:
+    """``W_i = s (W + up @ down)`` as a factor on the output and a low-rank pair.
+
+    The host, as LyCORIS by default, takes ``s = m / ||W||`` by output; PEFT takes ``s = m / ||W + up @ down||``.
+    """
+    pair = _checked_form(patch, target)
+    assert isinstance(pair, LowRank) and scale is not None
+    if scale.numel() != target.part[0]:
+        raise OtherShape(f"its scale has {scale.numel()} numbers, but the layer has {target.part[0]} outputs.")
+    weight = _part(weights.read(target.key), target).flatten(1)
+    normed = weight + (pair.up @ pair.down.flatten(1)).to(weight) if of_the_sum else weight
+    factor = scale.to(weight).flatten() / (normed.norm(dim=1) + torch.finfo(torch.float32).eps)
+    factor = factor.cpu()
+    if not bool(torch.isfinite(factor).all()):
+        raise ValueError("its DoRA scale holds NaN or infinite numbers.")
+    pair = LowRank(pair.down, pair.up * (strength * factor[:, None]))
+    output = ScaledOutput(strength * (factor - 1), _bias(target, weights))
+    return [(target.name, _placed(pair, target)), (target.name, _sliced(output, target))]
+
+
+def _oft(patch: Any, target: Target, strength: float, weights: BaseWeights) -> Updates:
+    """``R = (1 + Q)(1 - Q)^-1`` with ``Q = B - B^T`` per block, of a norm of at most alpha. The host's strength counts twice."""
+    blocks, _, alpha, _ = patch.weights
+    blocks = blocks.float()
+    if blocks.ndim != 3 or blocks.shape[1] != blocks.shape[2] or blocks.shape[0] * blocks.shape[1] != target.part[0]:
+        raise OtherShape(f"its blocks are {list(blocks.shape)}, but the layer has {target.part[0]} outputs.")
+    skew = blocks - blocks.transpose(1, 2)
+    norm = float(skew.norm()) + 1e-8
+    if alpha and alpha > 0 and norm > alpha:
+        skew = skew * alpha / norm
+    one = torch.eye(blocks.shape[1])
+    rotation = (one + skew) @ torch.linalg.inv(one - skew)
+    # The host sums over the rotation's first index, so its transpose acts on the outputs.
+    update = RotatedOutput(strength**2 * (rotation - one).transpose(1, 2), _bias(target, weights))
+    return [(target.name, _sliced(update, target))]
+
+
+def _bias(target: Target, weights: BaseWeights) -> Tensor | None:
+    key = f"{target.name}.bias"
+    if key not in weights:
+        return None
+    bias = weights.read(key).cpu()
+    return bias if target.offset is None or target.offset[0] != 0 else bias.narrow(*target.offset)
+
+
+def _dense(patch: Any, target: Target, strength: float, weights: BaseWeights) -> Updates:
+    """The difference that the host's own patching makes."""
+    adapter: Any = None if isinstance(patch, tuple) else patch
+    multiplies = adapter is None or adapter.name not in FACTORED or _dora_scale(adapter) is not None
+    _check_sizes(patch, target)
+    weight = weights.read(target.key) if multiplies else torch.zeros(target.shape)
+    if adapter is not None and adapter.name == "boft" and adapter.weights[2] is None:
+        # The host fails on a BOFT without alpha, which has no bound on its norm: alpha 0 says the same.
+        patch = type(adapter)(adapter.loaded_keys, (*adapter.weights[:2], 0.0, *adapter.weights[3:]))
+    updates = _patched([(strength, patch, 1.0, target.offset, target.function)], target, weight)
+    if not updates and strength != 0 and adapter is not None and _holds_numbers(adapter):
+        raise OtherShape(f"the host finds no way to apply it to a weight of {list(target.part)}.")
+    return updates
+
+
+def _patched(entries: list[Any], target: Target, weight: Tensor) -> Updates:
+    """The difference of a whole parameter that the host makes by some patches; nothing if there is none."""
+    try:
+        patched = comfy.lora.calculate_weight(entries, weight.clone(), target.key)
+    except (RuntimeError, IndexError, AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"the host cannot apply it: {error}") from error
+    if patched.shape != weight.shape:
+        raise ValueError(f"it changes the shape from {list(weight.shape)} to {list(patched.shape)}.")
+    change = (patched - weight).cpu()
+    if not bool(torch.isfinite(change).all()):
+        raise ValueError("it makes NaN or infinite numbers.")
+    whole = Target(target.key, None, None, target.module, target.layer, target.shape)
+    return _difference(change, whole) if bool(change.any()) else []
+
+
+def _check_sizes(patch: Any, target: Target) -> None:
+    """Refuse factors whose product would be larger than the weight, before the host makes it."""
+    if isinstance(patch, tuple):
+        return
+    if patch.name in FACTORED:
+        _checked_form(patch, target)
+    elif patch.name == "glora":
+        most = max(target.part[0], math.prod(target.part[1:]))
+        if any(max(part.shape[0], part.shape[1:].numel()) > most for part in patch.weights[:4]):
+            raise OtherShape(f"its factors are larger than the model's part, {list(target.part)}.")
+
+
+def _holds_numbers(patch: Any) -> bool:
+    """Whether an update is expected to change anything: no factor is all zeros."""
+    return all(bool(part.float().any()) for part in patch.weights if isinstance(part, Tensor))
+
+
+def _difference(value: Tensor, target: Target) -> Updates:
+    if target.layer is None or (target.is_bias and target.offset is not None):
+        return [(target.key, ParameterDifference(_padded(value, target)))]
+    if target.is_bias:
+        return [(target.name, BiasDifference(value.flatten()))]
+    if target.offset is not None and not target.takes_factors:
+        return [(target.name, Difference(_padded(value, target)))]
+    return [(target.name, _sliced(Difference(value), target))]
+
+
+def _padded(value: Tensor, target: Target) -> Tensor:
+    """A slice's difference over the whole parameter."""
+    if target.offset is None:
+        return value
+    whole = value.new_zeros(target.shape)
+    _part(whole, target).copy_(value)
+    return whole
+
+
+def _part(weight: Tensor, target: Target) -> Tensor:
+    return weight if target.offset is None else weight.narrow(*target.offset)
+
+
+def _sliced(update: Update, target: Target) -> Update:
+    return update if target.offset is None else Slice(update, *target.offset)
+
+
+def _placed(pair: LowRank, target: Target) -> LowRank:
+    """Extend a low-rank pair to the layer's whole weight, so that all adapters of a layer are two products."""
+    up, down = pair.up, pair.down
+    if target.function is not None:
+        up = _permuted(up, down.flatten(1), target.function)
+    if target.offset is not None:
+        axis, start, length = target.offset
+        whole = (up if axis == 0 else down).new_zeros(
+            (target.shape[0], up.shape[1]) if axis == 0 else (down.shape[0], *target.shape[1:])
+        )
+        whole.narrow(axis, start, length).copy_(up if axis == 0 else down)
+        up, down = (whole, down) if axis == 0 else (up, whole)
+    return LowRank(down, up)
+
+
+def _permuted(up: Tensor, down: Tensor, function: Any) -> Tensor:
+    """Apply the host's function on a weight to the up factor, if the function only permutes rows."""
+    moved = function(up)
+    if moved.shape != up.shape or not torch.allclose(function(up @ down), moved @ down, rtol=1e-4, atol=1e-6):
+        raise ValueError("the host changes this layer's update in a way that is not low-rank.")
+    return moved
+
+
+def bytes_of(update: Update, itemsize: int) -> int:
+    """Return the memory of an update's tensors, bytes."""
+    return sum(math.prod(part.shape) for part in update.tensors()) * itemsize

@@ -1,0 +1,148 @@
+"""What of an adapter file is applied to a model, what is skipped and why, in words for the artist."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from .files import RewardLoRA
+from .headers import trained_scale
+from .reader import EXTRAS, MAGNITUDES, stem
+
+TEXT_ENCODER = re.compile(
+    r"(lora_te\d*_|lora_prior_te_|text_encoders?\d*[._]|text_encoder_\d+\.|text_model\.|clip_[lgh][._]|t5xxl[._]|te\d*[._]"
+    r"|cond_stage_model\.|conditioner\.|bundle_emb|base_model\.model\.text_model\.)"
+)
+"""How the keys of text-encoder weights and of embeddings begin."""
+
+LEAST_SHARE = 0.1
+"""The least share of a file's layers that must fit: below it, the file is for another model."""
+
+
+@dataclass
+class Report:
+    """What happened to the layers of one adapter file.
+
+    Args:
+        adapter: the file.
+        model: the architecture's name.
+    """
+
+    adapter: RewardLoRA
+    model: str
+    kinds: Counter[str] = field(default_factory=Counter)  # kind -> parts of the model that it changes
+    absent: list[str] = field(default_factory=list)  # layers that the model does not have
+    misshapen: list[tuple[str, str]] = field(default_factory=list)  # layers of another shape, and how
+    text_encoder: int = 0  # tensors
+    dense_bytes: int = 0  # memory of full differences that the host computes
+
+    def count_unused(self, keys: Iterable[str]) -> None:
+        """Sort the keys that belong to no weight of the network into layers, text encoders and extras."""
+        layers: set[str] = set()
+        for key in keys:
+            if TEXT_ENCODER.match(key):
+                self.text_encoder += 1
+            elif stem(key) != key and not key.endswith(
+                (*(f".{name}" for name in EXTRAS if name != "diff_b"), *MAGNITUDES)
+            ):
+                layers.add(stem(key))
+        self.absent += sorted(layers)
+
+    @property
+    def applied(self) -> int:
+        return sum(self.kinds.values())
+
+    def check(self) -> None:
+        """Refuse a file of which nothing, or next to nothing, fits the model.
+
+        Raises:
+            ValueError: it is for another architecture, or for a text encoder only.
+        """
+        skipped = len(self.absent) + len(self.misshapen)
+        total = self.applied + skipped
+        if self.applied and self.applied >= LEAST_SHARE * total and self.applied > len(self.misshapen):
+            return
+        file = self.adapter.file
+        if not total and self.text_encoder:
+            raise ValueError(
+                f"{file}: its {self.text_encoder} weights belong to a text encoder only, so there is nothing to blend. Load it "
+                "with the host's Load LoRA (strength_model 0)."
+            )
+        if not total:
+            raise ValueError(
+                f"{file}: none of its {len(self.adapter.tensors)} weights belongs to this model's diffusion network. Choose an "
+                "adapter made for this checkpoint."
+            )
+        made_for = architecture(self.adapter)
+        raise ValueError(
+            f"{file}: only {self.applied} of its {total} layers fit this model, so it is made for another architecture"
+            f"{f' ({made_for})' if made_for else ''}; this model is {self.model}. {self._reasons()} Choose an adapter made for "
+            "this checkpoint."
+        )
+
+    def text(self) -> str:
+        """Return what was skipped, in a sentence or two; an empty text if everything was applied and fits in memory."""
+        parts = []
+        if self.absent or self.misshapen:
+            total = self.applied + len(self.absent) + len(self.misshapen)
+            parts.append(f"{self.applied} of {total} layers applied. {self._reasons()}")
+        if self.text_encoder:
+            parts.append(
+                f"It also holds {self.text_encoder} text-encoder weights. They take part where the prompts are encoded behind "
+                "Blend Text Encoder, and have no effect otherwise."
+            )
+        scale = trained_scale(self.adapter.metadata, self.adapter.tensors)
+        if scale is not None and not math.isclose(scale, 1.0, rel_tol=1e-3):
+            parts.append(
+                f"It was trained with a factor of {scale:.3g} (alpha / rank) that ComfyUI does not read: set its strength to "
+                f"{scale:.3g} to have it as trained."
+            )
+        if self.dense_bytes > 2**20:
+            kinds = ", ".join(f"{count} of kind {kind}" for kind, count in sorted(self.kinds.items()) if kind != "lora")
+            parts.append(f"Its full differences ({kinds}) take {self.dense_bytes / 2**20:.0f} MiB.")
+        return f"{self.adapter.file}: {' '.join(parts)}" if parts else ""
+
+    def _reasons(self) -> str:
+        reasons = []
+        if self.absent:
+            reasons.append(f"{len(self.absent)} that this model does not have ({_some(self.absent)})")
+        if self.misshapen:
+            layer, why = self.misshapen[0]
+            reasons.append(f"{len(self.misshapen)} of another shape ({layer}: {why.rstrip('.')})")
+        return f"Skipped: {'; '.join(reasons)}." if reasons else ""
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(names[:2])
+    return shown if len(names) <= 2 else f"{shown}, ..."
+
+
+MARKS = (
+    ("Wan", r"blocks[._]\d+[._](cross_attn|self_attn|ffn)"),
+    ("Chroma", r"distilled_guidance_layer"),
+    ("Flux", r"(double|single)_blocks|single_transformer_blocks"),
+    ("Qwen-Image", r"transformer_blocks[._]\d+[._](img_mod|txt_mod|img_mlp)"),
+    ("SD3", r"joint_blocks|transformer_blocks[._]\d+[._]attn[._]add_[qkv]_proj"),
+    ("Z-Image or Lumina", r"(noise_refiner|context_refiner|layers[._]\d+[._](attention|feed_forward))"),
+)
+"""Architectures and a pattern that their layers' names have."""
+
+WIDTHS = {768: "SD 1.5", 1024: "SD 2", 2048: "SDXL"}
+"""Width of the text features that a UNet's cross-attention reads."""
+
+
+def architecture(adapter: RewardLoRA) -> str | None:
+    """Return the architecture that a file is made for, from its header or its layers' names, None if it cannot be told."""
+    for entry in ("modelspec.architecture", "ss_base_model_version"):
+        if adapter.metadata.get(entry):
+            return adapter.metadata[entry]
+    for key, tensor in adapter.tensors.items():
+        for name, pattern in MARKS:
+            if re.search(pattern, key):
+                return name
+        if re.search(r"attn2[._]to_[kv]\.(lora_down|lora\.down|lora_A)", key) and tensor.ndim > 1:
+            return WIDTHS.get(tensor.shape[1])
+    return None

@@ -1,0 +1,161 @@
+"""A text encoder that encodes with every adapter's own text-encoder weights, and once without any."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.lora
+import comfy.sd
+import torch
+from torch import Tensor
+
+from .files import RewardLoRA, RewardLoRAs
+from .reader import read_patches
+
+KEY = "diffusion_blend_texts"
+"""The entry of a conditioning's options that holds the encodings."""
+
+Encoding = Mapping[str, Any]
+"""The result of ``CLIP.encode_from_tokens(return_dict=True)``: "cond", "pooled_output" and what else the encoder gives."""
+
+
+@dataclass(frozen=True, eq=False)
+class Texts:
+    """Encodings of one text.
+
+    Args:
+        names: of the adapters.
+        base: the encoding without adapters.
+        adapters: with each adapter alone; None where an adapter has no text-encoder weights.
+        soup: with all adapters at these coefficients, or None.
+    """
+
+    names: tuple[str, ...]
+    base: Encoding
+    adapters: tuple[Encoding | None, ...]
+    soup: tuple[tuple[float, ...], Encoding] | None
+
+    def __repr__(self) -> str:
+        return f"<texts of {', '.join(self.names)}>"
+
+
+class BlendedCLIP(comfy.sd.CLIP):
+    """A CLIP whose encodings carry those of every adapter.
+
+    Args:
+        clip: the host's CLIP.
+        names: of the adapters.
+        parts: the CLIP with each adapter's patches, None for an adapter without text-encoder weights.
+        soup: coefficients, and the CLIP with all adapters' patches at these strengths; or None.
+    """
+
+    def __init__(
+        self,
+        clip: Any,
+        names: tuple[str, ...],
+        parts: tuple[Any | None, ...],
+        soup: tuple[tuple[float, ...], Any] | None,
+    ) -> None:
+        super().__init__(no_init=True)
+        self.__dict__.update(clip.clone().__dict__)
+        self.names, self.parts, self.soup = names, parts, soup
+
+    def clone(self, *args: Any, **kwargs: Any) -> BlendedCLIP:
+        clones = tuple(None if part is None else part.clone(*args, **kwargs) for part in self.parts)
+        soup = None if self.soup is None else (self.soup[0], self.soup[1].clone(*args, **kwargs))
+        return BlendedCLIP(super().clone(*args, **kwargs), self.names, clones, soup)
+
+    def add_patches(self, *args: Any, **kwargs: Any) -> Any:
+        for part in self._others():
+            part.add_patches(*args, **kwargs)
+        return super().add_patches(*args, **kwargs)
+
+    def clip_layer(self, layer_idx: int) -> None:
+        for part in self._others():
+            part.clip_layer(layer_idx)
+        super().clip_layer(layer_idx)
+
+    def set_tokenizer_option(self, option_name: str, value: Any) -> None:
+        for part in self._others():
+            part.set_tokenizer_option(option_name, value)
+        super().set_tokenizer_option(option_name, value)
+
+    def encode_from_tokens(self, tokens: Any, return_pooled: Any = False, return_dict: bool = False) -> Any:
+        """Encode once for each adapter. The encodings are in the result under `KEY`.
+
+        Raises:
+            ValueError: the node that encodes asks for tensors alone, which cannot carry the other encodings.
+        """
+        if not return_dict:
+            raise ValueError(
+                "This text-encode node takes plain tensors, so the adapters' own encodings would be lost. Use ComfyUI's CLIP "
+                "Text Encode behind Blend Text Encoder, or connect this node to the CLIP before it."
+            )
+        base = super().encode_from_tokens(tokens, return_pooled, return_dict=True)
+
+        def encode(clip: Any) -> Any:
+            return None if clip is None else clip.encode_from_tokens(tokens, return_pooled, return_dict=True)
+
+        adapters = tuple(encode(part) for part in self.parts)
+        soup = None if self.soup is None else (self.soup[0], encode(self.soup[1]))
+        return base | {KEY: Texts(self.names, dict(base), adapters, soup)}
+
+    def encode_from_tokens_scheduled(self, tokens: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.patcher.forced_hooks is not None and self.use_clip_schedule:
+            raise ValueError(
+                "LoRA hooks with a schedule on the text encoder cannot be combined with Blend Text Encoder. Put the hooks on "
+                "the conditioning, or leave Blend Text Encoder out."
+            )
+        return super().encode_from_tokens_scheduled(tokens, *args, **kwargs)
+
+    def _others(self) -> list[Any]:
+        return [part for part in (*self.parts, self.soup and self.soup[1]) if part is not None]
+
+
+def blended_clip(clip: Any, loras: RewardLoRAs, soup: tuple[float, ...] | None) -> BlendedCLIP:
+    """Return a CLIP whose encodings carry those of every adapter.
+
+    Args:
+        clip: the host's CLIP.
+        loras: the adapters.
+        soup: coefficients of the adapters for the soup's own encoding, or None.
+
+    Raises:
+        ValueError: a file's text-encoder weights are damaged, or no file has any that fit.
+    """
+    hosts = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, {})
+    patches = [_patches(adapter, hosts) for adapter in loras]
+    if not any(patches):
+        raise ValueError(
+            "None of the adapters has weights for this text encoder: leave Blend Text Encoder out, and connect the CLIP directly."
+        )
+    parts = tuple(
+        _patched(clip, [(some, adapter.strength)]) if some else None
+        for some, adapter in zip(patches, loras, strict=True)
+    )
+    together = None
+    if soup is not None:
+        strengths = [c * adapter.strength for c, adapter in zip(soup, loras, strict=True)]
+        together = (soup, _patched(clip, list(zip(patches, strengths, strict=True))))
+    return BlendedCLIP(clip, tuple(loras.names), parts, together)
+
+
+def _patched(clip: Any, patches: list[tuple[Mapping[Any, Any], float]]) -> Any:
+    changed = clip.clone()
+    for some, strength in patches:
+        if some and strength:
+            changed.add_patches(some, strength)
+    return changed
+
+
+def _patches(adapter: RewardLoRA, hosts: Mapping[str, Any]) -> Mapping[Any, Any]:
+    """The host's patches of a text encoder in a file."""
+    found, _ = read_patches(adapter, hosts)
+    for patch in found.values():
+        weights = patch if isinstance(patch, tuple) else patch.weights
+        for part in weights[-1] if isinstance(weights[-1], tuple) else weights:
+            if isinstance(part, Tensor) and not bool(torch.isfinite(part.float()).all()):
+                raise ValueError(f"{adapter.file}: its text-encoder weights hold NaN or infinite numbers.")
+    return found

@@ -1,0 +1,264 @@
+"""Reads LoRA adapters as kohya's trainers, diffusers and peft write them, and fits them to a diffusers network."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from ..artifacts.files import find_file
+from ..blending.adapters import LowRank
+from ..blending.kl_weights import parse_kl_weight
+from ..blending.layers import layer_shape
+from .names import diffusers_names
+
+logger = logging.getLogger("diffusion_blend")
+
+Update = dict[str, list[LowRank]]
+"""Layer name in the network -> the adapter's low-rank update of it."""
+
+_TEXT = ("lora_te", "text_encoder.", "text_encoder_2.", "text_encoder_3.")
+_PREFIXES = ("base_model.model.", "unet.", "transformer.", "diffusion_model.")
+_PART = re.compile(
+    r"(?P<layer>.+?)(?:\.lora_|\.lora\.|(?P<old>_lora)\.)(?P<part>down|up|A|B)(?:\.\w+)?\.weight|(?P<scaled>.+)\.alpha"
+)
+"""Keys of kohya's trainers (.lora_down.), peft (.lora_A.), and diffusers before peft (.lora.down., .to_q_lora.down.)."""
+_OTHER_KINDS = {
+    "dora_scale": "DoRA",
+    "magnitude": "DoRA",
+    "hada_": "LoHa",
+    "lokr_": "LoKr",
+    "oft_": "OFT",
+    "diff": "full",
+}
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """How peft scales an adapter: ``alpha / rank``, or ``alpha / sqrt(rank)`` for rank-stabilised LoRA.
+
+    Attributes:
+        alpha: of layers without a pattern; None is the rank itself, so a scale of 1.
+        patterns: end of a layer's name -> its alpha.
+        stabilised: whether the rank's square root divides.
+    """
+
+    alpha: float | None = None
+    patterns: Mapping[str, float] = field(default_factory=dict)
+    stabilised: bool = False
+
+    def of(self, layer: str, rank: int) -> float:
+        """The factor on a layer's update."""
+        ends = (value for end, value in self.patterns.items() if re.match(rf"(.*\.)?({end})$", layer))
+        alpha = next(ends, self.alpha)
+        if alpha is None:
+            return 1.0
+        return alpha / rank**0.5 if self.stabilised else alpha / rank
+
+
+@dataclass(frozen=True)
+class AdapterFile:
+    """An adapter that has been read, before a network is there.
+
+    Attributes:
+        name: the user's name for it.
+        tensors: the denoiser's tensors, by their keys.
+        kl_weight: the KL weight it was trained with, reward units per nat; None where it is unknown.
+        digest: SHA-256 of the file, or of the tensors where there is no file.
+        scaling: for layers without an alpha of their own.
+    """
+
+    name: str
+    tensors: dict[str, Tensor]
+    kl_weight: float | None
+    digest: str
+    scaling: Scaling = field(default_factory=Scaling)
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """One adapter of a network.
+
+    Attributes:
+        name: the user's name for it.
+        update: layer name -> low-rank update, alpha / rank multiplied in.
+        kl_weight: see `AdapterFile`.
+        digest: see `AdapterFile`.
+    """
+
+    name: str
+    update: Update
+    kl_weight: float | None
+    digest: str
+
+
+def open_adapter(name: str, source: Any) -> AdapterFile:
+    """Read an adapter.
+
+    Args:
+        name: the user's name for it.
+        source: a ``.safetensors`` file; a folder that peft's ``save_pretrained`` wrote; a mapping of tensors; or a peft
+            model, whose first adapter is taken.
+
+    Returns:
+        The adapter's numbers. Text-encoder weights are left out, and one warning says so.
+
+    Raises:
+        ValueError: it cannot be read, or is of a kind that is not low-rank.
+    """
+    if isinstance(source, str | Path):
+        tensors, metadata, scaling, digest = _read(name, find_file(str(source)))
+    else:
+        tensors, metadata, scaling = *_in_memory(source), _model_scaling(source)
+        digest = hashlib.sha256(save({key: tensors[key].contiguous() for key in sorted(tensors)})).hexdigest()
+    if any(key.startswith(_TEXT) for key in tensors):
+        logger.warning("adapter %s: the text-encoder weights are not blended", name)
+    tensors = {key: tensor for key, tensor in tensors.items() if not key.startswith(_TEXT)}
+    _check_kind(name, tensors)
+    return AdapterFile(name, tensors, _kl_weight(name, metadata), digest, scaling)
+
+
+def _read(name: str, path: Path) -> tuple[dict[str, Tensor], dict[str, str], Scaling, str]:
+    file = path / "adapter_model.safetensors" if path.is_dir() else path
+    try:
+        with safe_open(file, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+            tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        beside = file.parent / "adapter_config.json"
+        config = json.loads(beside.read_text()) if file.name.startswith("adapter_model") and beside.exists() else {}
+    except (OSError, SafetensorError, ValueError) as error:
+        raise ValueError(f"adapter {name!r}: cannot read {file} as a whole .safetensors file ({error})") from error
+    return tensors, metadata, _scaling(config or _stored_config(metadata)), digest
+
+
+def _stored_config(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """The peft configuration that diffusers stores in a file's header, of the denoiser."""
+    stored = json.loads(metadata.get("lora_adapter_metadata", "{}"))
+    return {key.partition(".")[2]: value for key, value in stored.items() if key.startswith(("unet.", "transformer."))}
+
+
+def _scaling(config: Mapping[str, Any]) -> Scaling:
+    if config.get("use_dora"):
+        raise ValueError("the adapter was trained with use_dora: DoRA cannot be blended here")
+    alpha = config.get("lora_alpha")
+    return Scaling(
+        None if alpha is None else float(alpha), config.get("alpha_pattern") or {}, bool(config.get("use_rslora"))
+    )
+
+
+def _in_memory(source: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
+    if isinstance(source, Mapping):
+        return dict(source), {}
+    if not hasattr(source, "peft_config"):
+        raise ValueError(
+            f"an adapter is a {type(source).__name__}: give a .safetensors file, a folder of peft, a mapping of tensors, or "
+            "a peft model"
+        )
+    from peft import get_peft_model_state_dict
+
+    return get_peft_model_state_dict(source, adapter_name=next(iter(source.peft_config))), {}
+
+
+def _model_scaling(source: Any) -> Scaling:
+    if isinstance(source, Mapping):
+        return Scaling()
+    config = next(iter(source.peft_config.values()))
+    return _scaling(config.to_dict())
+
+
+def _check_kind(name: str, tensors: Mapping[str, Tensor]) -> None:
+    if not tensors:
+        raise ValueError(
+            f"adapter {name!r} has no UNet weights and no transformer weights: it changes only text encoders"
+        )
+    for key in tensors:
+        if not _PART.fullmatch(key):
+            kind = next((kind for part, kind in _OTHER_KINDS.items() if part in key), "an unknown kind")
+            raise ValueError(
+                f"adapter {name!r} has the key {key!r} ({kind}): only plain LoRA files can be blended here, as kohya's "
+                "trainers, diffusers and peft write them, not DoRA, LoHa, LoKr or full weights"
+            )
+
+
+def _kl_weight(name: str, metadata: Mapping[str, str]) -> float | None:
+    try:
+        return parse_kl_weight(metadata.get("diffusion_blend.kl_weight"))
+    except ValueError as error:
+        raise ValueError(f"adapter {name!r}: {error}") from error
+
+
+def fit_adapter(file: AdapterFile, network: nn.Module) -> Adapter:
+    """Fit an adapter to a diffusers network.
+
+    Args:
+        file: see `open_adapter`.
+        network: a UNet or a transformer.
+
+    Raises:
+        ValueError: a layer of the file is not in the network, has another shape there, or lacks a factor.
+    """
+    factors: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in file.tensors.items():
+        layer, part = _parse(key)
+        factors.setdefault(layer, {})[part] = tensor
+    scaled: dict[str, tuple[Tensor, Tensor]] = {}
+    for layer, parts in factors.items():
+        if "up" not in parts or "down" not in parts:
+            missing, there = ("lora_up", "lora_down") if "down" in parts else ("lora_down", "lora_up")
+            raise ValueError(f"adapter {file.name!r}: {layer} has a {there} and no {missing}; the file is not whole")
+        rank = parts["down"].shape[0]
+        scale = float(parts["alpha"]) / rank if "alpha" in parts else file.scaling.of(layer, rank)
+        scaled[layer] = (parts["down"].float(), parts["up"].float() * scale)
+    named = diffusers_names(scaled, network)
+    update: Update = {layer: [_fitting(file.name, layer, down, up, network)] for layer, (down, up) in named.items()}
+    return Adapter(file.name, update, file.kl_weight, file.digest)
+
+
+def _parse(key: str) -> tuple[str, str]:
+    """A key's layer, and which part of it the tensor is: down, up or alpha."""
+    match = _PART.fullmatch(key)
+    assert match is not None  # `_check_kind`
+    layer = (match["layer"] or match["scaled"]).replace(".processor.", ".")
+    for prefix in _PREFIXES:
+        layer = layer.removeprefix(prefix)
+    if match["old"] and layer.endswith("to_out"):
+        layer += ".0"
+    part = match["part"] or "alpha"
+    return layer, {"A": "down", "B": "up"}.get(part, part)
+
+
+def _fitting(name: str, layer: str, down: Tensor, up: Tensor, network: nn.Module) -> LowRank:
+    try:
+        out, taken = layer_shape(network, layer)
+    except ValueError as error:
+        raise ValueError(f"adapter {name!r} does not fit this base: {error}") from error
+    up = up.flatten(1)  # [out, rank, 1, 1] -> [out, rank]
+    if tuple(down.shape[1:]) != taken and down.flatten(1).shape[1:] == taken:
+        down = down.flatten(1)  # a 1 x 1 convolution's factor on a linear layer
+    if tuple(down.shape[1:]) != taken or up.shape[0] != out:
+        raise ValueError(
+            f"adapter {name!r} does not fit this base: layer {layer!r} takes {list(taken)} to {out}, the file's factors "
+            f"take {list(down.shape[1:])} to {up.shape[0]}"
+        )
+    return LowRank(down, up)
+
+
+def read_adapter(name: str, source: Any, network: nn.Module) -> Adapter:
+    """Read an adapter and fit it to a network; see `open_adapter` and `fit_adapter`."""
+    return fit_adapter(open_adapter(name, source), network)
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Where a network's weights are."""
+    return next(network.parameters()).device

@@ -1,0 +1,199 @@
+"""Scores any number of pictures in parts: bounded memory, shared by several processes, resumed after an interruption."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..artifacts.claims import Claims
+from ..artifacts.files import flush_folder, write_atomically, write_once
+from ..artifacts.pictures import read_picture
+from ..artifacts.workers import Worker
+from .command import ScoreConfig, Work, check
+from .load import load_rewards
+from .protocol import Reward, score
+
+PART = 256
+"""Pictures of a part: the most that an interruption costs a process."""
+MOST_PRINTED = 200
+"""Rows of the printed table; of more pictures only the means are printed."""
+EXPIRY = 300.0
+"""Seconds without a sign of life after which another process takes over a part."""
+
+Row = dict[str, Any]
+
+
+def score_files(config: ScoreConfig) -> list[Row]:
+    """Score picture files: a row per picture with ``image``, ``prompt`` and a number per reward.
+
+    Raises:
+        ValueError: see `command.check`; or an unreadable picture, or a reward that cannot be had.
+    """
+    work, worker = check(config), Worker.of_environment()
+    rewards = load_rewards(config.rewards, config.reward_folders, worker.device, allow_download=config.allow_download)
+    return _score_part(rewards, work, range(len(work.files)))
+
+
+def score_work(work: Work) -> str:
+    """Score pictures, write the table if an output was asked for, and return it as text.
+
+    Raises:
+        ValueError: a reward that cannot be had, an unreadable picture, or parts of another run beside the output.
+    """
+    if work.config.output:
+        output = Path(work.config.output)
+        return _score_into(work, output.with_name(f".{output.name}.parts"), output)
+    with tempfile.TemporaryDirectory() as folder:
+        return _score_into(work, Path(folder), None)
+
+
+def _score_into(work: Work, folder: Path, output: Path | None) -> str:
+    worker, parts = Worker.of_environment(), Parts(folder, work)
+    parts.open()
+    config = work.config
+    rewards = load_rewards(config.rewards, config.reward_folders, worker.device, allow_download=config.allow_download)
+    for part in Claims(folder / "claims", EXPIRY).each(parts.all(), str, parts.is_done):
+        parts.write(part, _score_part(rewards, work, parts.pictures(part)))
+    if parts.are_gone:  # another process was the last, and has written the table
+        return f"{output} is written"
+    text = printed_table(parts.rows(), len(work.files))
+    if output is not None:
+        _write_table(parts.rows(), output)
+        parts.remove()
+    return text
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of a run in a folder: ``settings.json``, ``<part>.json`` (a list of rows), ``claims/``."""
+
+    folder: Path
+    work: Work
+
+    def open(self) -> None:
+        """Make the folder, or go on with the run that is there.
+
+        Raises:
+            ValueError: the parts belong to other pictures, prompts or rewards.
+        """
+        given = [[str(file) for file in self.work.files], list(self.work.prompts), self.work.config.rewards]
+        digest = hashlib.sha256(json.dumps(given).encode()).hexdigest().encode()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not write_once(self._settings, digest) and self._settings.read_bytes() != digest:
+            raise ValueError(
+                f"{self.folder} holds an unfinished table of other pictures, prompts or rewards: delete the folder, or give "
+                "another output"
+            )
+
+    @property
+    def _settings(self) -> Path:
+        return self.folder / "settings.json"
+
+    @property
+    def are_gone(self) -> bool:
+        """Whether another process has joined the parts and removed them."""
+        return not self._settings.exists()
+
+    def all(self) -> list[int]:
+        """The numbers of all parts."""
+        return list(range(-(-len(self.work.files) // PART)))
+
+    def pictures(self, part: int) -> range:
+        """The pictures of a part."""
+        return range(part * PART, min((part + 1) * PART, len(self.work.files)))
+
+    def is_done(self, part: int) -> bool:
+        """Whether a part has been scored."""
+        return (self.folder / f"{part:06d}.json").exists() or self.are_gone
+
+    def write(self, part: int, rows: Sequence[Row]) -> None:
+        """Write a part."""
+        write_atomically(self.folder / f"{part:06d}.json", json.dumps(rows).encode())
+
+    def rows(self) -> Iterator[Row]:
+        """All rows in order, one part in memory at a time."""
+        for part in self.all():
+            yield from json.loads((self.folder / f"{part:06d}.json").read_text(encoding="utf-8"))
+
+    def remove(self) -> None:
+        """Remove the folder; the settings go first, so that waiting processes know."""
+        self._settings.unlink(missing_ok=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _score_part(rewards: dict[str, Reward], work: Work, numbers: range) -> list[Row]:
+    rows: list[Row] = []
+    for first, pictures in _batches(work, numbers):
+        prompts = work.prompts[first : first + len(pictures)]
+        scores = score(rewards, torch.stack(pictures), prompts)
+        for i, prompt in enumerate(prompts):
+            rows.append(
+                {
+                    "image": str(work.files[first + i]),
+                    "prompt": prompt,
+                    **{name: float(scores[name][i]) for name in rewards},
+                }
+            )
+    return rows
+
+
+def _batches(work: Work, numbers: range) -> Iterator[tuple[int, list[Tensor]]]:
+    """Runs of pictures of the same size, at most a batch of them in memory: the number of the first, and the pictures."""
+    first, batch = numbers.start, list[Tensor]()
+    for number in numbers:
+        picture = read_picture(work.files[number])
+        if batch and (len(batch) == work.config.batch or picture.shape != batch[0].shape):
+            yield first, batch
+            first, batch = number, []
+        batch.append(picture)
+    yield first, batch
+
+
+def _write_table(rows: Iterator[Row], output: Path) -> None:
+    temporary = output.with_name(f".{output.name}.partial")
+    with temporary.open("w", encoding="utf-8", newline="") as file:
+        writer: csv.DictWriter[str] | None = None
+        for row in rows:
+            if writer is None:
+                writer = csv.DictWriter(file, list(row), lineterminator="\n")
+                writer.writeheader()
+            writer.writerow(row)
+    temporary.replace(output)
+    flush_folder(output.parent)
+
+
+def printed_table(rows: Iterator[Row], count: int) -> str:
+    """The rows as aligned text with the mean of every reward below; of many pictures, the means alone.
+
+    Args:
+        rows: one per picture.
+        count: how many there are.
+    """
+    shown: list[Row] = []
+    sums: dict[str, float] = {}
+    for row in rows:
+        if count <= MOST_PRINTED:
+            shown.append(row)
+        for name, value in row.items():
+            if name not in ("image", "prompt"):
+                sums[name] = sums.get(name, 0.0) + float(value)
+    last = "mean" if shown else f"mean of {count} pictures"
+    width = max(len(str(word)) for word in [last, *(row["image"] for row in shown)])
+    text = io.StringIO()
+    text.write(f"{'image':{width}}  " + "  ".join(f"{name:>12}" for name in sums) + "\n")
+    means = {name: total / count for name, total in sums.items()}
+    for row in [*shown, {"image": last, **means}]:
+        cells = "  ".join(f"{row[name]:{max(12, len(name))}.4f}" for name in sums)
+        text.write(f"{row['image']!s:{width}}  {cells}\n")
+    return text.getvalue().rstrip("\n")

@@ -1,0 +1,107 @@
+"""How the pad looks: text that is whole and can be read, in every theme; what its words and colours say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import comfy_browser
+import preference_pad
+import pytest
+from comfy_browser import FrontEnd
+from comfy_server import ComfyServer
+from make_server_models import LORAS
+from playwright.sync_api import Browser
+
+LONG = tuple(f"{letter}ong name of 15.safetensors" for letter in "lLtT")
+THEMES = ("dark", "light", "solarized", "arc", "nord", "github")
+BOXES = """(id) => {
+    const pad = app.graph.getNodeById(id).widgets.find((w) => w.name === 'preference_pad').element
+    const box = (part) => { const b = part.getBBox(); return [b.x, b.y, b.x + b.width, b.y + b.height] }
+    return {
+        texts: [...pad.querySelectorAll('text')].map((text) => [text.textContent, ...box(text)]),
+        corners: [...pad.querySelectorAll('[data-part=corner]')].map(box),
+        view: pad.querySelector('svg').getAttribute('viewBox').split(' ').map(Number),
+    }
+}"""
+COLOURS = """(id) => {
+    const pad = app.graph.getNodeById(id).widgets.find((w) => w.name === 'preference_pad').element
+    const numbers = (text) => text.match(/[\\d.]+/g).slice(0, 3).map(Number)
+    return [numbers(getComputedStyle(pad).backgroundColor),
+            [...pad.querySelectorAll('text')].map((text) => numbers(getComputedStyle(text).fill))]
+}"""
+
+
+def overlap(a: list[float], b: list[float]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def luminance(colour: list[float]) -> float:
+    """WCAG 2.2's relative luminance, written from its text."""
+    linear = [part / 255 / 12.92 if part <= 10 else ((part / 255 + 0.055) / 1.055) ** 2.4 for part in colour]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(a: list[float], b: list[float]) -> float:
+    light, dark = sorted((luminance(a), luminance(b)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_no_text_is_clipped_or_covered(front: FrontEnd, count: int) -> None:
+    """Long names and a message; the dot may stand in any corner."""
+    pad = preference_pad.make(front, LONG[:count], weight_1=0.0, weight_2=0.0)
+    found = front.page.evaluate(BOXES, pad.node)
+    _, _, width, height = found["view"]
+    texts: list[list[Any]] = found["texts"]
+    assert len(texts) >= count + 5
+    for text, *box in texts:
+        assert box[0] >= 0 and box[1] >= 0 and box[2] <= width and box[3] <= height, text
+    for i, (text, *box) in enumerate(texts):
+        assert not [other for other, *place in texts[:i] if overlap(box, place)], text
+    for left, top, right, bottom in found["corners"]:
+        x, y = (left + right) / 2, (top + bottom) / 2
+        handle = [x - 8, y - 8, x + 8, y + 8]  # the dot's radius is 9; a square about it reaches a little further
+        assert not [text for text, *box in texts if overlap(box, handle)]
+
+
+@pytest.mark.parametrize("theme", THEMES)
+def test_text_can_be_read_in_every_theme(front: FrontEnd, theme: str) -> None:
+    pad = preference_pad.make(
+        front, ("None", *LORAS[1:3]), weight_1=0.0, weight_2=0.0
+    )  # with a grey name and a warning
+    setting = "(theme) => app.extensionManager.setting.set('Comfy.ColorPalette', theme)"
+    front.page.evaluate(setting, theme)
+    try:
+        front.pause(700)
+        background, colours = front.page.evaluate(COLOURS, pad.node)
+        assert len(colours) >= 8
+        assert min(contrast(colour, background) for colour in colours) >= 4.5
+    finally:
+        front.page.evaluate(setting, "dark")
+
+
+def test_names_stand_at_their_corners_whole_where_they_fit(front: FrontEnd) -> None:
+    pad = preference_pad.make(front, LONG)
+    shown = [text for text, *_ in front.page.evaluate(BOXES, pad.node)["texts"]]
+    for name in LONG:
+        assert any(text.startswith(name.removesuffix(".safetensors")) for text in shown), shown
+
+
+@pytest.fixture
+def chinese(browser: Browser, server: ComfyServer, renderer: str) -> Iterator[FrontEnd]:
+    server.post("/settings", {"Comfy.Locale": "zh"})
+    try:
+        with comfy_browser.front_end(browser, server, renderer) as front:
+            yield front
+    finally:
+        server.post("/settings", {"Comfy.Locale": "en"})
+
+
+def test_the_pads_words_are_translated(chinese: FrontEnd) -> None:
+    pad = preference_pad.make(chinese, LORAS[:2], weight_1=0.0, weight_2=0.0)
+    shown = [text for text, *_ in chinese.page.evaluate(BOXES, pad.node)["texts"]]
+    assert {"相反", "夸张", "0 基础", "1 混合", "KL 1"} <= set(shown)
+    assert any(text.startswith("所有权重都是 0") for text in shown)
+    label = "(id) => app.graph.getNodeById(id).widgets.find((w) => w.name === 'preference_pad').label"
+    assert chinese.page.evaluate(label, pad.node) == "偏好面板"

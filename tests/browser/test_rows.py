@@ -1,0 +1,111 @@
+"""The rows of Load Reward LoRAs: they show and write its widgets, and weights travel with their adapters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import preference_pad
+import pytest
+from comfy_browser import SQUASHED_MS, FrontEnd
+from make_server_models import LORAS
+
+NAMES = [file.removesuffix(".safetensors") for file in LORAS]
+ELEMENT = "app.graph.getNodeById(id).widgets.find((w) => w.name === 'lora_rows').element"
+SHOWN = f"""(id) => [...{ELEMENT}.querySelectorAll('[data-part=row]')].map((row) => [
+    row.querySelector('[data-part=name]').textContent, row.querySelector('[data-part=on]').checked,
+    Number(row.querySelector('[data-part=strength]').value)])"""
+VALUES = """(id) => Object.fromEntries(app.graph.getNodeById(id).widgets
+    .filter((w) => /^(lora|strength|on)_\\d/.test(w.name)).map((w) => [w.name, w.value]))"""
+PLACE = f"""([id, row, part]) => {{
+    const box = {ELEMENT}.querySelectorAll(`[data-part=${{part}}]`)[row].getBoundingClientRect()
+    return [box.x + box.width / 2, box.y + box.height / 2]
+}}"""
+
+
+def place(front: FrontEnd, loader: Any, row: int, part: str) -> list[float]:
+    return front.page.evaluate(PLACE, [loader, row, part])
+
+
+def click(front: FrontEnd, loader: Any, row: int, part: str) -> None:
+    front.page.mouse.click(*place(front, loader, row, part))
+    front.settle()
+    front.pause(SQUASHED_MS)
+
+
+def test_a_row_for_each_lora(front: FrontEnd) -> None:
+    pad = preference_pad.make(front, LORAS)
+    assert front.page.evaluate(SHOWN, pad.loader) == [[name, True, 1] for name in NAMES]
+    hidden = front.page.evaluate(
+        "(id) => app.graph.getNodeById(id).widgets.filter((w) => !w.hidden).map((w) => w.name)", pad.loader
+    )
+    assert hidden == ["lora_rows"]
+
+
+def test_switching_off_keeps_the_corner_and_undo_brings_it_back(front: FrontEnd) -> None:
+    pad = preference_pad.make(front, LORAS, weight_1=0.2, weight_2=0.3, weight_3=0.5)
+    front.remember()
+    click(front, pad.loader, 1, "on")
+    assert front.page.evaluate(VALUES, pad.loader)["on_2"] is False
+    pad.wait("look.message === 'weight_2 counts as 0: faithful is switched off'")
+    x, y = preference_pad.CORNERS[3][0]
+    wanted = x + (preference_pad.CORNERS[3][2][0] - x) * 0.5 / 0.7
+    pad.wait(f"Math.abs(look.weights[0] - {wanted}) < 0.01 && look.weights[1] < {y}")
+    assert front.prompt()[str(pad.loader)]["inputs"]["on_2"] is False
+    front.press_and_restore("Control+z")
+    pad.wait("look.message === ''")
+
+
+def test_reordering_takes_the_weights_along(front: FrontEnd) -> None:
+    pad = preference_pad.make(front, LORAS, weight_1=0.2, weight_2=0.3, weight_3=0.5)
+    x, y = place(front, pad.loader, 0, "grip")
+    _, to = place(front, pad.loader, 2, "grip")
+    mouse = front.page.mouse
+    mouse.move(x, y)
+    mouse.down()
+    mouse.move(x, (y + to) / 2, steps=3)
+    mouse.move(x, to, steps=3)
+    mouse.up()
+    front.settle()
+    assert [name for name, *_ in front.page.evaluate(SHOWN, pad.loader)] == [*NAMES[1:], NAMES[0]]
+    numbers = pad.numbers()
+    assert [numbers[f"weight_{i}"] for i in (1, 2, 3)] == [0.3, 0.5, 0.2]
+
+
+def test_removing_closes_the_gap_and_adding_makes_a_row(front: FrontEnd) -> None:
+    pad = preference_pad.make(front, LORAS, weight_1=0.2, weight_2=0.3, weight_3=0.5)
+    click(front, pad.loader, 0, "remove")
+    assert [name for name, *_ in front.page.evaluate(SHOWN, pad.loader)] == NAMES[1:]
+    numbers = pad.numbers()
+    assert [numbers[f"weight_{i}"] for i in (1, 2, 3)] == [0.3, 0.5, 0]
+    click(front, pad.loader, 0, "add")
+    assert [name for name, *_ in front.page.evaluate(SHOWN, pad.loader)] == [*NAMES[1:], "Choose a LoRA"]
+
+
+def test_choosing_uses_the_hosts_list_with_its_search(front: FrontEnd) -> None:
+    pad = preference_pad.make(front, LORAS[:1])
+    click(front, pad.loader, 0, "name")
+    menu = front.page.locator(".litecontextmenu")
+    menu.get_by_text(LORAS[2], exact=True).click()
+    front.settle()
+    assert front.page.evaluate(VALUES, pad.loader)["lora_1"] == LORAS[2]
+    pad.wait(f"look.labels[0] === '{NAMES[2]}'")
+
+
+@pytest.mark.parametrize("count", [5, 6, 8])
+def test_more_than_four_make_a_regular_polygon(front: FrontEnd, count: int) -> None:
+    pad = preference_pad.make(front, LORAS[:2])
+    front.page.evaluate(
+        """([loader, node, files]) => files.forEach((file, i) => {
+            const of = (id, name) => app.graph.getNodeById(id).widgets.find((w) => w.name === `${name}_${i + 1}`)
+            of(loader, 'lora').value = file
+            of(node, 'weight').value = i + 1 === files.length ? 1 : 0
+        })""",
+        [pad.loader, pad.node, [LORAS[i % 3] for i in range(count)]],
+    )
+    pad.wait(f"look.labels.length === {count}")
+    front.fit()
+    front.pause(400)
+    start = tuple(pad.look()["weights"])
+    pad.drag(start, (150, 94))  # from the last corner to the middle: equal shares
+    sent = pad.sent()
+    assert [sent[f"weight_{i}"] for i in range(1, count + 1)] == pytest.approx([1 / count] * count, abs=0.03)

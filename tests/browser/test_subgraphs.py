@@ -1,0 +1,74 @@
+"""The pad where its node, its loader or its numbers are on the other side of a subgraph's border."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import preference_pad
+import pytest
+from comfy_browser import FrontEnd
+from make_server_models import LORAS
+
+NAMES = [file.removesuffix(".safetensors") for file in LORAS]
+MIDDLE, QUARTER = (150, 92), (210, 92)
+WRAP = """([ids, promoted]) => {
+    const nodes = ids.map((id) => app.graph.getNodeById(id))
+    const { subgraph, node: host } = app.graph.convertToSubgraph(new Set(nodes))
+    for (const name of promoted) {
+        const inner = subgraph.nodes.find((node) => node.type === 'PreferenceWeights')
+        subgraph.addInput(name, 'FLOAT').connect(inner.inputs.find((input) => input.widget?.name === name), inner)
+    }
+    return { host: host.id, inner: Object.fromEntries(subgraph.nodes.map((node) => [node.type, node.id])) }
+}"""
+ENTER = "(id) => { app.canvas.openSubgraph(app.graph.getNodeById(id).subgraph, app.graph.getNodeById(id)) }"
+VALUES = "(id) => Object.fromEntries(app.rootGraph.getNodeById(id).widgets.map((w) => [w.name, w.value]))"
+
+
+def wrap(front: FrontEnd, *nodes: Any, promoted: tuple[str, ...] = ()) -> dict[str, Any]:
+    made = front.page.evaluate(WRAP, [list(nodes), list(promoted)])
+    front.settle()
+    return made
+
+
+def enter(front: FrontEnd, host: Any) -> None:
+    front.page.evaluate(ENTER, host)
+    front.settle()
+    front.fit()
+
+
+@pytest.fixture(autouse=True)
+def outermost(front: FrontEnd) -> Any:
+    yield
+    front.page.evaluate("() => app.canvas.setGraph(app.rootGraph)")
+
+
+def test_the_loader_is_outside(front: FrontEnd) -> None:
+    pad = preference_pad.make(front, LORAS)
+    made = wrap(front, pad.node)
+    enter(front, made["host"])
+    inside = preference_pad.Pad(front, made["inner"]["PreferenceWeights"])
+    inside.wait(f"look.shown && look.labels.join() === '{','.join(NAMES)}' && look.message === ''")
+
+
+def test_the_loader_is_in_another_subgraph(front: FrontEnd) -> None:
+    pad = preference_pad.make(front, LORAS)
+    wrap(front, pad.loader)
+    pad.wait(f"look.labels.join() === '{','.join(NAMES)}'")
+
+
+def test_promoted_numbers_are_those_of_the_subgraphs_own_node(front: FrontEnd) -> None:
+    """The pad inside shows and writes the outer widgets, whose values a run uses."""
+    pad = preference_pad.make(front, LORAS[:2])
+    made = wrap(front, pad.node, promoted=("weight_1", "weight_2", "kl_scale"))
+    front.page.evaluate("(id) => { app.graph.getNodeById(id).widgets[0].value = 0.9 }", made["host"])
+    enter(front, made["host"])
+    inside = preference_pad.Pad(front, made["inner"]["PreferenceWeights"])
+    x = 30 + 240 * 0.5 / 1.4
+    inside.wait(f"look.shown && Math.abs(look.weights[0] - {x}) < 0.01 && look.message === ''")
+    inside.drag((x, 92), QUARTER)
+    front.page.evaluate("() => app.canvas.setGraph(app.rootGraph)")
+    assert front.page.evaluate(VALUES, made["host"]) == pytest.approx(
+        {"weight_1": 0.25, "weight_2": 0.75, "kl_scale": 1.0}, abs=0.011
+    )
+    sent = next(item for item in front.prompt().values() if item["class_type"] == "PreferenceWeights")["inputs"]
+    assert [sent["weight_1"], sent["weight_2"]] == pytest.approx([0.25, 0.75], abs=0.011)

@@ -1,0 +1,57 @@
+"""Settings for tables like the paper's: weights per method, pictures per prompt, affine rewards, KL scales left out."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from sweeps import settings, sweep, write_adapter
+from tiny_pipelines import save_tiny_sd
+
+World = tuple[Path, dict[str, Path]]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("sd")
+    base = save_tiny_sd(folder / "base")
+    return base, {name: write_adapter(folder, base, name, seed) for seed, name in enumerate(("a", "b"))}
+
+
+def test_methods_have_weights_of_their_own(world: World, tmp_path: Path) -> None:
+    over = {"methods": ["blend", "soup"], "weights": [[1, 0], [1, 1]], "method_weights": {"soup": [[1, 3]]}}
+    ready = sweep(settings(tmp_path / "out", *world, **over))
+    assert [(point.method, point.weights) for point in ready.points] == [
+        ("blend", (1.0, 0.0)),
+        ("blend", (0.5, 0.5)),
+        ("soup", (0.25, 0.75)),
+    ]
+    with pytest.raises(ValueError, match="method_weights names 'code'"):
+        sweep(settings(tmp_path / "no", *world, method_weights={"code": [[1, 1]]}))
+
+
+def test_pictures_per_prompt_and_affine_rewards(world: World, tmp_path: Path) -> None:
+    over = {"steps": 2, "images_per_prompt": 2, "batch": 3}
+    plain = sweep(settings(tmp_path / "plain", *world, **over)).run()
+    scaled = sweep(settings(tmp_path / "scaled", *world, **over, affine={"a": [4.0, -2.0]})).run()
+    assert len(plain) == 3 * 2 and [row["number"] for row in plain] == [0, 0, 0, 1, 1, 1]
+    assert [row["a"] for row in scaled] == pytest.approx([4 * row["a"] - 2 for row in plain])
+    assert [row["b"] for row in scaled] == [row["b"] for row in plain]
+    for numbers in ([0.0, 1.0], [1.0]):
+        with pytest.raises(ValueError, match="affine.a is"):
+            sweep(settings(tmp_path / "no", *world, affine={"a": numbers}))
+
+
+def test_a_kl_scale_that_a_method_cannot_take_is_left_out_with_a_line(
+    world: World, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "diffusion_blend")
+    over = {"methods": ["blend", "stochastic"], "kl_scales": [1.0, 1.5]}
+    ready = sweep(settings(tmp_path / "out", *world, **over))
+    assert [(p.method, p.kl_scale) for p in ready.points] == [("blend", 1.0), ("blend", 1.5), ("stochastic", 1.0)]
+    assert [r.message for r in caplog.records if "left out" in r.message] == [
+        next(r.message for r in caplog.records if r.message.startswith("stochastic is left out at KL scale 1.5"))
+    ]

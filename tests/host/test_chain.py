@@ -1,0 +1,100 @@
+"""Adapters made of other packs' loaders: a chain of LoRA nodes on a MODEL, and a LORA_STACK."""
+
+import comfy.lora
+import comfy.sd
+import comfy_adapters
+import comfy_models
+import pytest
+from adapter_makers import KERNEL, LINEAR, boft, difference_of, dora, glora, loha, lokr, lora, oft, put, random
+from comfy_adapters import write
+from comfy_world import blend_model, difference, preference
+from dense_updates import assert_same, changes
+from diffusion_blend.nodes.adapters.base_weights import BaseWeights
+from diffusion_blend.nodes.adapters.chain import adapter_of_chain
+from diffusion_blend.nodes.adapters.fitting import fit_adapter
+from diffusion_blend.nodes.from_model import RewardLoRAFromModel, RewardLoRAsFromStack
+
+NORM = "input_blocks.1.0.in_layers.0"
+KINDS = {
+    "LoRA": lora(LINEAR) | lora(KERNEL),
+    "LoHa": loha(LINEAR),
+    "LoKr": lokr(LINEAR, "whole", "whole"),
+    "DoRA": dora(LINEAR, 0),
+    "GLoRA": glora(LINEAR),
+    "OFT": oft(LINEAR),
+    "BOFT": boft(LINEAR, alpha=random(1)[0].abs()),
+    "differences": difference_of(LINEAR) | put(NORM, w_norm=random(320), b_norm=random(320)),
+    "weights that replace": put(LINEAR, set_weight=random(320, 768)),
+}
+
+
+def after(model, *files):
+    """Return the MODEL after the host's Load LoRA nodes, each at strength 0.8."""
+    for tensors in files:
+        model, _ = comfy.sd.load_lora_for_models(model, None, dict(tensors), 0.8, 0)
+    return model
+
+
+@pytest.mark.parametrize("first", KINDS)
+def test_a_chain_of_two_kinds_is_the_hosts_patching_of_both(first):
+    plain = after(comfy_models.load("sd15"), lora(LINEAR, rank=2))  # a LoRA that belongs to the base
+    chained = after(plain, KINDS[first], lora(LINEAR, rank=3))
+    adapter = adapter_of_chain(plain, chained, "two of them")
+    weights = BaseWeights(plain)
+    updates, report = fit_adapter(adapter, plain.model, {}, weights)
+    assert not report.text() or "full differences" in report.text()
+    hosts = {}
+    for key, entries in chained.patches.items():
+        base = weights.read(key)
+        unpatched = plain.model.state_dict()[key].float()
+        hosts[key] = comfy.lora.calculate_weight(entries, unpatched.clone(), key) - base
+    hosts = {key: change for key, change in hosts.items() if change.any()}
+    assert_same(changes_on(plain, updates), hosts)
+
+
+def changes_on(plain, updates):
+    """Return the changes of a MODEL with patches: those of its network with the patched weights in place."""
+    weights = BaseWeights(plain)
+    network = comfy_models.load("sd15").model
+    state = {key: weights.read(key) for key in plain.patches}
+    before = {key: network.state_dict()[key].clone() for key in state}
+    try:
+        network.load_state_dict(state, strict=False)
+        return changes(network, updates)
+    finally:
+        network.load_state_dict(before, strict=False)
+
+
+def test_two_chains_blend_as_copies_that_the_host_patched(sd15):
+    loras = None
+    for number, tensors in enumerate(sd15.adapters):
+        node = RewardLoRAFromModel.execute(sd15.model, after(sd15.model, tensors), f"chain {number}", loras)
+        loras = node.result[0]
+    assert loras.names == [f"chain {i}" for i in range(len(sd15.adapters))]
+    weights = [0.3, 0.7, *[0.0] * (len(loras.names) - 2)]
+    blended = blend_model(sd15.model, loras, preference(*weights, kl_scale=0.8))
+    halves = [{key: t * 0.8 if "lora_up" in key else t for key, t in file.items()} for file in sd15.adapters[:2]]
+    expected = sd15.sample(comfy_adapters.Patched("sd15").blended(halves, [0.24, 0.56]))
+    assert difference(sd15.sample(blended), expected) < 1e-4
+    assert difference(sd15.sample(sd15.model), expected) > 1e-3
+
+
+def test_a_stack_of_files_is_one_adapter_a_file(sd3, loras_folder):
+    for number, tensors in enumerate(sd3.adapters[:2]):
+        write(loras_folder, f"stacked-{number}", tensors)
+    stack = [("stacked-0.safetensors", 0.5, 1.0), ("None", 1.0, 1.0), ("stacked-1.safetensors", -1, 0)]
+    loras = RewardLoRAsFromStack.execute(stack).result[0]
+    assert [(adapter.name, adapter.strength) for adapter in loras] == [("stacked-0", 0.5), ("stacked-1", -1.0)]
+    with pytest.raises(ValueError, match="holds no LoRA"):
+        RewardLoRAsFromStack.execute([("None", 1.0, 1.0)])
+
+
+def test_what_is_no_chain_is_refused_in_words(sd15, sd3):
+    with pytest.raises(ValueError, match="different checkpoints"):
+        adapter_of_chain(sd15.model, sd3.model, "a")
+    with pytest.raises(ValueError, match="changes no weight"):
+        adapter_of_chain(sd15.model, sd15.model.clone(), "a")
+    with pytest.raises(ValueError, match="from which the chain starts"):
+        adapter_of_chain(after(sd15.model, lora(LINEAR)), after(sd15.model, lora(LINEAR, rank=2)), "a")
+    with pytest.raises(ValueError, match="from which the chain starts"):
+        adapter_of_chain(after(sd15.model, lora(LINEAR)), after(sd15.model, lora(KERNEL)), "a")

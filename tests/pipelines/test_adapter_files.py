@@ -1,0 +1,114 @@
+"""One reader for kohya's, diffusers' and peft's files: every layout of the same adapter gives the same update."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from diffusion_blend.pipelines.adapter_files import fit_adapter, open_adapter, read_adapter
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import save_file
+from tiny_pipelines import save_tiny_sd
+from tiny_transformers import tiny_flux
+
+
+@pytest.fixture(scope="module")
+def unet(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    pipe: Any = DiffusionPipeline.from_pretrained(
+        save_tiny_sd(tmp_path_factory.mktemp("sd") / "base"), local_files_only=True
+    )
+    return pipe.unet
+
+
+LAYER = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+OUT = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_out.0"
+
+
+def factors() -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    draw = torch.Generator().manual_seed(0)
+    return {name: (torch.randn(2, 16, generator=draw), torch.randn(16, 2, generator=draw)) for name in (LAYER, OUT)}
+
+
+def layouts() -> dict[str, dict[str, torch.Tensor]]:
+    kohya, diffusers, before, peft = {}, {}, {}, {}
+    for name, (down, up) in factors().items():
+        flat = f"lora_unet_{name.replace('.', '_')}"
+        kohya |= {f"{flat}.lora_down.weight": down, f"{flat}.lora_up.weight": up, f"{flat}.alpha": torch.tensor(3.0)}
+        diffusers |= {f"unet.{name}.lora_A.weight": down, f"unet.{name}.lora_B.weight": up * 1.5}
+        module, _, last = name.removesuffix(".0").rpartition(".")
+        old = f"unet.{module}.processor.{last}_lora"
+        before |= {f"{old}.down.weight": down, f"{old}.up.weight": up * 1.5}
+        peft |= {f"base_model.model.{name}.lora_A.default.weight": down}
+        peft |= {f"base_model.model.{name}.lora_B.default.weight": up * 1.5}
+    return {"kohya": kohya, "diffusers": diffusers, "before peft": before, "peft": peft}
+
+
+@pytest.mark.parametrize("layout", layouts())
+def test_every_layout_gives_the_same_update(unet: Any, layout: str, tmp_path: Path) -> None:
+    save_file(layouts()[layout], tmp_path / "a.safetensors")
+    for source in (tmp_path / "a.safetensors", str(tmp_path / "a.safetensors"), layouts()[layout]):
+        update = read_adapter("a", source, unet).update
+        assert set(update) == {LAYER, OUT}
+        for name, (down, up) in factors().items():
+            torch.testing.assert_close(update[name][0].up @ update[name][0].down, 1.5 * up @ down)
+
+
+@pytest.mark.parametrize("stabilised", [False, True])
+def test_a_peft_model_its_folder_and_its_layers_agree(unet: Any, tmp_path: Path, stabilised: bool) -> None:
+    import copy
+
+    config = LoraConfig(
+        r=4,
+        lora_alpha=6,
+        target_modules=["to_q", "to_v"],
+        use_rslora=stabilised,
+        init_lora_weights=False,
+        rank_pattern={"to_v": 2},
+        alpha_pattern={"to_v": 5},
+    )
+    model = get_peft_model(copy.deepcopy(unet), config)
+    model.save_pretrained(str(tmp_path))
+    expected = {
+        name.removeprefix("base_model.model."): module.get_delta_weight("default").detach()
+        for name, module in model.named_modules()
+        if hasattr(module, "get_delta_weight")
+    }
+    for source in (model, tmp_path):
+        update = read_adapter("a", source, unet).update
+        assert set(update) == set(expected)
+        for name, delta in expected.items():
+            torch.testing.assert_close(update[name][0].up @ update[name][0].down, delta)
+
+
+def test_flux_layers_of_kohyas_trainer_are_renamed(tmp_path: Path) -> None:
+    network = tiny_flux().transformer
+    draw = torch.Generator().manual_seed(0)
+    down, up = torch.randn(2, 32, generator=draw), torch.randn(96, 2, generator=draw)
+    layer = "lora_unet_double_blocks_0_img_attn_qkv"
+    tensors = {f"{layer}.lora_down.weight": down, f"{layer}.lora_up.weight": up, f"{layer}.alpha": torch.tensor(1.0)}
+    update = read_adapter("flux", tensors, network).update
+    names = [f"transformer_blocks.0.attn.to_{part}" for part in "qkv"]
+    assert set(update) == set(names)
+    whole = torch.cat([update[name][0].up @ update[name][0].down for name in names])
+    torch.testing.assert_close(whole, 0.5 * up @ down)
+
+
+def test_kinds_that_are_not_low_rank_are_named(unet: Any) -> None:
+    plain = layouts()["diffusers"]
+    for key, kind in (
+        (f"unet.{LAYER}.lora_magnitude_vector", "DoRA"),
+        (f"unet.{LAYER}.hada_w1_a", "LoHa"),
+        ("x", "unknown"),
+    ):
+        with pytest.raises(ValueError, match=kind):
+            open_adapter("a", {**plain, key: torch.ones(1)})
+    with pytest.raises(ValueError, match="no UNet weights and no transformer weights"):
+        open_adapter("a", {"text_encoder.x.lora_A.weight": torch.ones(1, 1)})
+    with pytest.raises(ValueError, match="an adapter is a int"):
+        open_adapter("a", 3)
+    half = {key: value for key, value in plain.items() if "lora_B" not in key}
+    with pytest.raises(ValueError, match="no lora_up; the file is not whole"):
+        fit_adapter(open_adapter("a", half), unet)

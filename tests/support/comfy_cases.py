@@ -1,0 +1,169 @@
+"""Nodes of the host around a blend: every method, each compared with copies of the checkpoint that the host patched itself.
+
+The blend of two unlike adapters is compared with the sum of their copies' predictions, sequential and batched. The other methods
+are compared where their answer is known: two equal adapters are that one adapter, whatever is drawn, averaged or extrapolated.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import comfy_models
+import torch
+from comfy_world import blend_model, difference, load_loras, preference
+from torch import Tensor
+
+WEIGHTS = (0.3, 0.7)
+TOLERANCE = 1e-4
+METHODS = ("blend", "batched", "stochastic", "soup", "early")
+RIGHT, REFUSED, ABSENT = "right", "refused", "-"
+
+
+class AbsentNode(Exception):
+    """This version of the host has no such node."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A node of the host on a MODEL.
+
+    Args:
+        name: for the table.
+        module: of ``comfy_extras``; empty for none.
+        node: the class.
+        kind: the checkpoint.
+        inputs: those that are not the defaults.
+        latent: the latent's batch and size.
+        steps: of the run.
+        sampling: changes of the run's inputs, made from the world.
+    """
+
+    name: str
+    module: str = ""
+    node: str = ""
+    kind: str = "sd15"
+    inputs: dict[str, Any] = field(default_factory=dict)
+    latent: tuple[int, int] = (2, 8)
+    steps: int = 3
+    sampling: Callable[[Any], dict[str, Any]] | None = None
+
+    def put_on(self, model: Any) -> Any:
+        """The MODEL with the node on it."""
+        return node_output(self.module, self.node, model=model, **self.inputs) if self.node else model.clone()
+
+
+def defaults_of(node: Any) -> dict[str, Any]:
+    """The default of every input of a node, of the host's first or third way to write one."""
+    if hasattr(node, "define_schema"):
+        inputs = node.define_schema().inputs
+        options = {each.id: getattr(each, "options", None) for each in inputs}
+        given = {each.id: getattr(each, "default", None) for each in inputs}
+        return {name: options[name][0] if value is None and options[name] else value for name, value in given.items()}
+    given = {}
+    for group in ("required", "optional"):
+        for name, (kind, *rest) in node.INPUT_TYPES().get(group, {}).items():
+            given[name] = (rest[0] if rest else {}).get("default", kind[0] if isinstance(kind, (list, tuple)) else None)
+    return given
+
+
+def node_output(module: str, name: str, **inputs: Any) -> Any:
+    """The first output of a node of the host with its defaults, on each of its versions."""
+    try:
+        node = getattr(importlib.import_module(f"comfy_extras.{module}"), name)
+    except (ImportError, AttributeError) as error:
+        raise AbsentNode(name) from error
+    function = node.execute if hasattr(node, "define_schema") else getattr(node(), node.FUNCTION)
+    known = inspect.signature(function).parameters
+    output = function(**{key: value for key, value in (defaults_of(node) | inputs).items() if key in known})
+    return getattr(output, "args", output)[0]
+
+
+def two_conditionings(world: Any) -> dict[str, Any]:
+    """Two positives, so that a branch has two calls."""
+    return {"positive": world.positive + comfy_models.conditioning(world.kind, 8, length=5)}
+
+
+GUIDANCE = [
+    Case("RescaleCFG", "nodes_model_advanced", "RescaleCFG"),
+    Case("Perturbed-Attention Guidance", "nodes_pag", "PerturbedAttentionGuidance"),
+    Case("Self-Attention Guidance", "nodes_sag", "SelfAttentionGuidance", latent=(1, 16)),
+    Case("Skip Layer Guidance (SD3)", "nodes_sd3", "SkipLayerGuidanceSD3", "sd3",
+         {"layers": "1", "start_percent": 0.0, "end_percent": 1.0}),
+    Case("Skip Layer Guidance (DiT)", "nodes_slg", "SkipLayerGuidanceDiT", "sd3",
+         {"double_layers": "1", "single_layers": "", "start_percent": 0.0, "end_percent": 1.0}),
+    Case("Skip Layer Guidance (DiT, simple)", "nodes_slg", "SkipLayerGuidanceDiTSimple", "sd3",
+         {"double_layers": "1", "single_layers": "", "start_percent": 0.0, "end_percent": 1.0}),
+    Case("Normalized Attention Guidance", "nodes_nag", "NAGuidance"),
+    Case("TCFG", "nodes_tcfg", "TCFG"),
+    Case("Mahiro", "nodes_mahiro", "Mahiro"),
+    Case("APG", "nodes_apg", "APG"),
+    Case("CFGZeroStar", "nodes_cfg", "CFGZeroStar"),
+    Case("CFGNorm", "nodes_cfg", "CFGNorm"),
+    Case("FreSca", "nodes_fresca", "FreSca"),
+]  # fmt: skip
+NETWORK = [
+    Case("HyperTile", "nodes_hypertile", "HyperTile", inputs={"tile_size": 32, "swap_size": 1}, latent=(1, 16)),
+    Case("Token merging", "nodes_tomesd", "TomePatchModel", latent=(1, 16)),
+    Case("Kohya Deep Shrink", "nodes_model_downscale", "PatchModelAddDownscale",
+         inputs={"block_number": 1, "end_percent": 1.0}, latent=(1, 16)),
+    Case("FreeU", "nodes_freelunch", "FreeU"),
+    Case("FreeU V2", "nodes_freelunch", "FreeU_V2"),
+    Case("Differential Diffusion", "nodes_differential_diffusion", "DifferentialDiffusion", "sd3"),
+    Case("EasyCache", "nodes_easycache", "EasyCache", "sd3"),
+    Case("LazyCache", "nodes_easycache", "LazyCache", "sd3"),
+]  # fmt: skip
+SCHEDULE = [
+    Case("ModelSamplingDiscrete (v-prediction)", "nodes_model_advanced", "ModelSamplingDiscrete",
+         inputs={"sampling": "v_prediction"}),
+    Case("ModelSamplingContinuousEDM", "nodes_model_advanced", "ModelSamplingContinuousEDM"),
+    Case("ModelSamplingSD3", "nodes_model_advanced", "ModelSamplingSD3", "sd3"),
+    Case("Epsilon Scaling", "nodes_eps", "EpsilonScaling"),
+    Case("Two conditionings of unequal length", kind="sd3", sampling=two_conditionings),
+    Case("Context windows over the batch (dim 0)", "nodes_context_windows", "ContextWindowsManualNode", "sd3",
+         {"context_length": 2, "context_overlap": 1, "dim": 0, "freenoise": False}, latent=(4, 8)),
+]  # fmt: skip
+CASES = [*GUIDANCE, *NETWORK, *SCHEDULE]
+
+
+def sample(world: Any, case: Case, model: Any) -> Tensor:
+    """The case's run on a MODEL."""
+    changes = case.sampling(world) if case.sampling else {}
+    latent = comfy_models.latent(case.kind, *case.latent)
+    return world.sample(model, steps=case.steps, latent=latent, **changes)
+
+
+def reference(world: Any, case: Case, adapters: Sequence[Any], weights: Sequence[float]) -> Tensor:
+    """The sum of the patched copies' predictions, with the node on it."""
+    return sample(world, case, world.patched.blended(adapters, weights, like=case.put_on(world.model)))
+
+
+def outcome(world: Any, case: Case, method: str) -> str:
+    """Run one method of a case: "right", "refused: ...", or by how much it is wrong."""
+    if method in ("blend", "batched"):
+        expected = reference(world, case, world.adapters[:2], WEIGHTS)
+        loras, wanted = world.loras(2), preference(*WEIGHTS)
+    else:
+        expected = reference(world, case, world.adapters[:1], (1.0,))
+        loras, wanted = load_loras([world.files[0]] * 2), preference(1, 1)
+    kind, evaluation = ("blend", method) if method == "batched" else (method, "sequential")
+    try:
+        model = blend_model(case.put_on(world.model), loras, wanted, kind, evaluation=evaluation)
+        error = difference(sample(world, case, model), expected)
+    except ValueError as refusal:
+        return f"{REFUSED}: {refusal}"
+    return RIGHT if error < TOLERANCE else f"wrong by {error:.1e}"
+
+
+def outcomes(world: Any, case: Case, methods: Sequence[str] = METHODS) -> dict[str, str]:
+    """Run a case by several methods, and the plain model before and after, which has to be the same bit for bit."""
+    try:
+        before = sample(world, case, case.put_on(world.model))
+    except AbsentNode:
+        return {name: ABSENT for name in (*methods, "plain")}
+    found = {method: outcome(world, case, method) for method in methods}
+    after = sample(world, case, case.put_on(world.model))
+    return found | {"plain": RIGHT if torch.equal(before, after) else f"wrong by {difference(after, before):.1e}"}

@@ -1,0 +1,91 @@
+"""``diffusion-blend train``: the command line; torch and diffusers are imported when the settings have been read."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..artifacts.command_line import CommandFailed, parse_settings, run_command
+from ..artifacts.files import check_folder
+from ..rewards.catalogue import check_names
+from .algorithms import entry_of
+from .checks import check_config
+from .config import TrainConfig
+from .presets import preset_names, read_preset
+from .resume import ADDED, flat
+
+logger = logging.getLogger("diffusion_blend")
+
+
+_SWITCHES = ("--resume", "--allow_download", "--base.gradient_checkpointing")
+
+
+def parse(arguments: Sequence[str]) -> TrainConfig:
+    """Read settings from the command line; see `parse_settings`.
+
+    The defaults are those of the algorithm's preset, over them those of the base's preset. A resumed run takes its own
+    settings as defaults instead.
+
+    Raises:
+        ValueError: an unknown preset.
+    """
+    chosen = _parse(arguments, {})
+    return _parse(arguments, _defaults(chosen))
+
+
+def _parse(arguments: Sequence[str], defaults: dict[str, Any]) -> TrainConfig:
+    return parse_settings(
+        TrainConfig,
+        "train",
+        "Fine-tune a LoRA adapter of a text-to-image base against a reward, under a KL penalty to the base model.",
+        arguments,
+        switches=_SWITCHES,
+        defaults=defaults,
+    )
+
+
+def _defaults(chosen: TrainConfig) -> dict[str, Any]:
+    own = Path(chosen.output) / "config.yaml"
+    if chosen.resume and own.is_file():
+        recorded = ADDED | dict(flat(yaml.safe_load(own.read_text(encoding="utf-8"))))
+        return {name: value for name, value in recorded.items() if name not in ("output", "resume")}
+    entry_of(chosen.algorithm.name)
+    layers = [read_preset(chosen.algorithm.name)]
+    layers += [read_preset(chosen.preset)] if chosen.preset else []
+    return {name: value for layer in layers for name, value in flat(layer)}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    logger.setLevel(logging.INFO)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[-2:] == ["--preset", "list"]:
+        sys.stdout.write("\n".join(preset_names()) + "\n")
+        return 0
+    return run_command("train", lambda: _train(parse(words)))
+
+
+def _train(config: TrainConfig) -> None:
+    check_config(config)
+    check_names([*config.rewards, *config.heldout])
+    check_folder(Path(config.output))
+    from ..rewards.guarded import RewardFailed
+    from .adapter_optimizer import TrainingCollapsed
+    from .train import train
+
+    try:
+        path = train(config)
+    except RewardFailed as error:
+        if error.__cause__ is not None:
+            traceback.print_exception(error.__cause__)  # the author of the reward needs the line
+        raise CommandFailed(str(error)) from error
+    except TrainingCollapsed as error:
+        raise CommandFailed(str(error)) from error
+    sys.stdout.write(f"{path}\n")

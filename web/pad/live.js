@@ -1,0 +1,65 @@
+/**
+ * The pads of the open page: each is refreshed while its node lives, and its element stays on screen.
+ *
+ * Nodes 2.0 updates a node's component in place when undo replaces the node. The component then still shows the element of the
+ * removed node. So a removed node's element is marked, and the refresh puts the living node's element in its place.
+ *
+ * @typedef {object} LivePad
+ * @property {any} node
+ * @property {HTMLElement} element
+ * @property {() => void} refresh redraws the pad if something changed
+ */
+
+import { app } from '../../../scripts/app.js'
+
+export const PAD_CLASS = 'diffusion-blend-pad'
+const REFRESH_MS = 200 // links, file names and undo change without an event
+const REMOVED = 'removed'
+
+/** @type {Set<LivePad>} */
+const live = new Set()
+/** @type {ReturnType<typeof setInterval> | undefined} */
+let timer
+
+/** @param {LivePad} pad its node is in a graph, perhaps again */
+export function keepFresh(pad) {
+  setInert(pad, false)
+  live.add(pad)
+  timer ??= setInterval(refreshAll, REFRESH_MS)
+}
+
+/** @param {LivePad} pad a removed node's */
+export function retire(pad) {
+  live.delete(pad)
+  setInert(pad, true)
+  if (live.size > 0) return
+  clearInterval(timer)
+  timer = undefined
+}
+
+/** @type {(pad: LivePad, inert: boolean) => void} */
+function setInert({ element }, inert) {
+  if (inert) element.dataset.state = REMOVED
+  else delete element.dataset.state
+  element.inert = inert
+  element.style.pointerEvents = inert ? 'none' : ''
+}
+
+function refreshAll() {
+  for (const pad of live) pad.refresh()
+  const shown = document.querySelectorAll(`[class^=diffusion-blend][data-state=${REMOVED}]`)
+  shown.forEach((removed) => replaceRemoved(/** @type {HTMLElement} */ (removed)))
+}
+
+/** @param {HTMLElement} removed the element of a removed node, on screen */
+function replaceRemoved(removed) {
+  const shownNode = removed.closest('[data-node-id]')?.getAttribute('data-node-id')
+  /** @type {(pad: LivePad) => boolean} */
+  const isHeir = ({ node, element }) =>
+    String(node.id) === shownNode &&
+    node.graph === app.canvas.graph &&
+    element.className === removed.className &&
+    !element.isConnected
+  const heir = [...live].find(isHeir)
+  if (heir) removed.replaceWith(heir.element)
+}

@@ -1,0 +1,70 @@
+/**
+ * The pad's context menu: equal weights, presets that the workflow keeps, and whether a run starts when a drag ends.
+ *
+ * @typedef {{ name: string, numbers: Record<string, number> }} Preset
+ *
+ * @typedef {object} MenuActions
+ * @property {() => void} reset
+ * @property {() => Record<string, number>} read the numbers of now
+ * @property {(numbers: Record<string, number>) => void} write
+ */
+
+import { app } from '../../../scripts/app.js'
+import { say } from './words.js'
+
+const PRESETS = 'diffusion_blend_presets'
+const RUNS = 'diffusion_blend_run_on_release'
+
+/** @type {(node: any) => Preset[]} */
+const presetsOf = (node) => (Array.isArray(node.properties?.[PRESETS]) ? node.properties[PRESETS] : [])
+
+/** @type {(node: any) => boolean} Whether a run starts when the pointer lets go. */
+export const runsOnRelease = (node) => node.properties?.[RUNS] === true
+
+/** @type {(node: any, event: MouseEvent, actions: MenuActions) => void} */
+export function openMenu(node, event, actions) {
+  const presets = presetsOf(node)
+  const entries = [
+    { content: say('reset'), callback: actions.reset },
+    { content: say('savePreset'), callback: () => void savePreset(node, actions.read()) },
+    ...presets.map(({ name, numbers }) => ({
+      content: say('recall', { name }),
+      callback: () => actions.write(numbers)
+    })),
+    ...presets.map(({ name }) => ({ content: say('forget', { name }), callback: () => forgetPreset(node, name) })),
+    {
+      content: `${runsOnRelease(node) ? '\u2713 ' : ''}${say('runOnRelease')}`,
+      callback: () => setProperty(node, RUNS, !runsOnRelease(node))
+    }
+  ]
+  const { LiteGraph } = /** @type {any} */ (window)
+  new LiteGraph.ContextMenu(entries, { event })
+}
+
+/** @type {(node: any, name: string, value: unknown) => void} A property is saved with the workflow, and undone with it. */
+function setProperty(node, name, value) {
+  node.setProperty ? node.setProperty(name, value) : (node.properties[name] = value)
+  app.canvas?.emitBeforeChange?.()
+  app.canvas?.emitAfterChange?.()
+}
+
+/** @type {(node: any, numbers: Record<string, number>) => Promise<void>} A preset of the same name is replaced. */
+async function savePreset(node, numbers) {
+  const suggested = say('preset', { number: presetsOf(node).length + 1 })
+  const name = await app.extensionManager.dialog.prompt({
+    title: say('savePreset'),
+    message: say('presetName'),
+    defaultValue: suggested
+  })
+  if (!name) return
+  const others = presetsOf(node).filter((preset) => preset.name !== name)
+  setProperty(node, PRESETS, [...others, { name, numbers }])
+}
+
+/** @type {(node: any, name: string) => void} */
+const forgetPreset = (node, name) =>
+  setProperty(
+    node,
+    PRESETS,
+    presetsOf(node).filter((preset) => preset.name !== name)
+  )
