@@ -152,11 +152,12 @@ class Collector:
         scores = score(context.limited_rewards, runs.images, context.prompts.texts(prompt))
         gather = context.processes.gather
         own = {"diversity": float(runs.images.std(0, correction=0).mean())}
+        latents, measured = gather(runs.latents), runs.base_mean.shape[1] > 0
         return Collection(
-            latents=gather(runs.latents),
+            latents=latents,
             log_prob=gather(runs.log_prob),
             kl=gather(runs.kl),
-            base_mean=gather(runs.base_mean),
+            base_mean=gather(runs.base_mean) if measured else latents[:, :0],
             prompt=gather(prompt),
             scores={name: gather(values) for name, values in scores.items()},
             diversity=context.processes.mean(own)["diversity"],

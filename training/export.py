@@ -89,7 +89,7 @@ def adapter_metadata(
         rank: LoRA rank.
         alpha: LoRA alpha.
         resolution: width and height of the training images, pixels.
-        prediction_type: ``epsilon`` or ``v_prediction``.
+        prediction_type: ``epsilon``, ``v_prediction``, ``sample`` or ``flow``.
         training: entries for the ``diffusion_blend.`` prefix. Values that are not strings are written as JSON.
 
     Returns:

@@ -62,6 +62,11 @@ def launch(config: TrainConfig) -> Path:
         accelerator.end_training()  # closes the trackers and, with several processes, the process group
 
 
+def _prediction_type(base: Base) -> str:
+    # Flow schedules of diffusers have a shift and no prediction type.
+    return "flow" if "shift" in base.scheduler else str(base.scheduler.get("prediction_type", "epsilon"))
+
+
 def _metadata(config: TrainConfig, base: Base, has_kl_penalty: bool) -> dict[str, str]:
     # A reward of one's own is known by its function; the whole name is in the configuration.
     weights = {name.rpartition(":")[2]: weight for name, weight in config.rewards.items()}
@@ -73,7 +78,7 @@ def _metadata(config: TrainConfig, base: Base, has_kl_penalty: bool) -> dict[str
         rank=config.adapter.rank,
         alpha=config.adapter.alpha,
         resolution=base.resolution,
-        prediction_type=str(base.scheduler.get("prediction_type", "epsilon")),
+        prediction_type=_prediction_type(base),
         training={
             "reward": reward,
             "algorithm": config.algorithm.name,
