@@ -12,6 +12,7 @@ import re
 from collections import Counter, OrderedDict
 from collections.abc import Hashable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from types import FunctionType
 from typing import Any
 
@@ -23,12 +24,16 @@ MOST_ROWS = 16
 CALLS_WITH_A_WALK = 2
 """Calls of the same rows for which all modules are looked at. A cache is filled in the first one, and used in the second."""
 
+DEEPEST = 6
+"""Lists and dicts inside one another, at most."""
+
 MOST_WALKS = 24
 """Such calls in a run, at most."""
 
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 # The host's loader marks modules whose weights it has moved or patched, also in the middle of a run.
 _OF_THE_LOADER = re.compile(r".*comfy|_v(_|$)|_pin|seed_key$")
+_DATA = (Tensor, list, dict, tuple, str, int, float, type(None))
 _CLEARS = re.compile(r"(clear|reset)_\w*cache")
 
 Frozen = tuple[Any, Any]
@@ -49,7 +54,11 @@ class NetworkMemory:
     """
 
     def __init__(self, network: nn.Module) -> None:
-        modules = [module for module in network.modules() if module is not network]
+        modules = [
+            module
+            for module in network.modules()
+            if module is not network and not type(module).__module__.startswith("torch.")  # which hold no state
+        ]
         self._modules = [vars(module) for module in modules if not hasattr(module, "comfy_cast_weights")]
         self._start = [_frozen(holder) for holder in self._modules]
         names = {kind: [name for name in dir(kind) if _CLEARS.fullmatch(name)] for kind in set(map(type, modules))}
@@ -114,21 +123,19 @@ def _holders_among(patches: Iterable[Any]) -> list[Attributes]:
     return [
         vars(owner)
         for owner in owners.values()
-        if hasattr(owner, "__dict__") and not isinstance(owner, (nn.Module, FunctionType, type))
+        if hasattr(owner, "__dict__")
+        and not isinstance(owner, (nn.Module, FunctionType, type))
+        and not hasattr(owner, "model_options")  # the host's own objects
     ]
 
 
 def _names(holder: Attributes) -> list[str]:
-    return [
-        name
-        for name, value in holder.items()
-        if name not in _OF_EVERY_MODULE and _is_data(value) and not _OF_THE_LOADER.match(name)
-    ]
+    return [name for name, value in holder.items() if _may_change(name) and isinstance(value, _DATA)]
 
 
-def _is_data(value: Any) -> bool:
-    """Whether a value is data: a tensor, a number, a text, nothing, or a container."""
-    return value is None or isinstance(value, (Tensor, list, dict, tuple, str, int, float))
+@lru_cache(maxsize=4096)
+def _may_change(name: str) -> bool:
+    return name not in _OF_EVERY_MODULE and not _OF_THE_LOADER.match(name)
 
 
 def _holds_tensors(value: Any) -> bool:
@@ -141,11 +148,11 @@ def _frozen(holder: Attributes) -> dict[str, Frozen]:
     return {name: _freeze(holder[name]) for name in _names(holder)}
 
 
-def _freeze(value: Any) -> Frozen:
-    if type(value) is dict:
-        return value, {key: _freeze(part) for key, part in value.items()}
-    if type(value) is list:
-        return value, [_freeze(part) for part in value]
+def _freeze(value: Any, depth: int = 0) -> Frozen:
+    if depth < DEEPEST and type(value) is dict:
+        return value, {key: _freeze(part, depth + 1) for key, part in value.items()}
+    if depth < DEEPEST and type(value) is list:
+        return value, [_freeze(part, depth + 1) for part in value]
     return value, None
 
 
@@ -181,10 +188,10 @@ def _changes(holder: Attributes, before: dict[str, Frozen]) -> dict[str, Frozen]
     }
 
 
-def _copied(value: Any) -> Any:
-    if type(value) is dict:
-        return {key: _copied(part) for key, part in value.items()}
-    return [_copied(part) for part in value] if type(value) is list else value
+def _copied(value: Any, depth: int = 0) -> Any:
+    if depth < DEEPEST and type(value) is dict:
+        return {key: _copied(part, depth + 1) for key, part in value.items()}
+    return [_copied(part, depth + 1) for part in value] if depth < DEEPEST and type(value) is list else value
 
 
 def _restore(holder: Attributes, attributes: dict[str, Frozen]) -> None:
