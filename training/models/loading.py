@@ -45,7 +45,7 @@ def _from_folder_or_hub(config: BaseConfig, dtype: torch.dtype, *, allow_downloa
             torch_dtype=dtype,
             use_safetensors=True,
             local_files_only=not allow_download,
-            **({"safety_checker": None} if folder.is_dir() and "safety_checker" in _index(folder) else {}),
+            **(_left_out(folder) if folder.is_dir() else {}),
         )
     except (OSError, ValueError, SafetensorError) as error:
         advice = (
@@ -57,6 +57,13 @@ def _from_folder_or_hub(config: BaseConfig, dtype: torch.dtype, *, allow_downloa
         raise ValueError(f"cannot read base {config.path!r}: {advice} ({error})") from error
     family_of(type(pipeline).__name__, config.path)
     return pipeline
+
+
+def _left_out(folder: Path) -> dict[str, None]:
+    """The parts that a folder lists without a class, such as SD3's T5, which diffusers wants to be told; and the checker."""
+    index = _index(folder)
+    empty = [name for name, entry in index.items() if isinstance(entry, list) and entry[:1] == [None]]
+    return dict.fromkeys([*empty, *(name for name in index if name == "safety_checker")])
 
 
 def _index(folder: Path) -> dict[str, Any]:
