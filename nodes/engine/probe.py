@@ -70,6 +70,11 @@ class Probe:
         return plan
 
     @property
+    def repeats_evaluation(self) -> bool:
+        """Whether the prediction that is being made repeats the sampler's evaluation with another method."""
+        return self.method in METHODS[1:]
+
+    @property
     def mean_gap(self) -> float:
         """The mean gap."""
         return statistics.fmean(self.gaps)

@@ -129,7 +129,8 @@ class BlendRun:
 
     def predict_noise(self, executor: Executor, *args: Any, **kwargs: Any) -> Any:
         """Wrap the host's PREDICT_NOISE, which is called once per evaluation of the sampler, for any number of model calls."""
-        self.steps.begin_evaluation()
+        if not getattr(self.planner, "repeats_evaluation", False):  # a probe evaluates several methods on one input
+            self.steps.begin_evaluation()
         self.calls_of_evaluation.clear()
         return executor(*args, **kwargs)
 

@@ -102,7 +102,14 @@ def test_rows_have_uuids_of_their_own(sd15):
     assert sequential[:2] == sequential[2:]  # the same at every step
     assert len({uuid for uuids in sequential for uuid in uuids}) == 4  # 2 rows x (cond, uncond)
     seen.clear()
-    sd15.sample(blend_model(model, sd15.loras(2), preference(*WEIGHTS), evaluation="batched"), steps=1)
+
+    def watch(_module, _args, kwargs):
+        seen.append(list(kwargs["transformer_options"]["uuids"]))
+
+    # A patch would make a batched blend go on row by row, so the network itself is watched.
+    handle = sd15.model.model.diffusion_model.register_forward_pre_hook(watch, with_kwargs=True)
+    sd15.sample(blend_model(sd15.model, sd15.loras(2), preference(*WEIGHTS), evaluation="batched"), steps=1)
+    handle.remove()
     assert len(set(seen[0])) == 4
 
 
