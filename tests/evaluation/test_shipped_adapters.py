@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from accelerate import PartialState
+from diffusion_blend.artifacts.workers import Worker
 from diffusion_blend.evaluation.sweep.config import SweepConfig
-from diffusion_blend.evaluation.sweep.run import prepare
+from diffusion_blend.evaluation.sweep.prepare import prepare
 from diffusion_blend.miniature.model import weights_folder
 from diffusion_blend.training.config import BaseConfig, PromptConfig
 from safetensors import safe_open
@@ -37,7 +37,7 @@ def test_it_raises_its_reward_over_the_base(tmp_path: Path, file: Path) -> None:
         rewards={name: f"diffusion_blend.miniature.rewards:{name}"},
         methods=["base", "blend"],
         weights=[[1.0]],
-        images=48,
+        images_per_point=48,
         steps=12,
         guidance_scale=1.0,
         batch=48,
@@ -48,7 +48,7 @@ def test_it_raises_its_reward_over_the_base(tmp_path: Path, file: Path) -> None:
         prompts=PromptConfig(source=str(tmp_path / "prompts.txt")),
     )
     torch.set_num_threads(1)
-    rows = prepare(config, PartialState()).run(PartialState())
+    rows = prepare(config, Worker(torch.device("cpu"), True)).run()
     before, after = (np.array([row[name] for row in rows if row["method"] == m]) for m in ("base", "blend"))
     gain = after - before  # the same prompts and noise
     error = gain.std(ddof=1) / math.sqrt(len(gain))

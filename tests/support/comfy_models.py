@@ -5,6 +5,7 @@ Imported only where a host is on ``sys.path``.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from functools import cache
@@ -15,7 +16,7 @@ import comfy.model_detection
 import comfy.ops
 import comfy.sd
 import torch
-from comfy.ldm.chroma.model import Chroma
+from comfy.ldm.chroma.model import Chroma, ChromaParams
 from comfy.ldm.flux.model import Flux, FluxParams
 from comfy.ldm.lumina.model import NextDiT
 from comfy.ldm.modules.diffusionmodules.mmdit import MMDiT
@@ -131,6 +132,7 @@ NARROW = {
     "qwen_image": {name: QWEN[name] for name in ("num_attention_heads", "joint_attention_dim")},
     "lumina2": {name: Z_IMAGE[name] for name in Z_IMAGE if name != "dtype"},
 }
+ARCHITECTURES = {"flux": Flux, "chroma": Chroma, "qwen_image": QwenImageTransformer2DModel, "lumina2": NextDiT}
 WAN = {"dim": 128, "ffn_dim": 256, "num_heads": 1, "num_layers": 2, "dtype": torch.float32}
 CONTEXT = {
     "sd15": (7, 768),
@@ -145,10 +147,14 @@ CHANNELS = {"sd15": 4, "inpaint": 4, "sd2": 4, "sdxl": 4, "sd3": 16, "flux": 16,
 POOLED = {"sdxl": 1280, "sd3": 2048, "flux": 64}
 
 
-def _flux(**config: Any) -> Any:
-    """Return Flux' parameters, without those that an earlier host does not know."""
-    known = set(FluxParams.__dataclass_fields__) | {"dtype", "operations"}
-    return Flux(**{name: value for name, value in config.items() if name in known})
+def _known(network: Any, config: dict[str, Any]) -> dict[str, Any]:
+    """Return a configuration without the parameters that an earlier host does not know."""
+    parameters = {Flux: FluxParams, Chroma: ChromaParams}.get(network)
+    if parameters is not None:
+        names = set(parameters.__dataclass_fields__) | {"dtype", "operations"}
+    else:
+        names = set(inspect.signature(network.__init__).parameters)
+    return {name: value for name, value in config.items() if name in names}
 
 
 _NETWORKS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
@@ -157,7 +163,7 @@ _NETWORKS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "sd3": (MMDiT, SD3),
     "sd2": (UNetModel, SD2),
     "inpaint": (UNetModel, SD15 | {"in_channels": 9}),
-    "flux": (_flux, FLUX),
+    "flux": (Flux, FLUX),
     "wan": (WanModel, WAN),
     "chroma": (Chroma, CHROMA),
     "qwen": (QwenImageTransformer2DModel, QWEN),
@@ -183,7 +189,7 @@ def fill(tensors: dict[str, Tensor], seed: int) -> None:
 def state_dict(kind: str, seed: int = 0) -> dict[str, Tensor]:
     """The diffusion network's weights, without a prefix."""
     network, config = _NETWORKS[kind]
-    model = network(**config, operations=comfy.ops.disable_weight_init)
+    model = network(**_known(network, config), operations=comfy.ops.disable_weight_init)
     tensors = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     fill(tensors, seed)
     return tensors
@@ -202,7 +208,8 @@ def load_tensors(tensors: dict[str, Tensor], **options: Any) -> Any:
     def narrow(*args: Any, **kwargs: Any) -> Any:
         config = detect(*args, **kwargs)
         if config is not None:
-            config |= NARROW.get(str(config.get("image_model")), {})
+            name = str(config.get("image_model"))
+            config |= _known(ARCHITECTURES.get(name), NARROW[name]) if name in NARROW else {}
         return config
 
     with mock.patch.object(comfy.model_detection, "detect_unet_config", narrow):

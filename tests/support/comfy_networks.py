@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -40,6 +41,11 @@ class Architecture:
 
     def exists(self) -> bool:
         """Whether this version of the host knows the architecture."""
+        if "default_ref_method" in self.network:
+            from comfy.ldm.qwen_image.model import QwenImageTransformer2DModel
+
+            if "default_ref_method" not in inspect.signature(QwenImageTransformer2DModel.__init__).parameters:
+                return False
         return hasattr(comfy.supported_models, self.configuration)
 
     def model(self) -> Any:
