@@ -45,7 +45,7 @@ def test_no_file_outside_the_lora_folders_can_be_chosen(server: ComfyServer, way
         "backslashes": "..\\outside.safetensors",
         "a link's name": "/proc/self/cwd/../outside.safetensors",
     }[way]
-    with pytest.raises(PromptError, match="Value not in list"):
+    with pytest.raises(PromptError, match="no such file in the loras folder"):
         loading(server, name)
 
 
