@@ -114,21 +114,27 @@ class Patched:
         parts.append((self.model(*on_top_of), 1 - math.fsum(coefficients)))
 
         def summed(_: Callable[..., Tensor], call: dict[str, Any]) -> Tensor:
-            return sum(c * predict(model, call) for model, c in parts if abs(c) > 1e-9)
+            sampling = wrapped.get_model_object("model_sampling")  # a node may have exchanged it
+            return sum(c * predict(model, call, sampling) for model, c in parts if abs(c) > 1e-9)
 
         wrapped = (like or self.model(*on_top_of)).clone()
         wrapped.set_model_unet_function_wrapper(summed)
         return wrapped
 
 
-def predict(model: Any, call: dict[str, Any]) -> Tensor:
+def predict(model: Any, call: dict[str, Any], sampling: Any = None) -> Tensor:
     """Compute one copy's prediction for the host's call. All arguments that a model may change are copied first."""
     inputs = dict(call["c"])
     if inputs.get("control") is not None:
         inputs["control"] = {name: list(parts) for name, parts in inputs["control"].items()}
     inputs["transformer_options"] = dict(inputs["transformer_options"])
     model.model.current_patcher = model
-    return model.model.apply_model(call["input"], call["timestep"], **inputs)
+    own = model.model.model_sampling
+    model.model.model_sampling = sampling or own
+    try:
+        return model.model.apply_model(call["input"], call["timestep"], **inputs)
+    finally:
+        model.model.model_sampling = own
 
 
 def difference(a: Tensor, b: Tensor) -> float:
