@@ -63,7 +63,7 @@ class Report:
         """
         skipped = len(self.absent) + len(self.misshapen)
         total = self.applied + skipped
-        if self.applied and self.applied >= LEAST_SHARE * total and self.applied > len(self.misshapen):
+        if self.applied and self.applied >= LEAST_SHARE * total and self.applied >= len(self.misshapen):
             return
         file = self.adapter.file
         if not total and self.text_encoder:
@@ -77,6 +77,8 @@ class Report:
                 "adapter made for this checkpoint."
             )
         made_for = architecture(self.adapter)
+        if re.sub(r"\W", "", made_for or "") == self.model:
+            made_for = None  # a variant of the same architecture, with other widths
         raise ValueError(
             f"{file}: only {self.applied} of its {total} layers fit this model, so it is made for another architecture"
             f"{f' ({made_for})' if made_for else ''}; this model is {self.model}. {self._reasons()} Choose an adapter made for "

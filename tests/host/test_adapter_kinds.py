@@ -300,3 +300,16 @@ def test_nothing_is_multiplied_out_before_it_is_known_to_fit():
     for tensors in bombs:
         with pytest.raises(ValueError, match=r"a\.safetensors: "):
             fitted("sd15", tensors)
+
+
+def test_half_of_the_layers_may_be_of_another_shape_and_one_more_may_not():
+    good, bad = lora(LINEAR), {f"{kohya_key(layer)}.w_norm": random(64) for layer in (NORM, "out.0")}
+    model = comfy_models.load("sd15")
+    half = good | {f"{kohya_key(NORM)}.w_norm": random(64)}
+    updates, report = fit(model, half)
+    assert "1 of 2 layers applied. Skipped: 1 of another shape" in report.text()
+    assert set(changes(model.model, updates)) == {f"diffusion_model.{LINEAR}.weight"}
+    with pytest.raises(
+        ValueError, match="only 1 of its 3 layers fit this model, so it is made for another architecture; this"
+    ):
+        fit(model, good | bad)
