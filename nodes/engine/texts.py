@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import comfy.samplers
 import torch
@@ -15,6 +15,12 @@ from ..adapters.text_encoders import KEY, Encoding, Texts
 
 Conds = Mapping[str, Any]
 """The host's ``model_conds`` of one conditioning: name -> an object that is made a tensor for a call."""
+
+
+class CallTexts(Protocol):
+    """The conditionings of a run by row of gates."""
+
+    def inputs(self, ids: Sequence[Any], gates: Gates, images: int, names: Sequence[str]) -> dict[str, Any]: ...
 
 
 class RunTexts:
@@ -91,10 +97,7 @@ def texts_of_run(guider: Any, noise: Tensor, adapters: int, **options: Any) -> R
     soups: dict[Any, tuple[Gates, Conds]] = {}
 
     def prepare(kind: str, cond: Any, encoding: Encoding) -> Conds:
-        own = {**cond, **encoding, "cross_attn": encoding["cond"], "model_conds": {}}
-        function = guider.inner_model.extra_conds
-        (prepared,) = comfy.samplers.encode_model_conds(function, [own], noise, noise.device, kind, **options)
-        return {**cond["model_conds"], **prepared["model_conds"]}
+        return prepared_conds(guider, kind, {**cond, **encoding, "cross_attn": encoding["cond"]}, noise, **options)
 
     for kind, cond in every:
         base[cond["uuid"]] = cond["model_conds"]
@@ -108,6 +111,21 @@ def texts_of_run(guider: Any, noise: Tensor, adapters: int, **options: Any) -> R
         if texts.soup is not None:
             soups[cond["uuid"]] = (texts.soup[0], prepare(kind, cond, texts.soup[1]))
     return RunTexts(adapters, base, changed, soups)
+
+
+def prepared_conds(guider: Any, kind: str, cond: Any, noise: Tensor, **options: Any) -> Conds:
+    """Return what the host's network prepares of a conditioning, beside what the host has prepared before.
+
+    Args:
+        guider: the host's guider.
+        kind: of the conditioning, "positive" or another one of the guider's.
+        cond: its entries.
+        noise: of the run, float[N, ...].
+        options: what the host passes to ``encode_model_conds`` beside them.
+    """
+    function, own = guider.inner_model.extra_conds, {**cond, "model_conds": {}}
+    (prepared,) = comfy.samplers.encode_model_conds(function, [own], noise, noise.device, kind, **options)
+    return {**cond["model_conds"], **prepared["model_conds"]}
 
 
 def _check(cond: Any, texts: Texts, adapters: int) -> None:
