@@ -53,6 +53,12 @@ def references(world: Any) -> dict[str, Any]:
     }
 
 
+def references_at_zero(world: Any) -> dict[str, Any]:
+    """The same by the method that the cache needs, as the prompts' own choice."""
+    method = {"reference_latents_method": "index_timestep_zero"}
+    return {name: node_helpers.conditioning_set_values(each, method) for name, each in references(world).items()}
+
+
 def controlled(world: Any) -> dict[str, Any]:
     """Both prompts with a control network of random weights."""
     names = ("out_channels", "transformer_depth_output")
