@@ -7,7 +7,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = ("artifacts", "blending", "nodes", "rewards", "training", "evaluation", "miniature", "pipelines")
+PACKAGES = (
+    "artifacts",
+    "blending",
+    "nodes",
+    "rewards",
+    "training",
+    "evaluation",
+    "miniature",
+    "pipelines",
+    "preference_learning",
+)
 NETWORK = {
     "socket",
     "ssl",
