@@ -7,12 +7,12 @@ are in units of a vote's noise: a difference of 1 is preferred in about 70 % of 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
-Kernel = Callable[[Array, Array], Array]
 
 LINEAR, SMOOTH, LENGTH = 2.0, 9.0, 0.6
 """Variances of the linear and the smooth part, and the distance in coefficients over which the smooth part changes."""
@@ -34,18 +34,34 @@ def prior_mean(points: Array) -> Array:
     return -MIXING * np.square(weights - 1 / weights.shape[1]).sum(axis=1)
 
 
-def gaussian_process(a: Array, b: Array) -> Array:
-    """A linear trend plus a smooth function: ``LINEAR c.c' + SMOOTH exp(-|c - c'|^2 / (2 LENGTH^2))``."""
-    first, second = coefficients(a), coefficients(b)
-    inner = first @ second.T
-    distance = np.square(first).sum(axis=1)[:, None] + np.square(second).sum(axis=1)[None] - 2 * inner
-    return LINEAR * inner + SMOOTH * np.exp(-np.maximum(distance, 0) / (2 * LENGTH**2))
+@dataclass(frozen=True)
+class Kernel:
+    """A covariance.
+
+    Args:
+        value: the covariance as a function of ``c.c'`` and ``|c - c'|^2``.
+    """
+
+    value: Callable[[Array, Array], Array]
+
+    def __call__(self, a: Array, b: Array) -> Array:
+        """The covariance of points float[N, m + 1] with points float[M, m + 1], float[N, M]."""
+        first, second = coefficients(a), coefficients(b)
+        inner = first @ second.T
+        distance = np.square(first).sum(axis=1)[:, None] + np.square(second).sum(axis=1)[None] - 2 * inner
+        return self.value(inner, np.maximum(distance, 0, out=distance))
+
+    def diagonal(self, points: Array) -> Array:
+        """The variance at points float[N, m + 1], float[N]."""
+        return self.value(np.square(coefficients(points)).sum(axis=1), np.zeros(len(points)))
 
 
-def quadratic(a: Array, b: Array) -> Array:
-    """A quadratic utility with normal coefficients: ``LINEAR c.c' + QUADRATIC (c.c')^2``."""
-    inner = coefficients(a) @ coefficients(b).T
-    return LINEAR * inner + QUADRATIC * inner**2
+gaussian_process = Kernel(
+    lambda inner, distance: LINEAR * inner + SMOOTH * np.exp(-distance / (2 * LENGTH**2)),
+)
+"""A linear trend plus a smooth function: ``LINEAR c.c' + SMOOTH exp(-|c - c'|^2 / (2 LENGTH^2))``."""
 
+quadratic = Kernel(lambda inner, distance: LINEAR * inner + QUADRATIC * inner**2)
+"""A quadratic utility with normal coefficients: ``LINEAR c.c' + QUADRATIC (c.c')^2``."""
 
 KERNELS: dict[str, Kernel] = {"gaussian process": gaussian_process, "quadratic": quadratic}

@@ -75,13 +75,19 @@ class Posterior:
         explained = np.linalg.solve(self._factor, self._root[:, None] * self._across(points).T)
         return prior - explained.T @ explained
 
+    def moments(self, points: Array) -> tuple[Array, Array]:
+        """`mean`, and the variance: the diagonal of `covariance`."""
+        prior = self.kernel.diagonal(points)
+        if not len(self._rows):
+            return prior_mean(points), prior
+        across = self._across(points)
+        explained = np.linalg.solve(self._factor, self._root[:, None] * across.T)
+        variance = np.maximum(prior - np.square(explained).sum(axis=0), 1e-12)
+        return prior_mean(points) + across @ self._weights, variance
+
     def variance(self, points: Array) -> Array:
         """The diagonal of `covariance`, float[N]."""
-        prior = np.array([self.kernel(point[None], point[None])[0, 0] for point in points])
-        if not len(self._rows):
-            return prior
-        explained = np.linalg.solve(self._factor, self._root[:, None] * self._across(points).T)
-        return np.maximum(prior - np.square(explained).sum(axis=0), 1e-12)
+        return self.moments(points)[1]
 
     def _across(self, points: Array) -> Array:
         """The covariance of the utility at points with the votes' numbers, float[N, V]."""

@@ -83,12 +83,14 @@ class Search:
         first = self._first_visits(entries, region, posterior)
         if first is not None:
             return first
-        lattice = region.lattice()
-        middle = _climb(posterior, region, lattice[int(np.argmax(posterior.mean(lattice)))])
-        points = np.vstack([middle[None], region.around(middle), lattice])
+        points = region.lattice()
         if not region.centre and entries:  # what was shown before a narrowing lies outside
-            points = np.vstack([points, points_of(_shown(entries))])
-        bound = posterior.mean(points) + OPTIMISM * np.sqrt(posterior.variance(points))
+            points = np.vstack([points, points_of(list(dict.fromkeys(_shown(entries))))])
+        mean, variance = posterior.moments(points)
+        nearby = region.around(_climb(posterior, region, points[int(np.argmax(mean))]))
+        points = np.vstack([points, nearby])
+        more = posterior.moments(nearby)
+        bound = np.append(mean, more[0]) + OPTIMISM * np.sqrt(np.append(variance, more[1]))
         chosen = points[np.argsort(-bound, kind="stable")[:SHORTLIST]]
         points = points_of(list(dict.fromkeys(map(option_of, chosen))))
         value = expected_best(posterior.mean(points), posterior.covariance(points))
@@ -141,7 +143,7 @@ def expected_best(mean: Array, covariance: Array) -> Array:
 def _climb(posterior: Posterior, region: Region, point: Array) -> Array:
     """The best point by moves of falling length, from a point on."""
     value = float(posterior.mean(point[None])[0])
-    for _ in range(12):
+    for _ in range(8):
         points = region.around(point)
         means = posterior.mean(points)
         at = int(np.argmax(means))

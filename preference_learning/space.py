@@ -18,7 +18,7 @@ from .votes import Narrowing, Option
 
 Array = NDArray[np.float64]
 
-MOST_POINTS = 700
+MOST_POINTS = 500
 """About how many points a lattice of the region has: enough for 8 adapters' corners, edges and faces."""
 STEPS = (0.3, 0.15, 0.07)
 """Lengths of the moves around a good point, as shares of the region."""
@@ -70,6 +70,10 @@ class Region:
     def lattice(self) -> Array:
         """Every mixture at even steps, at several KL scales."""
         return self.placed(_lattice_with_scales(self.adapters, self.kl_low, self.kl_high))
+
+    def mixtures(self, divisions: int) -> Array:
+        """Every vector of weights whose entries are multiples of ``1 / divisions``, float[N, m]."""
+        return _lattice(self.adapters, divisions)
 
     def around(self, point: Array) -> Array:
         """Moves from a point towards and away from each adapter and along the KL scale, inside the region."""
