@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..blending.preference import AnyPreference, Preference
 from .adapters.files import RewardLoRAs
-from .engine.duels import LARGEST_SEED, SAME_NOISE, SEED_MODES, Duel, make_duel, seed_of
+from .engine.duels import LARGEST_SEED, SAME_NOISE, SEED_MODES, Duel, make_duel, save_pictures, seed_of
 from .schema import DuelType, PreferenceType, check_finite, make_schema, reward_loras_input
 
 ALIASES = ["find my taste", "which is better", "compare two", "a/b test", "vote", "rate images", "diffusion blend"]
@@ -100,18 +100,26 @@ class PreferenceDuelView(io.ComfyNode):
                     "images", tooltip="The two pictures, or the two batches, that the duel's preferences made."
                 ),
                 DuelType.Input("duel", tooltip="The output duel of Preference Duel."),
+                io.Boolean.Input(
+                    "keep_pictures",
+                    default=False,
+                    tooltip="Also saves every picture in output/diffusion_blend_taste, so that diffusion-blend taste can train a reward on your votes.",
+                ),
             ],
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
             outputs=[],
         )
 
     @classmethod
-    def execute(cls, images: list[Tensor], duel: list[Duel]) -> io.NodeOutput:
+    def execute(cls, images: list[Tensor], duel: list[Duel], keep_pictures: list[bool]) -> io.NodeOutput:
         if len(images) != 2:
             raise ValueError(
                 f"The view shows 2 pictures and got {len(images)}: connect the images that the two preferences of one "
                 "Preference Duel made, and no other list."
             )
+        if keep_pictures[0]:
+            for batch, option in zip(images, duel[0].texts, strict=True):
+                save_pictures(batch, option)
         sides = [ui.PreviewImage(batch, cls=cls).as_dict()["images"] for batch in images]
         # Not under "images": the front end would show these once more, one by one.
         return io.NodeOutput(ui={"duel": [duel[0].described() | {"sides": [list(side) for side in sides]}]})

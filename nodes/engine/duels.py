@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+import folder_paths
+import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
 
 from ...blending.preference import Preference
 from .sweep_points import labels
 
+KEPT = "diffusion_blend_taste/picture"
+"""The prefix of kept pictures in the output folder."""
+OPTION = "diffusion_blend_option"
+"""The text chunk of a kept picture; `rewards.taste_command` reads it."""
 LARGEST_SEED = 0xFFFFFFFFFFFFFFFF
 SAME_NOISE, NEW_NOISE = SEED_MODES = ("same noise", "new noise")
 
@@ -94,6 +105,23 @@ def make_duel(names: list[str], votes: str, kl_range: tuple[float, float], start
         Narrowing(best, within).text(),
         learned,
     )
+
+
+def save_pictures(images: Tensor, option: str) -> None:
+    """Save pictures in the output folder with a text chunk that names their option, for ``diffusion-blend taste``.
+
+    Args:
+        images: float[B, H, W, 3] in 0..1.
+        option: in the language of the votes.
+    """
+    height, width = images.shape[1:3]
+    place = folder_paths.get_save_image_path(KEPT, folder_paths.get_output_directory(), width, height)
+    folder, name, counter = place[0], place[1], place[2]
+    for number, image in enumerate(images, counter):
+        chunk = PngInfo()
+        chunk.add_text(OPTION, option)
+        pixels = (image.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+        Image.fromarray(pixels).save(Path(folder) / f"{name}_{number:05}_.png", pnginfo=chunk)
 
 
 def seed_of(seed: int, mode: str, votes: int) -> int:

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 MAY_IMPORT = {
     "artifacts": set(),
     "blending": set(),
-    "rewards": {"artifacts"},
+    "rewards": {"artifacts", "preference_learning"},
     "preference_learning": set(),
     "nodes": {"blending", "miniature", "preference_learning", "rewards"},
     "training": {"artifacts", "blending", "rewards"},
