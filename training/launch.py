@@ -68,8 +68,11 @@ def _prediction_type(base: Base) -> str:
 
 
 def _metadata(config: TrainConfig, base: Base, has_kl_penalty: bool) -> dict[str, str]:
-    # A reward of one's own is known by its function; the whole name is in the configuration.
-    weights = {name.rpartition(":")[2]: weight for name, weight in config.rewards.items()}
+    # A reward of one's own is known by its function, a server by its address; the whole name is in the configuration.
+    weights = {
+        name.partition("#")[0] if "://" in name else name.rpartition(":")[2]: weight
+        for name, weight in config.rewards.items()
+    }
     reward = next(iter(weights)) if len(weights) == 1 else json.dumps(weights)
     return adapter_metadata(
         title=f"{reward} ({Path(config.output).name})",
