@@ -11,8 +11,8 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ...blending.plans import Gates
 from ...blending.exchange import RowsDoNotFit
+from ...blending.plans import Gates
 from ..host import Executor
 from .images import frames_of
 from .texts import RunTexts, chosen, joined
