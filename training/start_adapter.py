@@ -31,9 +31,11 @@ def begin_with(model: TextToImageModel, start: Adapter, lora: AdapterConfig) -> 
             raise ValueError(
                 f"adapter.start changes the layer {layer!r}, which adapter.targets {lora.targets} do not train"
             )
-        (update,) = updates
-        if not isinstance(update, LowRank):
-            raise ValueError(f"adapter.start: the update of {layer!r} is a {type(update).__name__}, not a plain LoRA")
+        if len(updates) != 1 or not isinstance(updates[0], LowRank):
+            raise ValueError(
+                f"adapter.start: the update of {layer!r} is not a plain LoRA, with which a training can begin"
+            )
+        update = updates[0]
         rank = len(update.down)
         if rank > lora.rank:
             raise ValueError(
