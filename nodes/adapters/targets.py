@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import nn
 
+from ...blending.kinds import OtherShape
 from ...blending.layers import Layer, layer_of, projection
-from .kinds import OtherShape
 
 
 @dataclass(frozen=True)

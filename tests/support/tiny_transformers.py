@@ -192,8 +192,7 @@ def qwen_prompt(count: int = 2) -> dict[str, Any]:
     draw = torch.Generator().manual_seed(1)
     return {
         "prompt_embeds": torch.randn(count, 5, 16, generator=draw),
-        "negative_prompt_embeds": torch.randn(count, 5, 16, generator=draw),
-        "true_cfg_scale": 3.0,
+        "true_cfg_scale": 1.0,  # above 1 the pipeline's guidance is not linear in the predictions
         "height": 8,
         "width": 8,
     }

@@ -182,5 +182,5 @@ def test_no_folder_of_the_maker_gets_into_the_file() -> None:
     )
     assert header["diffusion_blend.base_model"] == "base"
     assert header["diffusion_blend.prompts"] == "prompts.txt"
-    told = json.loads(header["diffusion_blend.config"])
-    assert told == {"base": {"path": "owner/name"}, "folders": ["x", "relative/x"], "steps": 3}
+    recorded = json.loads(header["diffusion_blend.config"])
+    assert recorded == {"base": {"path": "owner/name"}, "folders": ["x", "relative/x"], "steps": 3}

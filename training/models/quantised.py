@@ -18,7 +18,7 @@ def quantisation_config(kind: str, dtype: torch.dtype) -> Any:
     """
     from diffusers import PipelineQuantizationConfig
 
-    options = (
+    options: dict[str, Any] = (
         {"load_in_8bit": True}
         if kind == "int8"
         else {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": dtype}
