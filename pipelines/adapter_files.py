@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..artifacts.files import find_file
 from ..blending.adapters import LowRank
+from ..blending.groups import Group, parse_group
 from ..blending.kl_weights import parse_kl_weight
 from ..blending.layers import layer_shape
 from .names import diffusers_names
@@ -76,6 +77,7 @@ class AdapterFile:
         kl_weight: the KL weight it was trained with, reward units per nat; None where it is unknown.
         digest: SHA-256 of the file, or of the tensors where there is no file.
         scaling: for layers without an alpha of their own.
+        group: its place in a group of adapters that were trained together; None where the file names none.
     """
 
     name: str
@@ -83,6 +85,7 @@ class AdapterFile:
     kl_weight: float | None
     digest: str
     scaling: Scaling = field(default_factory=Scaling)
+    group: Group | None = None
 
 
 @dataclass(frozen=True)
@@ -94,12 +97,14 @@ class Adapter:
         update: layer name -> low-rank update, alpha / rank multiplied in.
         kl_weight: see `AdapterFile`.
         digest: see `AdapterFile`.
+        group: see `AdapterFile`.
     """
 
     name: str
     update: Update
     kl_weight: float | None
     digest: str
+    group: Group | None = None
 
 
 def open_adapter(name: str, source: Any) -> AdapterFile:
@@ -125,7 +130,11 @@ def open_adapter(name: str, source: Any) -> AdapterFile:
         logger.warning("adapter %s: the text-encoder weights are not blended", name)
     tensors = {key: tensor for key, tensor in tensors.items() if not key.startswith(_TEXT)}
     _check_kind(name, tensors)
-    return AdapterFile(name, tensors, _kl_weight(name, metadata), digest, scaling)
+    try:
+        kl_weight, group = parse_kl_weight(metadata.get("diffusion_blend.kl_weight")), parse_group(metadata)
+    except ValueError as error:
+        raise ValueError(f"adapter {name!r}: {error}") from error
+    return AdapterFile(name, tensors, kl_weight, digest, scaling, group)
 
 
 def _read(name: str, path: Path) -> tuple[dict[str, Tensor], dict[str, str], Scaling, str]:
@@ -191,13 +200,6 @@ def _check_kind(name: str, tensors: Mapping[str, Tensor]) -> None:
             )
 
 
-def _kl_weight(name: str, metadata: Mapping[str, str]) -> float | None:
-    try:
-        return parse_kl_weight(metadata.get("diffusion_blend.kl_weight"))
-    except ValueError as error:
-        raise ValueError(f"adapter {name!r}: {error}") from error
-
-
 def fit_adapter(file: AdapterFile, network: nn.Module) -> Adapter:
     """Fit an adapter to a diffusers network.
 
@@ -222,7 +224,7 @@ def fit_adapter(file: AdapterFile, network: nn.Module) -> Adapter:
         scaled[layer] = (parts["down"].float(), parts["up"].float() * scale)
     named = diffusers_names(scaled, network)
     update: Update = {layer: [_fitting(file.name, layer, down, up, network)] for layer, (down, up) in named.items()}
-    return Adapter(file.name, update, file.kl_weight, file.digest)
+    return Adapter(file.name, update, file.kl_weight, file.digest, file.group)
 
 
 def _parse(key: str) -> tuple[str, str]:

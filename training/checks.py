@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from ..artifacts.settings import check_bounds
-from .algorithms import entry_of
+from .algorithms import ALGORITHMS, entry_of
 from .config import TrainConfig
 from .noisy_steps import noisy_range
 from .prompts import load_prompts
@@ -26,11 +26,35 @@ def check_config(config: TrainConfig) -> None:
     if sampling.samples % sampling.batch:
         raise ValueError(f"sampling.samples {sampling.samples} is not a multiple of sampling.batch {sampling.batch}")
     entry = entry_of(config.algorithm.name)
+    _check_stacked(config)
     noisy = noisy_range(sampling.noisy_steps, sampling.steps, auto=entry.window)
     count = min(sampling.window_steps or len(noisy), len(noisy))
     prompts = load_prompts(config.prompts.source, config.prompts.count, config.prompts.seed)
     for requirement in entry.requirements:
         requirement(config, count, len(prompts))
+
+
+def _check_stacked(config: TrainConfig) -> None:
+    if not config.algorithm.stacked:
+        return
+    name = config.algorithm.name
+    because = ALGORITHMS[name].not_stacked
+    if because:
+        able = ", ".join(other for other, entry in ALGORITHMS.items() if not entry.not_stacked)
+        raise ValueError(
+            f"algorithm.stacked: {name} cannot train adapters to be stacked, because {because}: take one of {able}"
+        )
+    if len(config.rewards) < 2:
+        raise ValueError(
+            f"algorithm.stacked trains one adapter for each reward, and there is only {', '.join(config.rewards)}: give at "
+            "least two rewards, or leave algorithm.stacked out"
+        )
+    for reward, weight in config.rewards.items():
+        if weight == 0:
+            raise ValueError(
+                f"algorithm.stacked: the weight of reward {reward!r} is 0, so its adapter would learn nothing: the weight is "
+                "the reward's scale there, 1 as it is"
+            )
 
 
 def _check_rewards(config: TrainConfig) -> None:

@@ -121,6 +121,11 @@ class AlgorithmConfig:
         nft_strength: how far the implicit policies are from the sampling policy (nft), above 0; the authors' beta.
         nft_spread: standard deviations above a group's mean at which an image counts as wholly good (nft).
         nft_decay: largest share of the old sampling policy that stays after an iteration (nft); 0 samples from the newest.
+        stacked: train one adapter for each of the rewards, made to be stacked: every image has a preference w of its own, drawn
+            from the simplex (a quarter are corners; the others are uniform over the preferences of two or more rewards, see
+            training/stacking.py). The adapters are added with strengths w, and the image's reward is the sum of the rewards,
+            each times its weight in ``rewards`` (its scale) and times w. The m files, plainly stacked at strengths w, are the
+            model for that mixture, at one call a step. For all algorithms but ddpo.
     """
 
     name: str = "dpok"
@@ -142,6 +147,7 @@ class AlgorithmConfig:
     nft_strength: float = bounded(1.0, above=0)
     nft_spread: float = bounded(1.0, above=0)
     nft_decay: float = bounded(0.5, minimum=0, maximum=1)
+    stacked: bool = False
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from ..rewards.protocol import Reward
 from .config import TrainConfig
@@ -14,6 +15,7 @@ from .policy import PolicySteps
 from .processes import Processes
 from .prompt_table import PromptTable
 from .randomness import keyed_generator
+from .stacking import StackedPrompts
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,18 @@ class RunContext:
         first = int(torch.randint(places, (1,), generator=keyed_generator(self.seed, "window", iteration)))
         window = noisy[first : first + sampling.window_steps]
         return self.model.policy_steps(sampling.steps, sampling.eta, window)
+
+    def preferences(self, rows: Tensor) -> Tensor | None:
+        """The preference of each image, float64[B, m], where the adapters are trained to be stacked; otherwise None."""
+        return self.prompts.preferences(rows) if isinstance(self.prompts, StackedPrompts) else None
+
+    def reward_weights(self, rows: Tensor) -> Mapping[str, float | Tensor]:
+        """The weight of every reward for images of these rows of the prompt table: numbers, or float64[B] where the adapters
+        are trained to be stacked and every image has its own preference."""
+        weights, preferences = self.config.rewards, self.preferences(rows)
+        if preferences is None:
+            return weights
+        return {name: weight * preferences[:, i] for i, (name, weight) in enumerate(weights.items())}
 
     @property
     def seed(self) -> int:

@@ -41,7 +41,11 @@ def launch(config: TrainConfig) -> Path:
     )
     base = load_base(config.base, accelerator.device, allow_download=config.allow_download)
     model = DiffusersModel(
-        base, config.adapter, config.run.seed, gradient_checkpointing=config.base.gradient_checkpointing
+        base,
+        config.adapter,
+        config.run.seed,
+        members=len(config.rewards) if config.algorithm.stacked else 1,
+        gradient_checkpointing=config.base.gradient_checkpointing,
     )
     trained = {name: rewards[name] for name in config.rewards}
     heldout = {name: rewards[name] for name in config.heldout}

@@ -39,13 +39,21 @@ class PromptTable:
     def __len__(self) -> int:
         return len(self.prompts)
 
+    def plain(self, rows: Tensor) -> Tensor:
+        """The rows' prompts alone, int64[B] below the number of prompts; see `stacking.StackedPrompts`."""
+        return rows % len(self)
+
     def conditioning(self, rows: Tensor) -> Conditioning:
         """The conditioning of rows int64[B], B rows."""
-        return stack_conditioning([self._rows[i] for i in rows.tolist()])
+        return self.encoded(rows)
+
+    def encoded(self, rows: Tensor) -> Conditioning:
+        """The texts' conditioning of rows int64[B] and nothing else."""
+        return stack_conditioning([self._rows[i] for i in self.plain(rows).tolist()])
 
     def texts(self, rows: Tensor) -> list[str]:
         """The prompts of rows int64[B]."""
-        return [self.prompts[i] for i in rows.tolist()]
+        return [self.prompts[i] for i in self.plain(rows).tolist()]
 
     def shuffled_rows(self, seed: int, first: int, count: int) -> Tensor:
         """A section of an endless list that goes through all prompts, reshuffled at every pass.

@@ -23,6 +23,7 @@ ADDED = {
     "preset": "",
     "algorithm.draft_steps": 0,
     "algorithm.draft_noises": 1,
+    "algorithm.stacked": False,
 }
 """Settings that older checkpoints do not have -> the value with which the older version ran."""
 

@@ -63,7 +63,7 @@ class Draft:
             ValueError: a reward returned the wrong number of scores, or one that is not finite.
             RewardFailed: a reward raised an error, or exceeded its time limit.
         """
-        context, weights = self.context, self.context.config.rewards
+        context = self.context
         latents, kl = self._trajectories(iteration, prompt, rows)
         copies = context.config.algorithm.draft_noises
         if copies > 1:
@@ -71,7 +71,7 @@ class Draft:
             rows = rows.repeat(copies)
         images, prompts = self._decode(latents), context.prompts.texts(prompt[rows])
         scores = score(context.limited_rewards, images, prompts, gradient=True)
-        reward = weighted_sum(scores, weights).to(kl.device)
+        reward = weighted_sum(scores, context.reward_weights(prompt[rows])).to(kl.device)
         with torch.no_grad():
             figures = {"reward": reward.mean(), "reward_std": reward.std(correction=0)}
             figures |= {f"reward/{name}": values.mean() for name, values in scores.items()}

@@ -18,7 +18,7 @@ from ..models.protocol import predict_guided
 from ..policy import PolicySteps, noise_to_level, training_target
 from ..randomness import keyed_generator
 from ..state import adapter_copy, restore_adapter
-from .grpo import group_advantages
+from .grpo import bounded_advantages
 from .policy_gradient import total_reward
 
 
@@ -73,9 +73,9 @@ class Nft:
         data = self.collector.from_policy(iteration, measure_kl=False)
         restore_adapter(context.model, trained)
         _, figures = total_reward(context, data)
-        advantage = group_advantages(data.scores, context.config.rewards, algorithm.group)
         # Advantages are in standard deviations; the paper's clip(r - mean, -1, 1) / 2 + 1 / 2.
-        fresh = clean_latents(data, (advantage / algorithm.nft_spread).clamp(-1, 1) / 2 + 0.5)
+        advantage = bounded_advantages(context, data, algorithm.nft_spread)
+        fresh = clean_latents(data, advantage / algorithm.nft_spread / 2 + 0.5)
         rows = []
         for update in range(algorithm.updates):
             noisy = self._noisy_rows(fresh, keyed_generator(context.seed, "policy", iteration, update))

@@ -19,7 +19,7 @@ from ..policy import gaussian_log_prob, step_mean, step_std
 
 def total_reward(context: RunContext, data: Collection) -> tuple[Tensor, dict[str, float]]:
     """The weighted sum of an iteration's rewards, float64[N], and its figures for the log."""
-    reward = weighted_sum(data.scores, context.config.rewards)
+    reward = weighted_sum(data.scores, context.reward_weights(data.prompt))
     figures = {"reward": float(reward.mean()), "reward_std": float(reward.std(correction=0))}
     figures |= {f"reward/{name}": float(values.mean()) for name, values in data.scores.items()}
     return reward, figures | {"diversity": data.diversity}
