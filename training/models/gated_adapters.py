@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
 
@@ -27,7 +27,7 @@ class GatedAdapters:
         """
         self.gates: Tensor | None = None
         network.set_adapters(list(names))
-        layers = [module for module in network.modules() if isinstance(module, BaseTunerLayer)]
+        layers = [module for module in network.modules() if isinstance(module, LoraLayer)]
         for layer in layers:
             for i, name in enumerate(names):
                 layer.lora_B[name].register_forward_hook(partial(self._gated, i))
