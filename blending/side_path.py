@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from .adapters import AdapterBank, LayerStack, Spans
 from .additions import add_convolution, add_linear
-from .exchange import ExchangedParameter
+from .exchange import Exchange, RowsDoNotFit, is_exchangeable
 from .layer_calls import LayerCall, bind_linear, scaled_sum
 from .layers import Layer, find_layer, layer_of, parent_of, projection
 from .plans import Gates
@@ -31,10 +31,6 @@ from .updates import ParameterDifference, Update
 
 Factors = tuple[Tensor, Tensor]
 """down, float[in, R] or float[R, in, *kernel], and up, float[R, out]."""
-
-
-class RowsDoNotFit(ValueError):
-    """A layer's input does not have rows per image, so images with different gates cannot share a call."""
 
 
 class SidePath:
@@ -47,8 +43,9 @@ class SidePath:
     def __init__(self, bank: AdapterBank) -> None:
         self.row: tuple[Gates, ...] | None = None
         stacks, others = bank.stacks(), bank.others()
-        exchanged = {name for name, updates in others.items() if isinstance(updates[0][1], ParameterDifference)}
-        self._exchanged = [ExchangedParameter(name, others[name]) for name in exchanged]
+        exchanged = {name: some for name, some in others.items() if isinstance(some[0][1], ParameterDifference)}
+        self._exchange = Exchange(exchanged)
+        self._network: nn.Module | None = None
         self._layers = {
             name: _Layer(self, stacks.get(name), others.get(name, []))
             for name in {**stacks, **others}
@@ -83,8 +80,8 @@ class SidePath:
                     mark = partial(self._parents_called.add, parent)
                     self._handles.append(modules[parent].register_forward_pre_hook(lambda *_, mark=mark: mark()))
             self._parents = {name: parent_of(name, modules) for name in self._layers}
-            for parameter in self._exchanged:
-                parameter.find(network)
+            self._exchange.find(network)
+            self._network = network
         except BaseException:
             self.remove()
             raise
@@ -101,8 +98,7 @@ class SidePath:
             self._handles.clear()
         for layer in self._layers.values():
             layer.prepared.clear()
-        for parameter in self._exchanged:
-            parameter.restore()
+        self._exchange.restore()
         self._row_gates.clear()
 
     @contextmanager
@@ -113,18 +109,29 @@ class SidePath:
             row: one image's gates for the whole batch, or the gates of every image of the call, [N] of float[m].
 
         Raises:
-            RowsDoNotFit: the images have different gates for an adapter that changes a parameter outside of the layers.
+            RowsDoNotFit: as `Exchange.gated`.
         """
         self.row = row if any(gate != 0 for gates in row for gate in gates) else None
         self._row_gates.clear()
         try:
-            for parameter in self._exchanged:
-                parameter.exchange(_shared_gates(row, parameter.adapters))
-            yield
+            with self._exchange.gated(row):
+                yield
         finally:
             self.row = None
-            for parameter in self._exchanged:
-                parameter.restore()
+
+    def exchange_bypassed(self) -> bool:
+        """Exchange the weights of layers that the network reads without calling the layer, as fused kernels read norms.
+
+        Returns:
+            Whether there were any, so that the call was wrong and has to be repeated.
+        """
+        found = [name for name in self.bypassed() if self._layers[name].can_be_exchanged()]
+        for name in found:
+            layer = self._layers.pop(name)
+            assert self._network is not None
+            self._exchange.add(self._network, name, layer.others)
+            layer.others = []
+        return bool(found)
 
     def never_called(self) -> list[str]:
         """Return the layers that were not called since the installation."""
@@ -190,6 +197,10 @@ class _Layer:
         if self.is_linear and (kwargs or len(args) != 1):
             return self._fused(row, bind_linear(self.name, args, kwargs), output)
         return self._added(row, args[0] if args else kwargs["input"], output)
+
+    def can_be_exchanged(self) -> bool:
+        """Whether all updates are differences of the weight and the bias."""
+        return not self.spans and is_exchangeable(self.others)
 
     def has_effect(self) -> bool:
         """Whether any of the updates is not 0."""
@@ -287,13 +298,3 @@ class _Layer:
         shape = [rows] + [1] * (hidden.ndim - 1)
         shape[1 if down.ndim > 2 else -1] = gates.shape[1]
         return self.add(output, hidden * gates.view(shape), up)
-
-
-def _shared_gates(row: tuple[Gates, ...], adapters: frozenset[int]) -> Gates:
-    """The gates of some adapters, which all images of a call have to share."""
-    if any(gates[adapter] != row[0][adapter] for gates in row for adapter in adapters):
-        raise RowsDoNotFit(
-            "An adapter changes a parameter outside of the network's layers, so images cannot have different adapters in one "
-            "call. Use a batch size of 1."
-        )
-    return row[0]

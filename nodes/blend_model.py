@@ -12,7 +12,7 @@ from .adapters.files import RewardLoRAs
 from .adapters.groups import check_stacked, note_stacked
 from .engine.attach import EVALUATIONS, attach
 from .engine.metadata import RECORDED, record_blend
-from .samplers import coefficients_of
+from .samplers import coefficients_of, or_equal
 from .schema import draws_input, make_schema, model_input, preference_input, reward_loras_input
 
 
@@ -71,12 +71,14 @@ class BlendModel(io.ComfyNode):
         cls,
         model: Any,
         reward_loras: RewardLoRAs,
-        preference: AnyPreference,
+        preference: AnyPreference | None = None,
+        *,
         method: str,
         draws: str,
         evaluation: str,
         early_share: float = EARLY_SHARE,
     ) -> io.NodeOutput:
+        preference = or_equal(preference)
         if method == "stacked":
             check_stacked(reward_loras)
         elif method != "soup":

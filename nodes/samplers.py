@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
+from ..blending.equal_preference import EqualPreference
 from ..blending.plans import Planner, make_planner
-from ..blending.preference import AnyPreference, Preference
+from ..blending.preference import AnyPreference
 from ..blending.schedules import Coefficients, CoefficientSchedule
 from ..blending.slots import ignored_weights, weight_places
 from .adapters.files import RewardLoRAs
@@ -59,8 +60,13 @@ class BlendedKSampler(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: Any, reward_loras: RewardLoRAs, preference: AnyPreference, **sampling: Unpack[Sampling]
+        cls,
+        model: Any,
+        reward_loras: RewardLoRAs,
+        preference: AnyPreference | None = None,
+        **sampling: Unpack[Sampling],
     ) -> io.NodeOutput:
+        preference = or_equal(preference)
         note_stacked("blend", reward_loras)
         planner = make_planner("blend", coefficients_of(preference, reward_loras))
         record_blend(cls, "blend", preference, reward_loras)
@@ -91,7 +97,6 @@ class KLScaleSampler(io.ComfyNode):
                     tooltip="Distance from the base model: 0 is the base, 1 the adapters, above 1 exaggerates, below 0 goes the other way.",
                 ),
                 preference_input(
-                    optional=True,
                     tooltip="The adapters' weights; equal ones without it. The KL scale of this node counts.",
                 ),
             ],
@@ -108,7 +113,7 @@ class KLScaleSampler(io.ComfyNode):
         preference: AnyPreference | None = None,
         **sampling: Unpack[Sampling],
     ) -> io.NodeOutput:
-        wanted = (preference or Preference((1.0,) * len(reward_loras.adapters))).at_kl_scale(kl_scale)
+        wanted = (EqualPreference() if preference is None else preference).at_kl_scale(kl_scale)
         note_stacked("blend", reward_loras)
         planner = make_planner("blend", coefficients_of(wanted, reward_loras))
         record_blend(cls, "blend", wanted, reward_loras)
@@ -132,8 +137,15 @@ class StochasticAdapterSampler(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: Any, reward_loras: RewardLoRAs, preference: AnyPreference, draws: str, **sampling: Unpack[Sampling]
+        cls,
+        model: Any,
+        reward_loras: RewardLoRAs,
+        preference: AnyPreference | None = None,
+        *,
+        draws: str,
+        **sampling: Unpack[Sampling],
     ) -> io.NodeOutput:
+        preference = or_equal(preference)
         note_stacked("stochastic", reward_loras)
         planner = make_planner("stochastic", coefficients_of(preference, reward_loras), draws)
         record_blend(cls, "stochastic", preference, reward_loras, draws=draws)
@@ -171,7 +183,8 @@ class MSDDASampler(io.ComfyNode):
         cls,
         model: Any,
         reward_loras: RewardLoRAs,
-        preference: AnyPreference,
+        preference: AnyPreference | None = None,
+        *,
         eta_1: float,
         eta_2: float,
         eta_3: float,
@@ -179,6 +192,7 @@ class MSDDASampler(io.ComfyNode):
         renormalise: bool,
         **sampling: Unpack[SamplingWithoutSampler],
     ) -> io.NodeOutput:
+        preference = or_equal(preference)
         note_stacked("msdda", reward_loras)
         coefficients = coefficients_of(preference, reward_loras)
         shares = reward_loras.coefficients(preference.at_kl_scale(1.0))
@@ -186,6 +200,14 @@ class MSDDASampler(io.ComfyNode):
         record_blend(cls, "msdda", preference, reward_loras, etas=list(etas), renormalise=renormalise)
         latent = sample_with_msdda(model, reward_loras, coefficients, shares, etas, renormalise, **sampling)
         return io.NodeOutput(latent)
+
+
+def or_equal(preference: AnyPreference | None) -> AnyPreference:
+    """Equal weights, with a notice, where the graph gives no preference."""
+    if preference is not None:
+        return preference
+    notify("No preference is connected, or it is bypassed: all adapters count equally.")
+    return EqualPreference()
 
 
 def coefficients_of(preference: AnyPreference, loras: RewardLoRAs) -> Coefficients | CoefficientSchedule:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
+from pathlib import Path
 
 from ..artifacts.settings import check_bounds
 from .algorithms import ALGORITHMS, entry_of
-from .config import TrainConfig
+from .config import BaseConfig, TrainConfig
 from .noisy_steps import noisy_range
 from .prompts import load_prompts
 
@@ -21,6 +23,7 @@ def check_config(config: TrainConfig) -> None:
         ValueError: naming the setting, the value and a way out.
     """
     check_bounds(config)
+    check_quantisation(config.base)
     _check_rewards(config)
     sampling = config.sampling
     if sampling.samples % sampling.batch:
@@ -32,6 +35,23 @@ def check_config(config: TrainConfig) -> None:
     prompts = load_prompts(config.prompts.source, config.prompts.count, config.prompts.seed)
     for requirement in entry.requirements:
         requirement(config, count, len(prompts))
+
+
+def check_quantisation(base: BaseConfig) -> None:
+    """Check that the base's quantisation can be had.
+
+    Raises:
+        ValueError: bitsandbytes is not installed, or the base is a single file or a function.
+    """
+    if base.quantise == "none":
+        return
+    if base.path.endswith(".safetensors") or (":" in base.path and not Path(base.path).exists()):
+        raise ValueError(f"base.quantise {base.quantise}: {base.path} must be a hub id or a diffusers folder for it")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ValueError(
+            f"base.quantise {base.quantise}: the package bitsandbytes is not installed; "
+            "run pip install bitsandbytes, or set base.quantise to none"
+        )
 
 
 def _check_stacked(config: TrainConfig) -> None:

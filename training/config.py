@@ -24,6 +24,8 @@ class BaseConfig:
         precision: of the frozen weights: fp32, bf16 or fp16 (the adapter is always fp32). bf16 and fp16 halve memory
             and time on a GPU; fp16 needs a GPU and loss scaling, and makes importance ratios coarser.
         gradient_checkpointing: recompute activations in the backward pass: far less memory, about a third more time.
+        quantise: the frozen transformer or UNet and the text encoders in fewer bits: none, int8 (half of bf16's memory) or
+            nf4 (a quarter). It needs the package bitsandbytes. Predictions move a little, adapter and gradients stay fp32.
     """
 
     path: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
@@ -31,6 +33,7 @@ class BaseConfig:
     resolution: int = bounded(0, minimum=0)
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     gradient_checkpointing: bool = False
+    quantise: Literal["none", "int8", "nf4"] = "none"
 
 
 @dataclass(frozen=True)

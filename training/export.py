@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -20,6 +20,10 @@ _ARCHITECTURES = {
     "sdxl": ("stable-diffusion-xl-v1-base/lora", "sdxl_base_v1-0"),
     "sd3": ("stable-diffusion-3-medium/lora", "sd3"),
     "flux": ("flux-1-dev/lora", "flux1"),
+    "flux2": ("flux-2-klein/lora", "flux2"),
+    "qwen_image": ("qwen-image/lora", "qwen_image"),
+    "z_image": ("z-image/lora", "z_image"),
+    "wan": ("wan2.1/lora", "wan2.1"),
 }
 """modelspec.architecture (Stability AI's modelspec 1.0.0) and kohya's ss_base_model_version."""
 
@@ -49,7 +53,12 @@ def adapter_bytes(
 
 
 def transformer_bytes(
-    transformer: Any, alpha: float, metadata: Mapping[str, str], *, adapter_name: str = "default"
+    transformer: Any,
+    alpha: float,
+    metadata: Mapping[str, str],
+    rename: Callable[[str], str] = "transformer.{}".format,
+    *,
+    adapter_name: str = "default",
 ) -> bytes:
     """A transformer's LoRA adapter as the bytes of a ``.safetensors`` file with diffusers' keys.
 
@@ -61,6 +70,7 @@ def transformer_bytes(
         transformer: a network with a peft LoRA adapter.
         alpha: the adapter's alpha.
         metadata: strings for the file's header.
+        rename: peft's key -> the file's, for families whose readers expect other names.
         adapter_name: peft's name of the adapter, where the network has several.
 
     Returns:
@@ -71,7 +81,7 @@ def transformer_bytes(
     for key, value in state.items():
         rank = state[key.replace("lora_B", "lora_A")].shape[0]
         scale = alpha / rank if "lora_B" in key else 1.0
-        tensors[f"transformer.{key}"] = (value.detach().float() * scale).cpu().contiguous()
+        tensors[rename(key)] = (value.detach().float() * scale).cpu().contiguous()
     return save(tensors, metadata=dict(metadata))
 
 

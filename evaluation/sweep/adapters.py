@@ -13,7 +13,7 @@ from ...pipelines.adapter_files import Adapter, Update
 def average_factors(adapters: Sequence[Adapter], weights: Sequence[float]) -> Update:
     """The "rewarded soup" of the paper's code: both factors averaged, ``(sum_i w_i B_i)(sum_i w_i A_i)``.
 
-    That is not the average update ``sum_i w_i B_i A_i``; it is here because the paper compares with it.
+    That is not the average update ``sum_i w_i B_i A_i``. The paper compares with it.
 
     Args:
         adapters: of equal rank on every layer they share; a layer that one of them lacks counts as 0.

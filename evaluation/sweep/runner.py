@@ -64,7 +64,7 @@ class MethodRunner:
             stepper: the method's step.
             chunk: prompts and noise.
             cost: gets the costs.
-            with_gradient: the step takes gradients; they cannot pass through tensors of inference mode.
+            with_gradient: the step takes gradients, which cannot pass through tensors of inference mode.
         """
         mode = torch.no_grad() if with_gradient else torch.inference_mode()
         with mode, self.network.adapted(updates):

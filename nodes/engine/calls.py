@@ -12,7 +12,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...blending.plans import Gates
-from ...blending.side_path import RowsDoNotFit
+from ...blending.exchange import RowsDoNotFit
 from ..host import Executor
 from .images import frames_of
 from .texts import RunTexts, chosen, joined

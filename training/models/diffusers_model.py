@@ -132,9 +132,14 @@ class DiffusersModel:
         return self._forward(latents, timesteps, conditioning)
 
     def _forward(self, latents: Tensor, timesteps: Tensor, conditioning: Mapping[str, Tensor]) -> Tensor:
-        inputs = {name: tensor.to(self._unet.dtype) for name, tensor in conditioning.items() if name != GATES}
+        dtype = self._unet.dtype  # masks of texts stay integers
+        inputs = {
+            name: value.to(dtype) if value.is_floating_point() else value
+            for name, value in conditioning.items()
+            if name != GATES
+        }
         with self._gated.opened(conditioning.get(GATES)) if self._gated else nullcontext():
-            return self.base.call(self._unet, latents.to(self._unet.dtype), timesteps, inputs).float()
+            return self.base.call(self._unet, latents.to(dtype), timesteps, inputs).float()
 
     def _checkpointed(self, function: Any, *inputs: Any) -> Any:
         """Gradient checkpointing that runs a block again with the adapters and gates as they were in the forward pass."""
