@@ -1,7 +1,7 @@
 """Images of every kind of adapter on every architecture: the blend equals the host's own LoRA loader.
 
-A quick selection runs by default, and all pairs by ``pytest -m full tests/host/test_kind_images.py``. Like the host's nodes, every
-test runs in torch's inference mode.
+A quick selection runs by default, and all pairs by ``pytest -m full tests/host/test_kind_images.py``. Like the host's nodes,
+every test runs in torch's inference mode.
 """
 
 import comfy.model_management
@@ -68,8 +68,8 @@ def image(architecture, model, batch=1, steps=2):
 def loaded_by_the_host(plain, name):
     """Return the MODEL with the file, loaded.
 
-    The host reads differences of parameters beside the layers, as Wan's `modulation`, but its loader leaves them out. Here its own
-    function for one parameter patches them.
+    The host reads differences of parameters beside the layers, as Wan's `modulation`, but its loader leaves them out. Here its
+    own function for one parameter patches them.
     """
     (loaded,) = host_nodes.LoraLoaderModelOnly().load_lora_model_only(plain, name, 1.0)
     comfy.model_management.load_models_gpu([loaded])
