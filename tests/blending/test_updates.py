@@ -3,8 +3,8 @@
 import pytest
 import torch
 from diffusion_blend.blending.adapters import AdapterBank, LowRank
-from diffusion_blend.blending.layers import layer_of
 from diffusion_blend.blending.exchange import RowsDoNotFit
+from diffusion_blend.blending.layers import layer_of
 from diffusion_blend.blending.side_path import SidePath
 from diffusion_blend.blending.updates import (
     BiasDifference,
