@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -112,7 +113,9 @@ def texts_of_run(guider: Any, noise: Tensor, adapters: int, **options: Any) -> R
 
     for kind, cond in every:
         source = sources[id(cond)]
-        if source is not cond:  # the host has copied it for another area of the picture
+        if source is not cond:
+            # The host has copied a conditioning of the other branch for its area, with that one's id.
+            cond["uuid"] = uuid.uuid5(cond["uuid"], kind)
             base[cond["uuid"]] = base[source["uuid"]]
             found = [index for key, index in changed if key == source["uuid"]]
             changed |= {(cond["uuid"], index): changed[source["uuid"], index] for index in found}
