@@ -11,7 +11,7 @@ from ..blending.preference import AnyPreference
 from .adapters.files import RewardLoRAs
 from .engine.attach import EVALUATIONS, attach
 from .engine.metadata import RECORDED, record_blend
-from .samplers import coefficients_of
+from .samplers import coefficients_of, or_equal
 from .schema import draws_input, make_schema, model_input, preference_input, reward_loras_input
 
 
@@ -70,12 +70,14 @@ class BlendModel(io.ComfyNode):
         cls,
         model: Any,
         reward_loras: RewardLoRAs,
-        preference: AnyPreference,
+        preference: AnyPreference | None = None,
+        *,
         method: str,
         draws: str,
         evaluation: str,
         early_share: float = EARLY_SHARE,
     ) -> io.NodeOutput:
+        preference = or_equal(preference)
         planner = make_planner(method, coefficients_of(preference, reward_loras), draws, early_share)
         details = {"stochastic": {"draws": draws}, "early": {"early_share": early_share}}.get(method, {})
         record_blend(cls, method, preference, reward_loras, **details)

@@ -13,6 +13,7 @@ from ..blending.preference import Preference
 from ..blending.slots import Slots
 from .adapters.files import RewardLoRAs, read_lora
 from .engine.miniature import shipped_adapters
+from .engine.wanted_prompt import problem_of_weights
 from .schema import PreferenceType, RewardLoRAsType, make_schema, preference_input, reward_loras_input
 
 FIRST, LATER = range(1, 5), range(5, 9)
@@ -136,7 +137,6 @@ class PreferenceWeights(io.ComfyNode):
                     tooltip="Connect the adapters to check their number here, before the model is loaded.",
                 ),
                 preference_input(
-                    optional=True,
                     tooltip="Another Preference Weights; its weights come first (for more than eight adapters).",
                 ),
                 *(_weight_input(number, 0.0, optional=True) for number in LATER),
@@ -167,6 +167,13 @@ class PreferenceWeights(io.ComfyNode):
         if reward_loras is not None and not _is_continued(cls):
             reward_loras.coefficients(result)  # an error is raised here and not after the model is loaded
         return io.NodeOutput(result)
+
+    @classmethod
+    def validate_inputs(cls, weight_1: float | None) -> bool | str:
+        """Find weights without an adapter before anything runs. The host leaves the named input's own check to this."""
+        if weight_1 is not None and not 0 <= weight_1 <= 1:
+            return f"weight_1 is {weight_1}: it must be from 0 to 1."
+        return problem_of_weights(None if cls.hidden is None else cls.hidden.unique_id) or True
 
 
 def _is_continued(node: type[io.ComfyNode]) -> bool:

@@ -27,7 +27,6 @@ class BlendTextEncoder(io.ComfyNode):
                 io.Clip.Input("clip", tooltip="The text encoder. LoRAs already on it belong to the base."),
                 reward_loras_input(tooltip="The adapters, the same as on the blended model."),
                 preference_input(
-                    optional=True,
                     tooltip="Only for the method soup: the same preference as on the blended model.",
                 ),
             ],

@@ -112,8 +112,8 @@ def blend(
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         bound = dict(zip(names, args, strict=False)) | kwargs
-        run.see(float(torch.as_tensor(bound["timestep"]).flatten()[0]))
-        count = len(next(value for value in bound.values() if isinstance(value, Tensor) and value.ndim > 2))
+        run.see(float(torch.as_tensor(bound["timestep" if "timestep" in bound else "t"]).flatten()[0]))
+        count = _rows(bound)
         plan = planner(StepInfo(run.index, max(run.count, run.index + 1), seed, range(images), pixels=None))
         outputs = []
         for row in plan.gates:
@@ -155,6 +155,18 @@ def ordered_weights(weights: Weights, names: Sequence[str]) -> list[float]:
     return [float(weight) for weight in weights]
 
 
+def _rows(bound: Mapping[str, Any]) -> int:
+    """The number of pictures of a call: they are one tensor, or a list of tensors as Z-Image's."""
+    return len(
+        next(
+            value
+            for value in bound.values()
+            if (isinstance(value, Tensor) and value.ndim > 2)
+            or (isinstance(value, list) and isinstance(value[0], Tensor))
+        )
+    )
+
+
 def _for_rows(row: tuple[Gates, ...], count: int) -> tuple[Gates, ...]:
     """The gates of every row of a call: row r belongs to image ``r mod images``."""
     if len(row) == 1:
@@ -170,11 +182,18 @@ def _summed(outputs: Sequence[Any], mix: Sequence[float]) -> Any:
     """The weighted sum of the networks' outputs in float32, in the form and dtype of the first."""
     if len(outputs) == 1 and mix[0] == 1:
         return outputs[0]
-    tensors = [output[0] for output in outputs]
-    total = combine((tensor.float() for tensor in tensors), mix).to(tensors[0].dtype)
+    parts = [output[0] for output in outputs]
+    if isinstance(parts[0], list):
+        total: Any = [_sum_of(rows, mix) for rows in zip(*parts, strict=True)]
+    else:
+        total = _sum_of(parts, mix)
     if isinstance(outputs[0], tuple):
         return (total, *outputs[0][1:])
     return type(outputs[0])(sample=total)
+
+
+def _sum_of(tensors: Sequence[Tensor], mix: Sequence[float]) -> Tensor:
+    return combine((tensor.float() for tensor in tensors), mix).to(tensors[0].dtype)
 
 
 class BlendedPipeline:
@@ -188,7 +207,7 @@ class BlendedPipeline:
     The pipeline itself is not changed between calls. LoRAs that are loaded in it belong to the base.
 
     Args:
-        pipe: a pipeline with a UNet or a transformer: Stable Diffusion 1.x, 2.x, XL and 3, Flux, Qwen-Image and others.
+        pipe: a pipeline with a UNet or a transformer: Stable Diffusion 1.x, 2.x, XL and 3, Flux, Qwen-Image, Z-Image and others.
         adapters: name -> file, folder, tensors or peft model; see `adapter_files.open_adapter`.
 
     Raises:

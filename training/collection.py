@@ -102,8 +102,9 @@ class Collector:
         context, sampling = self.context, self.context.config.sampling
         shape = context.model.latent_shape
         noise = torch.stack([trajectory_noise(context.seed, key, len(context.steps), shape) for key in keys])
-        parts = [
-            collect(
+        parts: list[Trajectories] = []
+        for rows, noise_rows in zip(prompt.split(sampling.batch), noise.split(sampling.batch), strict=True):
+            part = collect(
                 context.model,
                 steps or context.steps,
                 context.prompts.conditioning(rows),
@@ -112,8 +113,8 @@ class Collector:
                 measure_kl=measure_kl,
                 base=base,
             )
-            for rows, noise_rows in zip(prompt.split(sampling.batch), noise.split(sampling.batch), strict=True)
-        ]
+            parts.append(part)
+            context.progress.step("sampling", len(parts) * sampling.batch, len(prompt))
         return Trajectories(
             torch.cat([part.latents for part in parts]),
             torch.cat([part.log_prob for part in parts]),

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from ..rewards.protocol import Reward
 from .config import TrainConfig
 from .models.protocol import TextToImageModel
-from .policy import PolicySteps
+from .policy import PolicySteps, has_float64
 from .processes import Processes
+from .progress import Progress
 from .prompt_table import PromptTable
 from .randomness import keyed_generator
+from .reward_mix import RewardMix
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class RunContext:
         rewards: the trained reward's terms by name, as they were given.
         limited_rewards: the same rewards with a time limit; their failures name the reward.
         processes: this process among its peers.
+        reward_mix: the weights and the normalization of the trained reward.
+        progress: of the present iteration.
     """
 
     config: TrainConfig
@@ -37,6 +41,8 @@ class RunContext:
     rewards: Mapping[str, Reward]
     limited_rewards: Mapping[str, Reward]
     processes: Processes
+    reward_mix: RewardMix
+    progress: Progress = field(default_factory=Progress)
 
     def sampling_steps(self, iteration: int) -> PolicySteps:
         """The coefficients with which an iteration's images are sampled.
@@ -61,6 +67,11 @@ class RunContext:
     def device(self) -> torch.device:
         """Where the network computes."""
         return self.model.device
+
+    @property
+    def exact_device(self) -> torch.device:
+        """Where float64 numbers are: the network's device, or the CPU where the device has no float64 (Apple's GPUs)."""
+        return self.device if has_float64(self.device) else torch.device("cpu")
 
     @property
     def images_per_iteration(self) -> int:

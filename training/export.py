@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -20,6 +20,10 @@ _ARCHITECTURES = {
     "sdxl": ("stable-diffusion-xl-v1-base/lora", "sdxl_base_v1-0"),
     "sd3": ("stable-diffusion-3-medium/lora", "sd3"),
     "flux": ("flux-1-dev/lora", "flux1"),
+    "flux2": ("flux-2-klein/lora", "flux2"),
+    "qwen_image": ("qwen-image/lora", "qwen_image"),
+    "z_image": ("z-image/lora", "z_image"),
+    "wan": ("wan2.1/lora", "wan2.1"),
 }
 """modelspec.architecture (Stability AI's modelspec 1.0.0) and kohya's ss_base_model_version."""
 
@@ -45,7 +49,12 @@ def adapter_bytes(unet: UNet2DConditionModel, alpha: float, metadata: Mapping[st
     return save(tensors, metadata=dict(metadata))
 
 
-def transformer_bytes(transformer: Any, alpha: float, metadata: Mapping[str, str]) -> bytes:
+def transformer_bytes(
+    transformer: Any,
+    alpha: float,
+    metadata: Mapping[str, str],
+    rename: Callable[[str], str] = "transformer.{}".format,
+) -> bytes:
     """A transformer's LoRA adapter as the bytes of a ``.safetensors`` file with diffusers' keys.
 
     The keys are ``transformer.<layer>.lora_A.weight`` and ``.lora_B.weight``. ComfyUI and diffusers read these for SD3, Flux,
@@ -56,6 +65,7 @@ def transformer_bytes(transformer: Any, alpha: float, metadata: Mapping[str, str
         transformer: a network with one peft LoRA adapter.
         alpha: the adapter's alpha.
         metadata: strings for the file's header.
+        rename: peft's key -> the file's, for families whose readers expect other names.
 
     Returns:
         The file's content; tensors in float32.
@@ -65,7 +75,7 @@ def transformer_bytes(transformer: Any, alpha: float, metadata: Mapping[str, str
     for key, value in state.items():
         rank = state[key.replace("lora_B", "lora_A")].shape[0]
         scale = alpha / rank if "lora_B" in key else 1.0
-        tensors[f"transformer.{key}"] = (value.detach().float() * scale).cpu().contiguous()
+        tensors[rename(key)] = (value.detach().float() * scale).cpu().contiguous()
     return save(tensors, metadata=dict(metadata))
 
 

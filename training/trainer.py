@@ -25,7 +25,8 @@ from .noisy_steps import noisy_range
 from .processes import Processes
 from .prompt_table import PromptTable
 from .resume import newest_checkpoint
-from .state import TrainState, adapter_copy, from_dict, restore_adapter, to_dict
+from .reward_mix import RewardMix
+from .state import TrainState, adapter_copy, averaged, from_dict, restore_adapter, to_dict
 
 logger = logging.getLogger("diffusion_blend")
 
@@ -62,10 +63,11 @@ class Trainer:
             model.policy_steps(
                 sampling.steps, sampling.eta, noisy_range(sampling.noisy_steps, sampling.steps, auto=window)
             ),
-            PromptTable(model, prompts),
+            PromptTable(model, prompts, negative=sampling.negative_prompt, cache=config.prompts.cache),
             rewards,
             limited,
             Processes(accelerator),
+            RewardMix(config),
         )
         self.metadata, self.output = dict(metadata or {}), Path(config.output)
         self.algorithm = algorithm_class(config.algorithm.name)(self.context)
@@ -95,20 +97,21 @@ class Trainer:
 
     def _loop(self) -> None:
         run, model = self.context.config.run, self.context.model
-        good = adapter_copy(model)
+        good = adapter_copy(model), self.state.average
         try:
             while self.state.iteration < run.iterations:
-                self.monitor.watch(self.state)
-                sampled_from = adapter_copy(model)
+                self._watch()
+                sampled_from = adapter_copy(model), self.state.average
                 figures = self._iterate()
                 self.monitor.record(self.state, figures)
                 self._check_stop_rules(figures)
                 good = sampled_from  # its images passed the stop rules; those of the updated adapter do not exist yet
                 if self.state.iteration % run.save_every == 0:
                     self._save()
-            self.monitor.watch(self.state, last=True)
+            self._watch(last=True)
         except TrainingCollapsed as collapse:
-            restore_adapter(model, good)
+            adapter, self.state.average = good
+            restore_adapter(model, adapter)
             raise TrainingCollapsed(
                 f"stopped in iteration {self.state.iteration}: {collapse}. The last good adapter is {self._export()}. "
                 "Lower optimizer.learning_rate or raise algorithm.kl_weight"
@@ -116,9 +119,23 @@ class Trainer:
 
     def _iterate(self) -> dict[str, float]:
         started = time.monotonic()
+        self.context.reward_mix.iteration = self.state.iteration
         figures = self.algorithm.iterate(self.state.iteration)
         self.state.iteration += 1
+        self._average()
         return {**figures, "samples_per_second": self.context.images_per_iteration / (time.monotonic() - started)}
+
+    def _average(self) -> None:
+        """Move the averaged adapter towards the trained one: ``average = ema average + (1 - ema) adapter``."""
+        decay = self.context.config.run.ema
+        if decay:
+            now = adapter_copy(self.context.model)
+            old = self.state.average or now
+            self.state.average = {name: decay * old[name] + (1 - decay) * value for name, value in now.items()}
+
+    def _watch(self, *, last: bool = False) -> None:
+        with averaged(self.state, self.context.model):
+            self.monitor.watch(self.state, last=last)
 
     def _check_stop_rules(self, figures: Mapping[str, float]) -> None:
         run = self.context.config.run
@@ -137,6 +154,7 @@ class Trainer:
         from_dict(saved, self.state, self.context.model)
         # Checkpoints of version 0.1 hold the algorithm's state beside the run's.
         self.algorithm.load_state_dict(saved.get("algorithm", saved))
+        self.context.reward_mix.load_state_dict(saved.get("reward_mix", {}))
 
     def _save(self) -> None:
         processes, config = self.context.processes, self.context.config
@@ -144,6 +162,7 @@ class Trainer:
             state: dict[str, Any] = {
                 **to_dict(self.state, self.context.model),
                 "algorithm": self.algorithm.state_dict(),
+                "reward_mix": self.context.reward_mix.state_dict(),
                 "config": dataclasses.asdict(config),
                 "processes": processes.count,
             }
@@ -154,7 +173,8 @@ class Trainer:
 
     def _adapter(self) -> bytes:
         samples = self.state.iteration * self.context.images_per_iteration
-        return self.context.model.export({**self.metadata, "diffusion_blend.samples": str(samples)})
+        with averaged(self.state, self.context.model):
+            return self.context.model.export({**self.metadata, "diffusion_blend.samples": str(samples)})
 
     def _export(self) -> Path:
         path = self.output / ADAPTER

@@ -216,7 +216,7 @@ def _summary(names: tuple[str, ...], alpha: float, rows: list[dict[str, float]])
     }
     for method in METHODS:
         summary[method] = interval([row[method] for row in rows])
-    # Paired over seeds: the seeds' common luck cancels.
+    # Paired over seeds, so that the variation that all methods of a seed share cancels.
     for method in ("soup", "stochastic, stratified", "trained for w"):
         summary[f"{method} - blend"] = interval([row[method] - row["blend"] for row in rows])
     summary["linearity gap"] = interval([row["linearity gap"] for row in rows])

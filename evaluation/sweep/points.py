@@ -120,7 +120,7 @@ def points_of(
     adapters: Sequence[AdapterFile],
     morl: Mapping[Gates, AdapterFile],
 ) -> list[Point]:
-    """The points of methods, preferences and KL scales; one that a method does not have is left out."""
+    """The points of methods, preferences and KL scales, without those that a method does not have."""
     points: list[Point] = []
     for method, weights, kl_scale in asked:
         coefficients = coefficients_of(config, adapters, weights, kl_scale) if weights else ()

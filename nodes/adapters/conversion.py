@@ -10,6 +10,7 @@ import comfy.weight_adapter
 import torch
 from torch import Tensor
 
+from ...blending.kinds import OtherShape, check_size, factored_form
 from ...blending.updates import (
     BiasDifference,
     Difference,
@@ -23,7 +24,6 @@ from ...blending.updates import (
     Update,
 )
 from .base_weights import BaseWeights
-from .kinds import OtherShape, check_size, factored_form
 from .targets import Target, locate
 
 Updates = list[tuple[str, Update]]

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from ...blending.adapters import AdapterBank
+from ...blending.kinds import OtherShape
 from ...blending.updates import LowRank, Update
 from ..engine.notices import notify
 from ..host import Network, Patcher
 from .base_weights import BaseWeights, Unreadable
 from .conversion import Updates, bytes_of, convert, convert_chain
 from .files import RewardLoRA, RewardLoRAs
-from .kinds import OtherShape
 from .reader import read_content
 from .report import Report
 from .targets import Absent, locate, parameter_of

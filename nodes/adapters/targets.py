@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import nn
 
+from ...blending.kinds import OtherShape
 from ...blending.layers import Layer, layer_of, projection
 from .base_weights import Unreadable
-from .kinds import OtherShape
 
 
 @dataclass(frozen=True)

@@ -57,8 +57,9 @@ def record_of(method: str, preference: AnyPreference, loras: RewardLoRAs, **deta
         for adapter in loras
     ]
     record: dict[str, Any] = {"method": method, "adapters": adapters}
-    wanted = loras.arrange(preference).described(loras.names)
-    if isinstance(preference, Preference):
+    arranged = loras.arrange(preference)
+    wanted = arranged.described(loras.names)
+    if isinstance(arranged, Preference):
         for adapter, weight in zip(adapters, wanted["weights"], strict=True):
             adapter["weight"] = weight
         record["kl_scale"] = wanted["kl_scale"]

@@ -13,7 +13,16 @@ from diffusion_blend.pipelines import BlendedPipeline, blend
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from tiny_pipelines import save_tiny_sd, save_tiny_sdxl
-from tiny_transformers import flux_prompt, sd3_prompt, tiny_flux, tiny_sd3
+from tiny_transformers import (
+    flux_prompt,
+    qwen_prompt,
+    sd3_prompt,
+    tiny_flux,
+    tiny_qwen,
+    tiny_sd3,
+    tiny_z_image,
+    z_image_prompt,
+)
 from torch import Tensor
 
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
@@ -77,6 +86,8 @@ MAKERS: dict[str, Callable[[Path], Case]] = {
     "sdxl": lambda folder: sd(save_tiny_sdxl, folder),
     "sd3": lambda folder: Case(tiny_sd3(), sd3_prompt(), folder),
     "flux": lambda folder: Case(tiny_flux(), flux_prompt(), folder),
+    "qwen": lambda folder: Case(tiny_qwen(), qwen_prompt(), folder),
+    "z_image": lambda folder: Case(tiny_z_image(), z_image_prompt(), folder),
 }
 
 

@@ -13,7 +13,7 @@ MAY_IMPORT = {
     "blending": set(),
     "rewards": {"artifacts"},
     "nodes": {"blending", "miniature", "rewards"},
-    "training": {"artifacts", "blending", "rewards"},
+    "training": {"artifacts", "blending", "pipelines", "rewards"},
     "miniature": {"artifacts", "blending", "rewards", "training"},
     "pipelines": {"artifacts", "blending"},
     "evaluation": {"artifacts", "blending", "rewards", "training", "miniature", "pipelines"},

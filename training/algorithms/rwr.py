@@ -14,10 +14,9 @@ from ..adapter_optimizer import AdapterOptimizer, mean_figures
 from ..buffer import Transitions, clean_latents, join
 from ..collection import Collector
 from ..context import RunContext
-from ..models.protocol import predict_guided
-from ..policy import PolicySteps, noise_to_level, training_target
+from ..policy import PolicySteps
 from ..randomness import keyed_generator
-from .policy_gradient import buffer_state, restored_buffer, total_reward
+from .policy_gradient import at_random_levels, buffer_state, predicted, restored_buffer, total_reward
 
 
 def tilt_weights(reward: Tensor, prompt: Tensor, kl_weight: float) -> Tensor:
@@ -127,7 +126,7 @@ class Rwr:
     def _noisy_rows(self, buffer: Transitions, weights: Tensor, generator: torch.Generator) -> Transitions:
         """Draw one optimizer step's rows, with noise added: ``returns`` is 1 for weighted rows, -1 for even ones."""
         size, steps = self.optimizer.rows_per_step, self.context.steps
-        each = 2 if self.context.config.algorithm.take_off_base_error else 1  # rows that share prompt, level and noise
+        each = 2 if self.context.config.algorithm.control_variate else 1  # rows that share prompt, level and noise
         draws = -(-size // each)
         rows = torch.multinomial(weights, draws, replacement=True, generator=generator)
         sign = torch.ones(size, dtype=torch.float64)
@@ -139,15 +138,7 @@ class Rwr:
         chosen = buffer[rows[:size]]
         index = torch.randint(len(steps), (draws,), generator=generator).repeat_interleave(each)[:size]
         noise = torch.randn(draws, *chosen.latents.shape[1:], generator=generator).repeat_interleave(each, 0)[:size]
-        return Transitions(
-            latents=noise_to_level(steps, index, chosen.latents, noise),
-            next_latents=training_target(steps, index, chosen.latents, noise),
-            step=index,
-            prompt=chosen.prompt,
-            log_prob=chosen.log_prob,
-            returns=sign,
-            base_mean=chosen.base_mean,
-        )
+        return at_random_levels(steps, chosen, index, noise, sign)
 
     def _loss(self, batch: Transitions) -> tuple[Tensor, dict[str, float]]:
         even = batch.returns < 0
@@ -162,13 +153,8 @@ class Rwr:
         return (error * min_snr_weight(self.context.steps, batch.step).to(error)).mean(), {}
 
     def _predict(self, batch: Transitions, *, base: bool) -> Tensor:
-        context = self.context
-        conditioning = context.prompts.conditioning(batch.prompt).to(context.device)
-        timesteps = context.steps.timesteps[batch.step].to(context.device)
-        scale = context.config.sampling.guidance_scale
-        latents = batch.latents.to(context.device)
         with torch.set_grad_enabled(not base):
-            return predict_guided(context.model, latents, timesteps, conditioning, scale, base=base)
+            return predicted(self.context, batch, base=base)
 
     def state_dict(self) -> dict[str, Any]:
         """See `protocol.Algorithm.state_dict`."""

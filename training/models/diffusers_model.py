@@ -123,7 +123,8 @@ class DiffusersModel:
         return self._forward(latents, timesteps, conditioning)
 
     def _forward(self, latents: Tensor, timesteps: Tensor, conditioning: Mapping[str, Tensor]) -> Tensor:
-        inputs = {name: tensor.to(self._unet.dtype) for name, tensor in conditioning.items()}
+        dtype = self._unet.dtype  # masks of texts stay integers
+        inputs = {name: value.to(dtype) if value.is_floating_point() else value for name, value in conditioning.items()}
         return self.base.call(self._unet, latents.to(self._unet.dtype), timesteps, inputs).float()
 
     def _checkpointed(self, function: Any, *inputs: Any) -> Any:

@@ -36,12 +36,25 @@ class Conditioning:
 
 
 def stack_conditioning(rows: Sequence[Conditioning]) -> Conditioning:
-    """Join rows of conditioning into one batch, in order."""
+    """Join rows of conditioning into one batch, in order. Shorter texts get zeros at the end."""
     return Conditioning(
-        {name: torch.cat([row.prompt[name] for row in rows]) for name in rows[0].prompt},
-        {name: torch.cat([row.empty[name] for row in rows]) for name in rows[0].empty},
+        {name: join([row.prompt[name] for row in rows]) for name in rows[0].prompt},
+        {name: join([row.empty[name] for row in rows]) for name in rows[0].empty},
         torch.cat([row.features for row in rows]),
     )
+
+
+def join(parts: Sequence[Tensor]) -> Tensor:
+    """Join [B, L, ...] over the rows; where L differs (tokens of texts, and their masks), zeros fill the shorter parts."""
+    if parts[0].ndim < 2 or len({part.shape[1] for part in parts}) == 1:
+        return torch.cat(list(parts))
+    longest = max(part.shape[1] for part in parts)
+    return torch.cat([lengthened(part, longest) for part in parts])
+
+
+def lengthened(part: Tensor, length: int) -> Tensor:
+    """A tensor [B, L, ...] with zeros at the end of its second dimension."""
+    return torch.cat([part, part.new_zeros(len(part), length - part.shape[1], *part.shape[2:])], dim=1)
 
 
 # A VAE's activations outweigh the denoiser's. At most one SD 1.5 image of 512 x 512 is decoded at once.
@@ -113,7 +126,7 @@ def predict_guided(
     """
     if scale == 1:
         return model.predict(latents, timesteps, conditioning.prompt, base=base)
-    both = {name: torch.cat([conditioning.empty[name], tensor]) for name, tensor in conditioning.prompt.items()}
+    both = {name: join([conditioning.empty[name], tensor]) for name, tensor in conditioning.prompt.items()}
     output = model.predict(torch.cat([latents, latents]), torch.cat([timesteps, timesteps]), both, base=base)
     unconditional, conditional = output.chunk(2)
     return guide(conditional, unconditional, scale)

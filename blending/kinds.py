@@ -1,14 +1,29 @@
-"""LoRA, LoHa and LoKr as ComfyUI's reader gives them, in their cheapest exact form."""
+"""LoRA, LoHa and LoKr from the factors of their files, in their cheapest exact form."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...blending.updates import HadamardProduct, KroneckerProduct, LowRank, Update
+from .updates import HadamardProduct, KroneckerProduct, LowRank, Update
+
+
+@dataclass(frozen=True)
+class Factors:
+    """The factors of one layer, in the order of ComfyUI's reader.
+
+    Args:
+        name: ``lora`` (up, down, alpha, Tucker core, None, None), ``loha`` (w1_a, w1_b, alpha, w2_a, w2_b, t1, t2, None) or
+            ``lokr`` (w1, w2, alpha, w1_a, w1_b, w2_a, w2_b, t2, None).
+        weights: tensors, alpha as a number, and None for what the file does not have.
+    """
+
+    name: str
+    weights: tuple[Any, ...]
 
 
 class OtherShape(ValueError):
@@ -24,7 +39,7 @@ def factored_form(patch: Any, rows: int, inputs: tuple[int, ...]) -> Update:
     LoKr (LyCORIS): ``(alpha / r) * kron(W1, W2)``, of rank r1 r2. The rank of a factor that is stored whole is its smaller side.
 
     Args:
-        patch: a value of ``comfy.lora.load_lora`` of these kinds, without a DoRA scale.
+        patch: a value of ``comfy.lora.load_lora`` of these kinds, without a DoRA scale; or a `Factors`.
         rows: outputs of the weight, or of the slice of the weight, that it belongs to.
         inputs: its input side, ``(in, *kernel)``.
 
