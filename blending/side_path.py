@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from .adapters import AdapterBank, LayerStack, Spans
 from .additions import add_convolution, add_linear
-from .exchange import ExchangedParameter
+from .exchange import Exchange, RowsDoNotFit, is_exchangeable
 from .layer_calls import LayerCall, bind_linear, scaled_sum
 from .layers import Layer, find_layer, layer_of, parent_of, projection
 from .plans import Gates
@@ -31,10 +31,6 @@ from .updates import ParameterDifference, Update
 
 Factors = tuple[Tensor, Tensor]
 """down, float[in, R] or float[R, in, *kernel], and up, float[R, out]."""
-
-
-class RowsDoNotFit(ValueError):
-    """A layer's input does not have rows per image, so images with different gates cannot share a call."""
 
 
 class SidePath:
@@ -47,8 +43,9 @@ class SidePath:
     def __init__(self, bank: AdapterBank) -> None:
         self.row: tuple[Gates, ...] | None = None
         stacks, others = bank.stacks(), bank.others()
-        exchanged = {name for name, updates in others.items() if isinstance(updates[0][1], ParameterDifference)}
-        self._exchanged = [ExchangedParameter(name, others[name]) for name in exchanged]
+        exchanged = {name: some for name, some in others.items() if isinstance(some[0][1], ParameterDifference)}
+        self._exchange = Exchange(exchanged)
+        self._network: nn.Module | None = None
         self._layers = {
             name: _Layer(self, stacks.get(name), others.get(name, []))
             for name in {**stacks, **others}
@@ -83,8 +80,8 @@ class SidePath:
                     mark = partial(self._parents_called.add, parent)
                     self._handles.append(modules[parent].register_forward_pre_hook(lambda *_, mark=mark: mark()))
             self._parents = {name: parent_of(name, modules) for name in self._layers}
-            for parameter in self._exchanged:
-                parameter.find(network)
+            self._exchange.find(network)
+            self._network = network
         except BaseException:
             self.remove()
             raise
@@ -101,8 +98,7 @@ class SidePath:
             self._handles.clear()
         for layer in self._layers.values():
             layer.prepared.clear()
-        for parameter in self._exchanged:
-            parameter.restore()
+        self._exchange.restore()
         self._row_gates.clear()
 
     @contextmanager
@@ -113,18 +109,29 @@ class SidePath:
             row: one image's gates for the whole batch, or the gates of every image of the call, [N] of float[m].
 
         Raises:
-            RowsDoNotFit: the images have different gates for an adapter that changes a parameter outside of the layers.
+            RowsDoNotFit: as `Exchange.gated`.
         """
         self.row = row if any(gate != 0 for gates in row for gate in gates) else None
         self._row_gates.clear()
         try:
-            for parameter in self._exchanged:
-                parameter.exchange(_shared_gates(row, parameter.adapters))
-            yield
+            with self._exchange.gated(row):
+                yield
         finally:
             self.row = None
-            for parameter in self._exchanged:
-                parameter.restore()
+
+    def exchange_bypassed(self) -> bool:
+        """Exchange the weights of layers that the network reads without calling the layer, as fused kernels read norms.
+
+        Returns:
+            Whether there were any, so that the call was wrong and has to be repeated.
+        """
+        found = [name for name in self.bypassed() if self._layers[name].can_be_exchanged()]
+        for name in found:
+            layer = self._layers.pop(name)
+            assert self._network is not None
+            self._exchange.add(self._network, name, layer.others)
+            layer.others = []
+        return bool(found)
 
     def never_called(self) -> list[str]:
         """Return the layers that were not called since the installation."""
@@ -181,34 +188,35 @@ class _Layer:
             self.layer = layer_of(module, name)
 
     def __call__(
-        self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
     ) -> Tensor | None:
         self.called = True
         row = self.path.row
         if row is None:
             return None
         if self.is_linear and (kwargs or len(args) != 1):
-            return self._fused(row, bind_linear(self.name, args, kwargs), output)
+            return self._fused(row, module, bind_linear(self.name, args, kwargs), output)
         return self._added(row, args[0] if args else kwargs["input"], output)
+
+    def can_be_exchanged(self) -> bool:
+        """Whether all updates are differences of the weight and the bias."""
+        return not self.spans and is_exchangeable(self.others)
 
     def has_effect(self) -> bool:
         """Whether any of the updates is not 0."""
         return bool(self.others) or bool(self.up.any())
 
-    def _fused(self, row: tuple[Gates, ...], call: LayerCall, output: Tensor) -> Tensor | None:
+    def _fused(self, row: tuple[Gates, ...], module: nn.Module, call: LayerCall, output: Tensor) -> Tensor | None:
         if not call.fused:
             return self._added(row, call.x, output)
-        if self.others:
-            raise ValueError(
-                f"Layer {self.name} adds a residual to its output, and an adapter of this kind needs the output alone. Use "
-                "ComfyUI's Load LoRA for it."
-            )
-        change = self._added(row, call.x, torch.zeros_like(output))
+        # Other kinds may need the layer's own output without the residual: `forward` gives it and calls no hook.
+        own = module.forward(call.x) if self.others else None
+        change = self._added(row, call.x, torch.zeros_like(output), own)
         return None if change is None else scaled_sum(output, change, call.scale)
 
-    def _added(self, row: tuple[Gates, ...], x: Tensor, output: Tensor) -> Tensor | None:
+    def _added(self, row: tuple[Gates, ...], x: Tensor, output: Tensor, own: Tensor | None = None) -> Tensor | None:
         # Other kinds may need the layer's own output, and the low-rank sum may be written into it.
-        change = self._change(row, x, output) if self.others else None
+        change = self._change(row, x, output if own is None else own) if self.others else None
         result = None
         if self.spans:
             result = self._uniform(row[0], x, output) if len(row) == 1 else self._per_image(row, x, output)
@@ -287,13 +295,3 @@ class _Layer:
         shape = [rows] + [1] * (hidden.ndim - 1)
         shape[1 if down.ndim > 2 else -1] = gates.shape[1]
         return self.add(output, hidden * gates.view(shape), up)
-
-
-def _shared_gates(row: tuple[Gates, ...], adapters: frozenset[int]) -> Gates:
-    """The gates of some adapters, which all images of a call have to share."""
-    if any(gates[adapter] != row[0][adapter] for gates in row for adapter in adapters):
-        raise RowsDoNotFit(
-            "An adapter changes a parameter outside of the network's layers, so images cannot have different adapters in one "
-            "call. Use a batch size of 1."
-        )
-    return row[0]

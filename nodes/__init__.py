@@ -6,7 +6,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .blend_model import BlendModel
 from .duel import PreferenceDuel, PreferenceDuelView
-from .engine import metadata
+from .engine import metadata, wanted_prompt
 from .from_model import RewardLoRAFromModel, RewardLoRAsFromStack
 from .grid import PreferenceGrid
 from .inputs import LoadRewardLoRAs, PreferenceWeights
@@ -26,6 +26,7 @@ class DiffusionBlendExtension(ComfyExtension):
 
     async def on_load(self) -> None:
         metadata.install()
+        wanted_prompt.install()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [

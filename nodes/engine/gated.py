@@ -63,5 +63,16 @@ class GatedNetwork:
         return chosen
 
     def _run(self, call: ModelCall, rows: list[Row], gates: Row) -> Tensor:
-        with self._memory.of(tuple(rows), call.patches), layers_called(self.path.hooked), self.path.gated(gates):
-            return call(rows)
+        try:
+            with self._memory.of(tuple(rows), call.patches), layers_called(self.path.hooked):
+                with self.path.gated(gates):
+                    prediction = call(rows)
+                if self.path.exchange_bypassed():
+                    raise _Repeat
+                return prediction
+        except _Repeat:  # the network's state is as it was before the call
+            return self._run(call, rows, gates)
+
+
+class _Repeat(Exception):
+    """A call passed by layers with adapters."""

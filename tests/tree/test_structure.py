@@ -14,7 +14,7 @@ MAY_IMPORT = {
     "rewards": {"artifacts", "preference_learning"},
     "preference_learning": set(),
     "nodes": {"blending", "miniature", "preference_learning", "rewards"},
-    "training": {"artifacts", "blending", "rewards"},
+    "training": {"artifacts", "blending", "pipelines", "rewards"},
     "miniature": {"artifacts", "blending", "rewards", "training"},
     "pipelines": {"artifacts", "blending"},
     "evaluation": {"artifacts", "blending", "rewards", "training", "miniature", "pipelines", "preference_learning"},
