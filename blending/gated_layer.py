@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .adapters import LayerStack, Spans
 from .additions import add_convolution, add_linear
+from .exchange import RowsDoNotFit, is_exchangeable
 from .layer_calls import LayerCall, bind_linear, scaled_sum
 from .layers import Layer, layer_of, projection
 from .plans import Gates
@@ -21,10 +22,6 @@ Factors = tuple[Tensor, Tensor]
 
 Pause = Callable[[], AbstractContextManager[Any]]
 """Makes a context for the allocations of a hook."""
-
-
-class RowsDoNotFit(ValueError):
-    """A layer's input does not have rows per image, so images with different gates cannot share a call."""
 
 
 class CallGates:
@@ -89,20 +86,20 @@ class GatedLayer:
             self.layer = layer_of(module, name)
 
     def __call__(
-        self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
     ) -> Tensor | None:
         self.called = True
         row = self.call.row
         if row is None:
             return None
         with self.call.pause():
-            return self._updated(row, args, kwargs, output)
+            return self._updated(row, module, args, kwargs, output)
 
     def _updated(
-        self, row: tuple[Gates, ...], args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
+        self, row: tuple[Gates, ...], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
     ) -> Tensor | None:
         if self.is_linear and (kwargs or len(args) != 1):
-            return self._fused(row, bind_linear(self.name, args, kwargs), output)
+            return self._fused(row, module, bind_linear(self.name, args, kwargs), output)
         return self._added(row, args[0] if args else kwargs["input"], output)
 
     def prepare(self, row: tuple[Gates, ...], device: torch.device | None) -> None:
@@ -117,24 +114,25 @@ class GatedLayer:
         else:
             self.call.row_gates(row, self.spans, self.down)
 
+    def can_be_exchanged(self) -> bool:
+        """Whether all updates are differences of the weight and the bias."""
+        return not self.spans and is_exchangeable(self.others)
+
     def has_effect(self) -> bool:
         """Whether any of the updates is not 0."""
         return bool(self.others) or bool(self.up.any())
 
-    def _fused(self, row: tuple[Gates, ...], call: LayerCall, output: Tensor) -> Tensor | None:
+    def _fused(self, row: tuple[Gates, ...], module: nn.Module, call: LayerCall, output: Tensor) -> Tensor | None:
         if not call.fused:
             return self._added(row, call.x, output)
-        if self.others:
-            raise ValueError(
-                f"Layer {self.name} adds a residual to its output, and an adapter of this kind needs the output alone. Use "
-                "ComfyUI's Load LoRA for it."
-            )
-        change = self._added(row, call.x, torch.zeros_like(output))
+        # Other kinds may need the layer's own output without the residual: `forward` gives it and calls no hook.
+        own = module.forward(call.x) if self.others else None
+        change = self._added(row, call.x, torch.zeros_like(output), own)
         return None if change is None else scaled_sum(output, change, call.scale)
 
-    def _added(self, row: tuple[Gates, ...], x: Tensor, output: Tensor) -> Tensor | None:
+    def _added(self, row: tuple[Gates, ...], x: Tensor, output: Tensor, own: Tensor | None = None) -> Tensor | None:
         # Other kinds may need the layer's own output, and the low-rank sum may be written into it.
-        change = self._change(row, x, output) if self.others else None
+        change = self._change(row, x, output if own is None else own) if self.others else None
         result = None
         if self.spans:
             result = self._uniform(row[0], x, output) if len(row) == 1 else self._per_image(row, x, output)

@@ -22,8 +22,8 @@ import torch
 from torch import nn
 
 from .adapters import AdapterBank
-from .exchange import ExchangedParameter
-from .gated_layer import CallGates, GatedLayer, Pause, RowsDoNotFit
+from .exchange import Exchange
+from .gated_layer import CallGates, GatedLayer, Pause
 from .layers import find_layer, parent_of
 from .plans import Gates
 from .updates import ParameterDifference
@@ -42,8 +42,9 @@ class SidePath:
         self._adapters = bank.adapters
         self._prepared: set[Gates] = set()
         stacks, others = bank.stacks(), bank.others()
-        exchanged = {name for name, updates in others.items() if isinstance(updates[0][1], ParameterDifference)}
-        self._exchanged = [ExchangedParameter(name, others[name]) for name in exchanged]
+        exchanged = {name: some for name, some in others.items() if isinstance(some[0][1], ParameterDifference)}
+        self._exchange = Exchange(exchanged)
+        self._network: nn.Module | None = None
         self._layers = {
             name: GatedLayer(self._call, stacks.get(name), others.get(name, []))
             for name in {**stacks, **others}
@@ -78,8 +79,8 @@ class SidePath:
                     mark = partial(self._parents_called.add, parent)
                     self._handles.append(modules[parent].register_forward_pre_hook(lambda *_, mark=mark: mark()))
             self._parents = {name: parent_of(name, modules) for name in self._layers}
-            for parameter in self._exchanged:
-                parameter.find(network)
+            self._exchange.find(network)
+            self._network = network
         except BaseException:
             self.remove()
             raise
@@ -97,8 +98,7 @@ class SidePath:
         for layer in self._layers.values():
             layer.prepared.clear()
         self._prepared.clear()
-        for parameter in self._exchanged:
-            parameter.restore()
+        self._exchange.restore()
         self._call.select(None)
 
     @contextmanager
@@ -112,20 +112,17 @@ class SidePath:
             device: of the calls, if the factors may be on another one.
 
         Raises:
-            RowsDoNotFit: the images have different gates for an adapter that changes a parameter outside of the layers.
+            RowsDoNotFit: as `Exchange.gated`.
         """
         has_effect = any(gate != 0 for gates in row for gate in gates)
         try:
             if has_effect:
                 self._call.select(row)
                 self._prepare(row, device)
-            for parameter in self._exchanged:
-                parameter.exchange(_shared_gates(row, parameter.adapters))
-            yield
+            with self._exchange.gated(row):
+                yield
         finally:
             self._call.select(None)
-            for parameter in self._exchanged:
-                parameter.restore()
 
     def _prepare(self, row: tuple[Gates, ...], device: torch.device | None) -> None:
         if len(row) == 1:
@@ -139,6 +136,20 @@ class SidePath:
             layer.prepare(row, device)
         if len(row) == 1:
             self._prepared.add(row[0])
+
+    def exchange_bypassed(self) -> bool:
+        """Exchange the weights of layers that the network reads without calling the layer, as fused kernels read norms.
+
+        Returns:
+            Whether there were any, so that the call was wrong and has to be repeated.
+        """
+        found = [name for name in self.bypassed() if self._layers[name].can_be_exchanged()]
+        for name in found:
+            layer = self._layers.pop(name)
+            assert self._network is not None
+            self._exchange.add(self._network, name, layer.others)
+            layer.others = []
+        return bool(found)
 
     def never_called(self) -> list[str]:
         """Return the layers that were not called since the installation."""
@@ -155,13 +166,3 @@ class SidePath:
     def any_called(self) -> bool:
         """Return whether at least one layer was called since the installation."""
         return any(layer.called for layer in self._layers.values())
-
-
-def _shared_gates(row: tuple[Gates, ...], adapters: frozenset[int]) -> Gates:
-    """The gates of some adapters, which all images of a call have to share."""
-    if any(gates[adapter] != row[0][adapter] for gates in row for adapter in adapters):
-        raise RowsDoNotFit(
-            "An adapter changes a parameter outside of the network's layers, so images cannot have different adapters in one "
-            "call. Use a batch size of 1."
-        )
-    return row[0]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from .blend_model import BlendModel
-from .engine import metadata
+from .duel import PreferenceDuel, PreferenceDuelView
+from .engine import metadata, wanted_prompt
 from .from_model import RewardLoRAFromModel, RewardLoRAsFromStack
 from .grid import PreferenceGrid
 from .inputs import LoadRewardLoRAs, PreferenceWeights
@@ -25,6 +26,7 @@ class DiffusionBlendExtension(ComfyExtension):
 
     async def on_load(self) -> None:
         metadata.install()
+        wanted_prompt.install()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
@@ -47,4 +49,6 @@ class DiffusionBlendExtension(ComfyExtension):
             RewardLoRAFromModel,
             RewardLoRAsFromStack,
             BlendTextEncoder,
+            PreferenceDuel,
+            PreferenceDuelView,
         ]

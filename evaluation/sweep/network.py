@@ -11,7 +11,7 @@ from torch import Tensor
 from ...blending.adapters import AdapterBank
 from ...blending.plans import Gates
 from ...blending.side_path import SidePath
-from ...pipelines.adapter_files import Update
+from ...pipelines.adapter_files import Updates
 from ...training.models.diffusers_model import Base
 from ...training.models.protocol import Conditioning
 from ...training.policy import guide
@@ -36,7 +36,7 @@ class Network:
         return self._unet.device
 
     @contextmanager
-    def adapted(self, adapters: Sequence[Update]) -> Iterator[None]:
+    def adapted(self, adapters: Sequence[Updates]) -> Iterator[None]:
         """Attach adapters for the block; a row of gates has one gate for each of them, in this order."""
         bank = AdapterBank(adapters, self._unet.dtype).to(self.device)
         self._path = SidePath(bank)

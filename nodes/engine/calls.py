@@ -11,8 +11,8 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
+from ...blending.exchange import RowsDoNotFit
 from ...blending.plans import Gates
-from ...blending.side_path import RowsDoNotFit
 from ..host import Executor
 from .images import frames_of
 from .randomness import CallRandomness
@@ -70,11 +70,12 @@ class ModelCall:
             for name, value in self.named.items()
             if name not in ("control", "transformer_options")
         }
-        if self.texts is not None:
-            named |= self._texts(rows, self.texts)
         control = self.named["control"]
         if control is not None:  # the network empties these lists
             control = {name: [self._repeat(part, count) for part in parts] for name, parts in control.items()}
+        if self.texts is not None:
+            named |= self._texts(rows, self.texts)
+            control = named.pop("control", control)
         first = (named.pop("c_concat"), named.pop("c_crossattn"), control, self._options(rows))
         return (self._repeat(self.x, count), self._repeat(self.t, count), *first), named
 
@@ -106,13 +107,9 @@ class ModelCall:
 
     def _texts(self, rows: list[tuple[Gates, ...]], texts: CallTexts) -> dict[str, Any]:
         """The inputs that depend on the text, for all rows of gates."""
-        names = [name for name, value in self.named.items() if name not in NO_TEXT and value is not None]
         found: list[dict[str, Any]] = []
         for row in rows:
-            each = {
-                gates: texts.inputs(self.transformer_options["uuids"], gates, self.images, names)
-                for gates in dict.fromkeys(row)
-            }
+            each = {gates: self._texts_of(gates, texts) for gates in dict.fromkeys(row)}
             if len(row) == 1:
                 found.append(each[row[0]])
             else:
@@ -123,6 +120,21 @@ class ModelCall:
             return {name: joined([inputs[name] for inputs in found]) for name in found[0]}
         except RuntimeError as error:
             raise RowsDoNotFit(f"The adapters' text encodings are of different lengths ({error}).") from error
+
+    def _texts_of(self, gates: Gates, texts: CallTexts) -> dict[str, Any]:
+        """The inputs that depend on the text, with the output of a ControlNet, which reads the text, too."""
+        names = [name for name, value in self.named.items() if name not in NO_TEXT and value is not None]
+        ids = self.transformer_options["uuids"]
+        inputs = texts.inputs(ids, gates, self.images, names)
+        if self.named["control"] is None:
+            return inputs
+        network = texts.control(ids, gates)
+        if network is None:
+            return inputs | {"control": self.named["control"]}
+        given = {
+            name: value for name, value in (self.named | inputs).items() if value is not None and name != "control"
+        }
+        return inputs | {"control": network.get_control(self.x, self.t, given, self.chunks, self.transformer_options)}
 
     @property
     def foreign_patches(self) -> list[str]:

@@ -88,9 +88,16 @@ class GatedNetwork:
 
     def _run(self, call: ModelCall, rows: list[Row], gates: Row) -> Tensor:
         inputs = call.inputs(rows)  # made first, because they may need gates of their own
-        with (
-            self._memory.of(tuple(rows), call.patches),
-            layers_called(self.path.hooked),
-            self.path.gated(gates, call.x.device),
-        ):
-            return call(inputs)
+        try:
+            with self._memory.of(tuple(rows), call.patches), layers_called(self.path.hooked):
+                with self.path.gated(gates, call.x.device):
+                    prediction = call(inputs)
+                if self.path.exchange_bypassed():
+                    raise _Repeat
+                return prediction
+        except _Repeat:  # the network's state is as it was before the call
+            return self._run(call, rows, gates)
+
+
+class _Repeat(Exception):
+    """A call passed by layers with adapters."""

@@ -20,6 +20,12 @@ Prepare = Callable[[str, Any], Mapping[str, Any]]
 """Makes the host's ``model_conds`` of a conditioning, of its kind and its entries."""
 
 
+AREA = (
+    "An adapter changes how this network prepares the text, and that cannot be combined with a conditioning that has an area. "
+    "Use Conditioning (Set Mask) instead of an area."
+)
+
+
 class GatedTexts:
     """The conditionings of one run, for each row of gates. They are prepared at the first call that needs them.
 
@@ -37,7 +43,11 @@ class GatedTexts:
         gated: Callable[[tuple[Gates, ...]], AbstractContextManager[None]],
         count: int,
     ) -> None:
-        self._every = {cond["uuid"]: (kind, cond) for kind, cond in every}
+        self._every: dict[Any, tuple[str, Any]] = {}
+        for kind, cond in every:
+            if cond["uuid"] in self._every:  # the host copies a conditioning of the other branch for its area
+                raise ValueError(AREA)
+            self._every[cond["uuid"]] = kind, cond
         self._prepare, self._gated = prepare, gated
         self._made: dict[tuple[Any, Gates], Mapping[str, Any]] = {}
         full = (1.0,) * count
@@ -56,6 +66,10 @@ class GatedTexts:
             used = [name for name in names if name in self._names and name in conds]
             made.append({name: conds[name].process_cond(batch_size=images, area=None) for name in used})
         return comfy.samplers.cond_cat(made)
+
+    def control(self, _ids: Sequence[Any], _gates: Gates, /) -> Any:
+        """No ControlNet reads a text that the network itself prepares."""
+        return None
 
     def _conds(self, conditioning: Any, gates: Gates) -> Mapping[str, Any]:
         kind, cond = self._every[conditioning]

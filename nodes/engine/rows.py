@@ -15,7 +15,7 @@ import comfy.model_management
 import torch
 from torch import Tensor
 
-from ...blending.side_path import RowsDoNotFit
+from ...blending.exchange import RowsDoNotFit
 from ..host import Network
 from .calls import ModelCall
 from .gated import GatedNetwork, Row

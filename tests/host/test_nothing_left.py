@@ -228,7 +228,7 @@ def test_too_little_free_memory_is_not_even_tried(sd3, monkeypatch):
 
 def test_a_network_that_mixes_images_in_a_row_falls_back_to_one_row_a_call(sd3):
     """A layer is made to lose the batch of its input."""
-    from diffusion_blend.blending.side_path import RowsDoNotFit
+    from diffusion_blend.blending.exchange import RowsDoNotFit
 
     def refuse(_, args):
         if args[0].shape[0] > 4:

@@ -133,11 +133,11 @@ def scaled(inner, factor):
     """Wrap a sampler so that the model gets another noise level, as Detail Daemon and Lying Sigma do."""
 
     def other_levels(model, x, sigmas, *args, other_sampler, **kwargs):
-        def told(x, sigma, **inputs):
+        def scaled(x, sigma, **inputs):
             return model(x, sigma * factor, **inputs)
 
-        told.inner_model = model.inner_model
-        return other_sampler.sampler_function(told, x, sigmas, *args, **kwargs | other_sampler.extra_options)
+        scaled.inner_model = model.inner_model
+        return other_sampler.sampler_function(scaled, x, sigmas, *args, **kwargs | other_sampler.extra_options)
 
     return comfy.samplers.KSAMPLER(other_levels, {"other_sampler": inner})
 

@@ -166,8 +166,14 @@ CONTEXT = {
     "flux": (9, 96),
     "flux2": (9, 96),
     "wan": (9, 4096),
+    "chroma": (9, 96),
+    "qwen": (9, 96),
+    "zimage": (9, 96),
 }
-CHANNELS = {"sd15": 4, "inpaint": 4, "sd2": 4, "sdxl": 4, "sd3": 16, "flux": 16, "flux2": 128, "wan": 16}
+CHANNELS = {"sd15": 4, "inpaint": 4, "sd2": 4, "sdxl": 4, "flux2": 128} | dict.fromkeys(
+    ("sd3", "flux", "wan", "chroma", "qwen", "zimage"), 16
+)
+FRAMES = {"wan": 3, "qwen": 1}
 POOLED = {"sdxl": 1280, "sd3": 2048, "flux": 64}
 
 
@@ -256,5 +262,5 @@ def conditioning(kind: str, seed: int, length: int | None = None) -> list[Any]:
 
 def latent(kind: str, batch: int = 1, size: int = 8) -> dict[str, Tensor]:
     """Make an empty latent; for a video it has three frames."""
-    frames = (3,) if kind == "wan" else ()
+    frames = (FRAMES[kind],) if kind in FRAMES else ()
     return {"samples": torch.zeros(batch, CHANNELS[kind], *frames, size, size)}

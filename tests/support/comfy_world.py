@@ -104,7 +104,7 @@ def blend_model(model: Any, loras: RewardLoRAs, wanted: Any, method: str = "blen
     from diffusion_blend.nodes.blend_model import BlendModel
 
     inputs = {"draws": "stratified", "evaluation": "sequential"} | options
-    return BlendModel.execute(model, loras, wanted, method, **inputs).args[0]
+    return BlendModel.execute(model, loras, wanted, method=method, **inputs).args[0]
 
 
 def weights_of(count: int) -> tuple[float, ...]:
