@@ -16,13 +16,15 @@ from ...artifacts.tables import markdown_table
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the study ``exact``, ``learned`` or ``stacked``; returns the exit status."""
+    """Run the study ``exact``, ``learned``, ``stacked`` or ``taste``; returns the exit status."""
     words = present_spelling(sys.argv[1:] if argv is None else argv, EARLIER)
     chosen = _parser().parse_args(words)
     options = chosen[chosen.subcommand]
 
     def work() -> None:
-        check_options(options, {"points": 2, "seed": 0})
+        check_options(options, {"points": 2, "seed": 0, "people": 2})
+        for count in getattr(options, "adapters", []):
+            check_options(Namespace(adapters=count), {"adapters": 2})
         if not getattr(options, "alpha", 1.0) > 0:
             raise ValueError(f"--alpha is {options.alpha}: a KL weight must be above 0")
         for seed in getattr(options, "seeds", []):
@@ -50,11 +52,16 @@ def _parser() -> ArgumentParser:
     stacked.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     stacked.add_argument("--points", type=int, default=4000, help="points a weight and seed")
     stacked.add_argument("--alpha", type=float, default=0.25, help="KL weight, reward units per nat")
-    for study in (exact, learned, stacked):
+    taste = ArgumentParser(description="simulated people: how many duels find a hidden preference")
+    taste.add_argument("--people", type=int, default=200, help="hidden utilities of each kind (200)")
+    taste.add_argument("--adapters", type=int, nargs="+", default=[2, 3, 4, 8], help="numbers of adapters")
+    taste.add_argument("--miniature", type=bool, default=True, help="also hidden mixes of the miniature's rewards")
+    for study in (exact, learned, stacked, taste):
         study.add_argument("--output", type=Path, required=True, help="folder for tables, JSON and figure")
     commands.add_subcommand("exact", exact, help=exact.description, aliases=["oracle"])
     commands.add_subcommand("learned", learned, help=learned.description)
     commands.add_subcommand("stacked", stacked, help=stacked.description)
+    commands.add_subcommand("taste", taste, help=taste.description)
     return parser
 
 
@@ -118,6 +125,12 @@ def _stacked(options: Namespace) -> None:
     stacked_figure(distances, METHODS, options.output / "stacked.png")
 
 
+def _taste(options: Namespace) -> None:
+    from ..taste.command import run
+
+    run(options)
+
+
 def _publish(options: Namespace, name: str, setting: str, tables: dict[str, list[dict[str, Any]]]) -> None:
     text = f"{name}: {setting}\n" + "".join(f"\n{title}\n\n{markdown_table(rows)}" for title, rows in tables.items())
     sys.stdout.write(text)
@@ -127,7 +140,7 @@ def _publish(options: Namespace, name: str, setting: str, tables: dict[str, list
     )
 
 
-_STUDIES = {"exact": _exact, "oracle": _exact, "learned": _learned, "stacked": _stacked}
+_STUDIES = {"exact": _exact, "oracle": _exact, "learned": _learned, "taste": _taste, "stacked": _stacked}
 """Study -> its function; ``oracle`` is the earlier name of ``exact``."""
 
 
