@@ -78,7 +78,8 @@ class DiffusersModel:
             base: what to fine-tune.
             lora: the adapter's shape.
             seed: of the adapter's random down-projections (the up-projections start at 0).
-            gradient_checkpointing: recompute activations in the backward pass: less memory, about a third more time.
+            gradient_checkpointing: recompute the denoiser's and the decoder's activations in the backward pass: less memory,
+                about a third more time.
 
         Raises:
             ValueError: a rank below 1, or a target that names no layer of this base.
@@ -100,6 +101,9 @@ class DiffusersModel:
         cast_training_params(self._unet, dtype=torch.float32)
         if gradient_checkpointing:
             self._unet.enable_gradient_checkpointing(self._checkpointed)
+            vae = getattr(base.decode, "vae", None)
+            if getattr(vae, "_supports_gradient_checkpointing", False):
+                vae.enable_gradient_checkpointing()  # pyright: ignore[reportOptionalMemberAccess]
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
