@@ -15,7 +15,6 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ..config import AUTHORS_TARGETS, AdapterConfig
-from ..ddim import DdimSteps
 from ..export import adapter_bytes
 from ..policy import PolicySteps
 from .protocol import Conditioning, rows_at_once
@@ -58,9 +57,9 @@ class Base:
     make_steps: StepsMaker = ddim_run
     save: AdapterWriter = adapter_bytes
 
-    def ddim_steps(self, steps: int, eta: float) -> DdimSteps:
-        """The coefficients of a DDIM run over the base's own noise schedule; see `unet.ddim_run`."""
-        return ddim_run(self.scheduler, steps, eta)
+    def policy_steps(self, steps: int, eta: float) -> PolicySteps:
+        """The coefficients of a run over the base's own schedule. With eta 0 no step has noise."""
+        return self.make_steps(self.scheduler, steps, eta or 1.0, None if eta else ())
 
     def decode_in_parts(self, latents: Tensor) -> Tensor:
         """Decode clean latents a few at a time: float32[B, 3, H, W] in 0..1, on the latents' device."""
