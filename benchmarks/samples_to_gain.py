@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -95,7 +96,7 @@ def watched(folder: Path, name: str, seed: int) -> list[tuple[int, float]]:
 
 def samples_to_gain(rows: Sequence[tuple[int, float]], gain: float = GAIN) -> int | None:
     """Pictures until the reward is above the first by a gain and stays there on the next watch; None if it never is."""
-    for (samples, reward), (_, after) in zip(rows, rows[1:], strict=False):
+    for (samples, reward), (_, after) in itertools.pairwise(rows):
         if min(reward, after) - rows[0][1] >= gain:
             return samples
     return None

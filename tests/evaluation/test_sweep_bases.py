@@ -11,6 +11,7 @@ import pytest
 import torch
 from diffusion_blend.pipelines import BlendedPipeline
 from diffusion_blend.training.config import BaseConfig
+from safetensors.torch import load_file
 from sweeps import PROMPTS, latents, settings, sweep, write_adapter
 from tiny_transformers import save_tiny_sd3, save_tiny_z_image
 
@@ -56,7 +57,8 @@ def test_without_noise_a_sweep_is_the_blended_pipeline(world: tuple[Path, dict[s
     pipe: Any = diffusers.DiffusionPipeline.from_pretrained(base, **absent)
     pipe.set_progress_bar_config(disable=True)
     scale = 2.0 if base.name == "z_image" else 3.0
-    wanted = BlendedPipeline(pipe, adapters)(
+    # Tensors have no KL weights, by which the pipeline's weights would count; the sweep counts them in the rewards' units.
+    wanted = BlendedPipeline(pipe, {name: load_file(file) for name, file in adapters.items()})(
         prompt=list(PROMPTS),
         weights=[0.3, 0.7],
         height=16,
