@@ -127,7 +127,8 @@ class ExchangedParameter:
             return
         attribute = self.name.rpartition(".")[2]
         original = getattr(self._owner, attribute)
-        value = original.detach().float()
+        # On the difference's device, because the network computes there and may hold another copy for an offloaded parameter.
+        value = original.detach().to(used[0][1].device).float()
         for gate, difference in used:
             value = value + gate * difference.to(value).view_as(value)
         self._original = original

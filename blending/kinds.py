@@ -162,7 +162,7 @@ def _lokr(
 
 
 def _kronecker_or_low_rank(product: KroneckerProduct, sides: tuple[int, int]) -> Update:
-    """``kron(A1 B1, A2 B2) = kron(A1, A2) kron(B1, B2)`` is low-rank; it is taken where that is cheaper."""
+    """``kron(A1 B1, A2 B2) = kron(A1, A2) kron(B1, B2)`` is low-rank; it is taken where it is faster and not much larger."""
     up1, down1 = _split(product.left)
     up2, down2 = _split(product.right) if product.up is None else (product.up, product.right)
     (a, b), right = product.left.shape, product.right
@@ -170,7 +170,7 @@ def _kronecker_or_low_rank(product: KroneckerProduct, sides: tuple[int, int]) ->
     whole = right.numel() if product.up is None else right.numel() + product.up.numel()
     rows2 = right.shape[0] if product.up is None else product.up.shape[0]
     cost = min(b * whole + a * b * rows2, a * whole + a * b * right.shape[1])
-    if rank * sum(sides) > cost:
+    if rank * sum(sides) > min(cost, 2 * (product.left.numel() + whole)):
         return product
     down = torch.kron(down1.reshape(*down1.shape, *[1] * (down2.ndim - 2)), down2)
     return _checked(LowRank(down, torch.kron(up1, up2)))

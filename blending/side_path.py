@@ -188,14 +188,14 @@ class _Layer:
             self.layer = layer_of(module, name)
 
     def __call__(
-        self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
     ) -> Tensor | None:
         self.called = True
         row = self.path.row
         if row is None:
             return None
         if self.is_linear and (kwargs or len(args) != 1):
-            return self._fused(row, bind_linear(self.name, args, kwargs), output)
+            return self._fused(row, module, bind_linear(self.name, args, kwargs), output)
         return self._added(row, args[0] if args else kwargs["input"], output)
 
     def can_be_exchanged(self) -> bool:
@@ -206,20 +206,17 @@ class _Layer:
         """Whether any of the updates is not 0."""
         return bool(self.others) or bool(self.up.any())
 
-    def _fused(self, row: tuple[Gates, ...], call: LayerCall, output: Tensor) -> Tensor | None:
+    def _fused(self, row: tuple[Gates, ...], module: nn.Module, call: LayerCall, output: Tensor) -> Tensor | None:
         if not call.fused:
             return self._added(row, call.x, output)
-        if self.others:
-            raise ValueError(
-                f"Layer {self.name} adds a residual to its output, and an adapter of this kind needs the output alone. Use "
-                "ComfyUI's Load LoRA for it."
-            )
-        change = self._added(row, call.x, torch.zeros_like(output))
+        # Other kinds may need the layer's own output without the residual: `forward` gives it and calls no hook.
+        own = module.forward(call.x) if self.others else None
+        change = self._added(row, call.x, torch.zeros_like(output), own)
         return None if change is None else scaled_sum(output, change, call.scale)
 
-    def _added(self, row: tuple[Gates, ...], x: Tensor, output: Tensor) -> Tensor | None:
+    def _added(self, row: tuple[Gates, ...], x: Tensor, output: Tensor, own: Tensor | None = None) -> Tensor | None:
         # Other kinds may need the layer's own output, and the low-rank sum may be written into it.
-        change = self._change(row, x, output) if self.others else None
+        change = self._change(row, x, output if own is None else own) if self.others else None
         result = None
         if self.spans:
             result = self._uniform(row[0], x, output) if len(row) == 1 else self._per_image(row, x, output)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from .blend_model import BlendModel
+from .duel import PreferenceDuel, PreferenceDuelView
 from .engine import metadata, wanted_prompt
 from .from_model import RewardLoRAFromModel, RewardLoRAsFromStack
 from .grid import PreferenceGrid
@@ -48,4 +49,6 @@ class DiffusionBlendExtension(ComfyExtension):
             RewardLoRAFromModel,
             RewardLoRAsFromStack,
             BlendTextEncoder,
+            PreferenceDuel,
+            PreferenceDuelView,
         ]

@@ -30,7 +30,7 @@ class MethodRunner:
         network: the base.
         steps: the sampler.
         adapters: in the order of the weights.
-        mixture_adapters: adapters of morl by their file's digest.
+        mixture_adapters: adapters of morl, and of a stacked group, by their file's digest.
         rewards: by the user's names.
     """
 

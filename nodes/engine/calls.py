@@ -70,11 +70,12 @@ class ModelCall:
             for name, value in self.named.items()
             if name not in ("control", "transformer_options")
         }
-        if self.texts is not None:
-            inputs |= self._texts(rows, self.texts)
         control = self.named["control"]
         if control is not None:  # the network empties these lists
             control = {name: [self._repeat(part, count) for part in parts] for name, parts in control.items()}
+        if self.texts is not None:
+            inputs |= self._texts(rows, self.texts)
+            control = inputs.pop("control", control)
         options = self.transformer_options.copy()
         for name in ("cond_or_uncond", "uuids"):
             if name in options:
@@ -91,13 +92,9 @@ class ModelCall:
 
     def _texts(self, rows: list[tuple[Gates, ...]], texts: RunTexts) -> dict[str, Any]:
         """The inputs that depend on the text, for all rows of gates."""
-        names = [name for name, value in self.named.items() if name not in NO_TEXT and value is not None]
         found: list[dict[str, Any]] = []
         for row in rows:
-            each = {
-                gates: texts.inputs(self.transformer_options["uuids"], gates, self.images, names)
-                for gates in dict.fromkeys(row)
-            }
+            each = {gates: self._texts_of(gates, texts) for gates in dict.fromkeys(row)}
             if len(row) == 1:
                 found.append(each[row[0]])
             else:
@@ -108,6 +105,21 @@ class ModelCall:
             return {name: joined([inputs[name] for inputs in found]) for name in found[0]}
         except RuntimeError as error:
             raise RowsDoNotFit(f"The adapters' text encodings are of different lengths ({error}).") from error
+
+    def _texts_of(self, gates: Gates, texts: RunTexts) -> dict[str, Any]:
+        """The inputs that depend on the text, with the output of a ControlNet, which reads the text, too."""
+        names = [name for name, value in self.named.items() if name not in NO_TEXT and value is not None]
+        ids = self.transformer_options["uuids"]
+        inputs = texts.inputs(ids, gates, self.images, names)
+        if self.named["control"] is None:
+            return inputs
+        network = texts.control(ids, gates)
+        if network is None:
+            return inputs | {"control": self.named["control"]}
+        given = {
+            name: value for name, value in (self.named | inputs).items() if value is not None and name != "control"
+        }
+        return inputs | {"control": network.get_control(self.x, self.t, given, self.chunks, self.transformer_options)}
 
     @property
     def foreign_patches(self) -> list[str]:
