@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
+from .bake import BakeBlend
 from .blend_model import BlendModel
+from .corrected import CorrectedBlendSampler
 from .engine import metadata
 from .from_model import RewardLoRAFromModel, RewardLoRAsFromStack
 from .grid import PreferenceGrid
@@ -47,4 +49,6 @@ class DiffusionBlendExtension(ComfyExtension):
             RewardLoRAFromModel,
             RewardLoRAsFromStack,
             BlendTextEncoder,
+            CorrectedBlendSampler,
+            BakeBlend,
         ]

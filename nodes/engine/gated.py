@@ -17,6 +17,9 @@ from .memory import NetworkMemory
 Row = tuple[Gates, ...]
 """The gates of all images of a call: one for the whole batch, or one for each image."""
 
+CANDIDATE = "diffusion_blend_candidate"
+"""The entry of a call's transformer_options for samplers that carry several candidates of an image."""
+
 
 class GatedNetwork:
     """A network, its side path, and what it holds from call to call for each row.
@@ -63,5 +66,6 @@ class GatedNetwork:
         return chosen
 
     def _run(self, call: ModelCall, rows: list[Row], gates: Row) -> Tensor:
-        with self._memory.of(tuple(rows), call.patches), layers_called(self.path.hooked), self.path.gated(gates):
+        key = (tuple(rows), call.transformer_options.get(CANDIDATE))
+        with self._memory.of(key, call.patches), layers_called(self.path.hooked), self.path.gated(gates):
             return call(rows)
