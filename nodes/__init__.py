@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
+from .bake import BakeBlend
 from .blend_model import BlendModel
+from .corrected import CorrectedBlendSampler
 from .duel import PreferenceDuel, PreferenceDuelView
 from .engine import metadata, wanted_prompt
 from .from_model import RewardLoRAFromModel, RewardLoRAsFromStack
@@ -51,4 +53,6 @@ class DiffusionBlendExtension(ComfyExtension):
             BlendTextEncoder,
             PreferenceDuel,
             PreferenceDuelView,
+            CorrectedBlendSampler,
+            BakeBlend,
         ]
