@@ -35,14 +35,14 @@ class Patcher(Protocol):
     offload_device: torch.device
     patches: dict[str, list[Any]]
     patches_uuid: Any
+    backup: dict[str, Any]
+    hook_backup: dict[str, Any]
 
     def clone(self) -> Any: ...
 
     def get_wrappers(self, wrapper_type: str, key: str) -> list[Any]: ...
 
     def add_wrapper_with_key(self, wrapper_type: str, key: str, wrapper: Any) -> None: ...
-
-    def get_key_patches(self, filter_prefix: str | None = ...) -> dict[str, list[Any]]: ...
 
     def set_additional_models(self, key: str, models: list[Any]) -> None: ...
 

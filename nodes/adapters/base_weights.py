@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import comfy.lora
+import comfy.model_patcher
 from torch import Tensor
 
 from ..host import Patcher
@@ -24,10 +23,13 @@ class BaseWeights:
     def __init__(self, model: Patcher) -> None:
         self.model = model
         self.used = False
-        self._parts: dict[str, list[Any]] | None = None
 
     def __contains__(self, key: str) -> bool:
-        return key in self._all()
+        path, _, attribute = key.rpartition(".")
+        try:
+            return getattr(self.model.model.get_submodule(path), attribute) is not None
+        except AttributeError:
+            return False
 
     def read(self, key: str) -> Tensor:
         """Return a weight, float32, on the model's load device.
@@ -39,15 +41,17 @@ class BaseWeights:
             Unreadable: another extension stores the weight as integers, with scales that the host does not know.
         """
         self.used = True
-        (weight, convert), *patches = self._all()[key]
-        weight = convert(weight.to(self.model.load_device, copy=True), inplace=True)
+        # ModelPatcher.get_key_patches would do this, but stops at the scales of the host's own quantised layers.
+        weight, _, convert = comfy.model_patcher.get_key_weight(self.model.model, key)
+        if key in self.model.backup:
+            weight = self.model.backup[key].weight
+        if key in self.model.hook_backup:
+            weight = self.model.hook_backup[key][0]
+        weight = weight.to(self.model.load_device, copy=True)
+        weight = weight if convert is None else convert(weight, inplace=True)
         if not weight.is_floating_point():
             kind = str(weight.dtype).removeprefix("torch.")
             raise Unreadable(f"its kind needs the base's own weight, which this checkpoint stores as {kind}.")
         weight = weight.float()
+        patches = self.model.patches.get(key)
         return comfy.lora.calculate_weight(patches, weight, key) if patches else weight
-
-    def _all(self) -> dict[str, list[Any]]:
-        if self._parts is None:
-            self._parts = self.model.get_key_patches()
-        return self._parts
