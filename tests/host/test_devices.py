@@ -47,7 +47,8 @@ def recording(network):
             output = function(*args, **(kwargs or {}))
             if state["inside"] and isinstance(output, torch.Tensor):
                 storage = output.untyped_storage()
-                if storage.data_ptr() not in allocated:
+                given = {part.untyped_storage().data_ptr() for part in args if isinstance(part, torch.Tensor)}
+                if storage.data_ptr() not in given | allocated.keys():  # no view of an earlier tensor
                     allocated[storage.data_ptr()] = state["paused"]
                     held.append(storage)  # so that no later tensor gets its address
             return output
