@@ -41,9 +41,9 @@ class PreferenceDuel(io.ComfyNode):
                     "seed_mode",
                     options=list(SEED_MODES),
                     default=SAME_NOISE,
-                    tooltip="same noise: every pair has the seed below. new noise: every pair has another seed, so that the preference does not fit one picture only. Connect the output seed to the sampler.",
+                    tooltip="same noise: every pair has first_seed. new noise: every pair has another seed, so that the preference does not fit one picture only. Connect the output seed to the sampler.",
                 ),
-                io.Int.Input("seed", default=0, min=0, max=LARGEST_SEED, tooltip="The seed of the first pair."),
+                io.Int.Input("first_seed", default=0, min=0, max=LARGEST_SEED, tooltip="The seed of the first pair."),
                 PreferenceType.Input(
                     "start",
                     optional=True,
@@ -70,7 +70,7 @@ class PreferenceDuel(io.ComfyNode):
         kl_scale_from: float,
         kl_scale_to: float,
         seed_mode: str,
-        seed: int,
+        first_seed: int,
         start: AnyPreference | None = None,
     ) -> io.NodeOutput:
         check_finite(kl_scale_from=kl_scale_from, kl_scale_to=kl_scale_to)
@@ -80,7 +80,7 @@ class PreferenceDuel(io.ComfyNode):
         duel = make_duel(reward_loras.names, votes, (kl_scale_from, kl_scale_to), begin)
         for preference in duel.pair:  # an error is raised here and not after the first picture
             reward_loras.coefficients(preference)
-        return io.NodeOutput(list(duel.pair), seed_of(seed, seed_mode, duel.count), duel.best, duel)
+        return io.NodeOutput(list(duel.pair), seed_of(first_seed, seed_mode, duel.count), duel.best, duel)
 
 
 class PreferenceDuelView(io.ComfyNode):

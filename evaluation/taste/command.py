@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 
 import numpy as np
 from jsonargparse import Namespace
@@ -12,7 +11,7 @@ from jsonargparse import Namespace
 from ...artifacts.files import write_atomically
 from ...artifacts.tables import markdown_table
 from .miniature import find, measure
-from .study import median, study
+from .study import median, shown, study, table
 
 RUNS = 50
 """Hidden mixes of the miniature's rewards."""
@@ -28,12 +27,15 @@ def run(options: Namespace) -> None:
 
     (options.output / "people").mkdir(exist_ok=True)
     rows = study(options.output / "people", options.people, options.adapters)
-    text = f"taste: {options.people} people a row, median regret after so many duels (0 the best, 1 an average option)\n\n"
-    text += markdown_table(rows)
+    text = (
+        f"taste: {options.people} people a row, median regret after so many duels (0 the best, 1 an average option)\n\n"
+    )
+    text += markdown_table(table(rows))
     if options.miniature:
         (options.output / "miniature").mkdir(exist_ok=True)
         lost = find(measure(options.output / "miniature"), RUNS)
-        text += f"\nThe miniature, {RUNS} hidden mixes of its rewards, 10 duels: {median(np.array(lost))} standard deviations\n"
+        middle = shown(median(np.array(lost)))
+        text += f"\nThe miniature, {RUNS} hidden mixes of its rewards, 10 duels: {middle} standard deviations\n"
     sys.stdout.write(text)
     write_atomically(options.output / "taste.md", text.encode())
     write_atomically(options.output / "taste.json", json.dumps(rows, indent=1).encode())

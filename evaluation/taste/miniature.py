@@ -23,7 +23,12 @@ from .people import KL_RANGE
 Array = NDArray[np.float64]
 
 ADAPTERS = ("softness", "compressibility", "colourfulness")
-PROMPTS = ("a red circle", "two yellow squares", "a cyan triangle on the left", "a purple triangle and a green triangle")
+PROMPTS = (
+    "a red circle",
+    "two yellow squares",
+    "a cyan triangle on the left",
+    "a purple triangle and a green triangle",
+)
 DIVISIONS, SCALES = 4, (0.5, 1.0, 1.5)
 _SHIPPED = Path(__file__).parents[2] / "miniature/weights/adapters"
 
@@ -84,8 +89,8 @@ def _maker(each: int, steps: int) -> Callable[[Array], list[list[float]]]:
 def find(rewards: Array, people: int, duels: int = 10) -> list[float]:
     """How far the found preference's true reward is from that of the lattice's best point, in standard deviations.
 
-    A person's utility is a mix of the rewards, uniform on the simplex. A vote compares one picture, with the same noise under both
-    preferences. The true reward of a preference is the mean over all pictures.
+    A person's utility is a mix of the rewards, uniform on the simplex. A vote compares one picture, with the same noise under
+    both preferences. The true reward of a preference is the mean over all pictures.
 
     Args:
         rewards: see `measure`.
@@ -93,8 +98,8 @@ def find(rewards: Array, people: int, duels: int = 10) -> list[float]:
         duels: votes of each.
 
     Returns:
-        float[people]: 0 or less where the found preference is as good as the best of the lattice. The standard deviation is that of
-        a prompt's pictures at equal weights.
+        float[people]: 0 or less where the found preference is as good as the best of the lattice. The standard deviation is
+        that of a prompt's pictures at equal weights.
     """
     from scipy.interpolate import RBFInterpolator
 

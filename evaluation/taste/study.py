@@ -59,9 +59,19 @@ def study(folder: Path, people: int, adapters: Sequence[int] = ADAPTERS) -> list
     return rows
 
 
-def median(values: np.ndarray[Any, Any]) -> str:
-    """The median with its 95 % interval (percentile bootstrap, fixed seed): ".031 (.020 to .044)"."""
+def table(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows for reading: ".031 (.020 to .044)"."""
+    return [{key: shown(value) if isinstance(value, tuple) else value for key, value in row.items()} for row in rows]
+
+
+def median(values: np.ndarray[Any, Any]) -> tuple[float, float, float]:
+    """The median and its 95 % interval (percentile bootstrap, fixed seed)."""
     draws = np.random.default_rng(0).integers(0, len(values), (_RESAMPLES, len(values)))
     low, high = np.quantile(np.median(values[draws], axis=1), (0.025, 0.975))
-    shown = [f"{value:.3f}".removeprefix("0") for value in (float(np.median(values)), low, high)]
-    return f"{shown[0]} ({shown[1]} to {shown[2]})"
+    return float(np.median(values)), float(low), float(high)
+
+
+def shown(interval: tuple[float, float, float]) -> str:
+    """A median with its interval as text."""
+    middle, low, high = (f"{value:.3f}".replace("0.", ".", 1) for value in interval)
+    return f"{middle} ({low} to {high})"

@@ -22,6 +22,9 @@ from .weight_reads import weights_read
 Row = tuple[Gates, ...]
 """The gates of all images of a call: one for the whole batch, or one for each image."""
 
+CANDIDATE = "diffusion_blend_candidate"
+"""The entry of a call's transformer_options for samplers that carry several candidates of an image."""
+
 
 class GatedNetwork:
     """A network, its side path, and what it holds from call to call for each row.
@@ -88,8 +91,9 @@ class GatedNetwork:
 
     def _run(self, call: ModelCall, rows: list[Row], gates: Row) -> Tensor:
         inputs = call.inputs(rows)  # made first, because they may need gates of their own
+        key = (tuple(rows), call.transformer_options.get(CANDIDATE))
         try:
-            with self._memory.of(tuple(rows), call.patches), layers_called(self.path.hooked):
+            with self._memory.of(key, call.patches), layers_called(self.path.hooked):
                 with self.path.gated(gates, call.x.device):
                     prediction = call(inputs)
                 if self.path.exchange_bypassed():

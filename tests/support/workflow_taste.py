@@ -23,7 +23,9 @@ def find_my_taste_no_downloads() -> Template:
     nodes = on_miniature(nodes)
     nodes["checkpoint"]["widgets"] = {"batch_size": 4}
     nodes["preference"] = preference((0.34, 0.33, 0.33))
-    nodes["duel"] = node("PreferenceDuel", {"seed": 7}, {"reward_loras": ("loras", "reward_loras")}, 330, color=OURS)
+    nodes["duel"] = node(
+        "PreferenceDuel", {"first_seed": 7}, {"reward_loras": ("loras", "reward_loras")}, 330, color=OURS
+    )
     nodes["sampler"]["links"] |= {"preference": ("duel", "preferences"), "seed": ("duel", "seed")}
     links = {"images": ("decode", "IMAGE"), "duel": ("duel", "duel")}
     nodes["view"] = node("PreferenceDuelView", {}, links, 620, color=OURS)
