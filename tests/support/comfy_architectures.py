@@ -101,7 +101,7 @@ IMAGES = [
     Architecture("Flux 2 with references", "Flux2", FLUX2, (6, 96), (128, 4, 4), reference(128, 4, 4)),
     Architecture("Flux 2 with references (index_timestep_zero)", "Flux2", FLUX2, (6, 96), (128, 4, 4),
                  reference(128, 4, 4, reference_latents_method="index_timestep_zero")),
-    Architecture("Chroma", "Chroma", CHROMA, (6, 96), (16, 8, 8)),
+    Architecture("Chroma", "Chroma", CHROMA, (6, 96), (16, 8, 8), pooled(64)),
     Architecture("OmniGen 2", "Omnigen2",
                  {"image_model": "omnigen2", "hidden_size": 64, "num_layers": 2, "num_refiner_layers": 1,
                   "num_attention_heads": 2, "num_kv_heads": 1, "multiple_of": 16, "text_feat_dim": 40,
