@@ -103,7 +103,7 @@ def test_text_can_be_read_in_every_theme(front: FrontEnd, theme: str) -> None:
         front.page.evaluate(
             "(id) => { app.graph.getNodeById(id).widgets.find((w) => w.name === 'on_3').value = false }", pad.loader
         )
-        front.pause(400)
+        front.pause(1500)
         rows = front.page.evaluate(ROW_COLOURS, pad.loader)
         assert len(rows) >= 9
         assert [row for row in rows if row[1] != "1" or contrast(row[2], row[3]) < 4.5] == []
