@@ -21,7 +21,8 @@ WRAP = """([ids, promoted]) => {
     return { host: host.id, inner: Object.fromEntries(subgraph.nodes.map((node) => [node.type, node.id])) }
 }"""
 ENTER = "(id) => { app.canvas.openSubgraph(app.graph.getNodeById(id).subgraph, app.graph.getNodeById(id)) }"
-VALUES = "(id) => Object.fromEntries(app.rootGraph.getNodeById(id).widgets.map((w) => [w.name, w.value]))"
+VALUES = """(id) => Object.fromEntries(app.rootGraph.getNodeById(id).widgets
+    .filter((w) => w.name !== 'preference_pad').map((w) => [w.name, w.value]))"""
 
 
 def wrap(front: FrontEnd, *nodes: Any, promoted: tuple[str, ...] = ()) -> dict[str, Any]:

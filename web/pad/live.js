@@ -15,7 +15,7 @@ import { app } from '../../../scripts/app.js'
 
 export const PAD_CLASS = 'diffusion-blend-pad'
 const REFRESH_MS = 2000 // other extensions change links and numbers without an event
-const SOON_MS = 50 // after an event, when the front end has done its part
+const [SOON_MS, LATER_MS] = [50, 400] // after an event: for most changes, and for undo, which takes longer
 const EVENTS = ['pointerup', 'keyup', 'change']
 const REMOVED = 'removed'
 
@@ -45,13 +45,17 @@ function listen() {
 
 /** @type {ReturnType<typeof setTimeout> | undefined} */
 let soon
+/** @type {ReturnType<typeof setTimeout> | undefined} */
+let later
 
-/** Refresh a moment later, once for all events until then. */
+/** Refresh a moment later, once for all events until then, and once more. */
 export function refreshSoon() {
   if (live.size === 0) return
   soon ??= setTimeout(() => {
     soon = undefined
     refreshAll()
+    clearTimeout(later)
+    later = setTimeout(refreshAll, LATER_MS)
   }, SOON_MS)
 }
 
