@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
+from .bake import BakeBlend
 from .blend_model import BlendModel
+from .corrected import CorrectedBlendSampler
+from .duel import PreferenceDuel, PreferenceDuelView
 from .engine import metadata, previews, template_names, wanted_prompt
 from .from_model import RewardLoRAFromModel, RewardLoRAsFromStack
 from .grid import PreferenceGrid
@@ -50,4 +53,8 @@ class DiffusionBlendExtension(ComfyExtension):
             RewardLoRAFromModel,
             RewardLoRAsFromStack,
             BlendTextEncoder,
+            PreferenceDuel,
+            PreferenceDuelView,
+            CorrectedBlendSampler,
+            BakeBlend,
         ]

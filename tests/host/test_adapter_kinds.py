@@ -8,13 +8,12 @@ import comfy_adapters
 import comfy_models
 import pytest
 import torch
+from adapter_kinds import APPLIED, NORM
 from adapter_makers import (
     ALPHA,
     KERNEL,
     LINEAR,
-    POINT,
     boft,
-    difference_of,
     dora,
     glora,
     kohya_key,
@@ -24,7 +23,6 @@ from adapter_makers import (
     loha_tucker,
     lokr,
     lokr_128,
-    lokr_of_a_column,
     lora,
     oft,
     put,
@@ -37,50 +35,11 @@ from comfy_adapters import low_rank, write
 from comfy_world import blend_model, difference, load_loras, preference
 from dense_updates import assert_same, changes, fit, host_changes
 
-NORM = "input_blocks.1.0.in_layers.0"
 DIFFUSERS = {
     LINEAR: "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k",
     KERNEL: "down_blocks.0.resnets.0.conv1",
 }
 NO_ALPHA = {"alpha": torch.tensor(0.0)}
-
-# Kind -> (checkpoint, file).
-APPLIED = {
-    "LoRA": ("sd15", lora(LINEAR)),
-    "LoRA of a rank above the layer's sides": ("sd15", lora(LINEAR, rank=400)),
-    "LoCon": ("sd15", lora(KERNEL) | lora(POINT)),
-    "LoCon with a Tucker core": ("sd15", locon_tucker(KERNEL)),
-    "rs-LoRA": ("sd15", rs_lora(LINEAR)),
-    "LoHa": ("sd15", loha(LINEAR) | loha(KERNEL) | loha(POINT)),
-    "LoHa of full rank": ("sd15", loha(LINEAR, ranks=(16, 20)) | loha(KERNEL, ranks=(20, 20))),
-    "LoHa with a Tucker core": ("sd15", loha_tucker(KERNEL)),
-    "LoHa with a Tucker core, of full rank": ("sd15", loha_tucker(KERNEL, rank=24)),
-    "LoKr, the first whole": ("sd15", lokr(LINEAR, "whole", "factored") | lokr(KERNEL, "whole", "factored")),
-    "LoKr, both factored": ("sd15", lokr(LINEAR, "factored", "factored") | lokr(KERNEL, "factored", "factored")),
-    "LoKr, the second whole": ("sd15", lokr(LINEAR, "factored", "whole") | lokr(KERNEL, "factored", "whole")),
-    "LoKr, both whole": ("sd15", lokr(LINEAR, "whole", "whole") | lokr(KERNEL, "whole", "whole")),
-    "LoKr of a column": ("sd15", lokr_of_a_column(LINEAR)),
-    "LoKr with an alpha that is not used": ("sd15", lokr(LINEAR, "whole", "whole", alpha=math.inf)),
-    "LoHa on slices of a fused qkv": ("sd3", slices_of(loha_128)),
-    "LoKr on slices of a fused qkv": ("sd3", slices_of(lokr_128)),
-    "differences of slices": ("sd3", slices_of(lambda seed: {"diff": random(128, 128, seed=seed) / 20})),
-    "DoRA by output": ("sd15", dora(LINEAR, 0) | dora(KERNEL, 0)),
-    "DoRA by input": ("sd15", dora(LINEAR, 1)),
-    "DoRA of a LoHa": ("sd15", dora(LINEAR, 0, loha)),
-    "DoRA of a LoKr": ("sd15", dora(LINEAR, 0, lokr, first="whole", second="factored")),
-    "GLoRA": ("sd15", glora(LINEAR) | glora(KERNEL)),
-    "OFT": ("sd15", oft(LINEAR) | oft(KERNEL)),
-    "OFT with a bound": ("sd15", oft(LINEAR, alpha=torch.tensor(0.5))),
-    "BOFT": ("sd15", boft(LINEAR, alpha=torch.tensor(0.0)) | boft(KERNEL, alpha=torch.tensor(0.0))),
-    "full difference": ("sd15", difference_of(LINEAR) | difference_of(KERNEL)),
-    "bias": ("sd15", put(POINT, diff_b=random(320)) | put(NORM, diff_b=random(320))),
-    "norm": ("sd15", put(NORM, w_norm=random(320), b_norm=random(320))),
-    "difference of a norm": ("sd15", put(NORM, diff=random(320))),
-    "weights that replace": ("sd15", put(LINEAR, set_weight=random(320, 768)) | put(NORM, set_weight=random(320))),
-    "a parameter of no layer": ("sd3", {"diffusion_model.pos_embed.diff": random(1, 2304, 128)}),
-    "integers": ("sd15", {key: tensor.mul(20).round().to(torch.int8) for key, tensor in lora(LINEAR).items()}),
-    "integer alpha": ("sd15", lora(LINEAR) | put(LINEAR, alpha=torch.tensor(3))),
-}
 
 
 def fitted(kind, tensors, strength=0.7):
@@ -135,14 +94,13 @@ TWICE = {
 
 
 @pytest.mark.parametrize("name", TWICE)
-def test_two_updates_of_one_layer_are_refused_as_the_host_takes_only_one(name):
-    tensors, model = TWICE[name], comfy_models.load("sd15")
-    key_map = comfy.lora.model_lora_keys_unet(model.model, {})
-    assert len(comfy.lora.load_lora(dict(tensors), key_map)) == 1
-    with pytest.raises(ValueError, match="are both updates of") as error:
-        fit(model, tensors)
-    assert str(error.value).startswith("a.safetensors: ") and f"diffusion_model.{LINEAR}.weight" in str(error.value)
-    assert "save them as two files and load both." in str(error.value)
+def test_of_two_updates_of_one_layer_the_one_that_the_host_takes_is_applied_and_the_other_said(name):
+    tensors = TWICE[name]
+    ours, hosts, report = fitted("sd15", tensors, 1.0)
+    assert set(hosts) == {f"diffusion_model.{LINEAR}.weight"}
+    assert_same(ours, hosts)
+    (key, *_) = report.without_effect
+    assert f"{len(report.without_effect)} of its updates have no effect ({key}" in report.text()
 
 
 def test_a_lokr_with_a_tucker_core_is_right_where_the_host_applies_nothing():
@@ -182,10 +140,52 @@ def test_a_boft_without_alpha_is_one_with_alpha_0_where_the_host_applies_nothing
     assert not hosts
 
 
-def test_a_lora_that_changes_the_layers_shape_is_refused_by_name():
-    tensors = lora(LINEAR) | put(LINEAR, reshape_weight=torch.tensor([320, 1024]))
-    with pytest.raises(ValueError, match=r"a\.safetensors: .*changes the layer's shape from .* to \[320, 1024\]"):
-        fit(comfy_models.load("sd15"), tensors)
+def test_a_layer_whose_shape_a_control_lora_changes_is_skipped_and_said():
+    tensors = lora(LINEAR) | put(LINEAR, reshape_weight=torch.tensor([320, 1024])) | lora(KERNEL)
+    updates, report = fit(comfy_models.load("sd15"), tensors)
+    assert set(updates) == {f"diffusion_model.{KERNEL}"}
+    assert "1 of 2 layers applied. Skipped: 1 of another shape" in report.text()
+    assert "from [320, 768] to [320, 1024], as control LoRAs do, which have their effect on the MODEL" in report.text()
+
+
+def test_a_parameter_that_is_stored_as_integers_is_skipped_and_said():
+    model = comfy_models.load("sd3")
+    network = model.model.diffusion_model
+    tensors = {"diffusion_model.pos_embed.diff": random(1, 2304, 128)}
+    pair = {
+        f"diffusion_model.joint_blocks.0.x_block.mlp.fc1.{name}.weight": random(*shape)
+        for name, shape in (("lora_up", (512, 2)), ("lora_down", (2, 128)))
+    }
+    held = network.pos_embed
+    network.pos_embed = torch.zeros(held.shape, dtype=torch.uint8)
+    try:
+        updates, report = fit(model, tensors | pair)
+        assert set(updates) == {"diffusion_model.joint_blocks.0.x_block.mlp.fc1"}
+        assert "1 of 2 layers applied. Skipped: 1 that this checkpoint stores in no form for it" in report.text()
+        assert "diffusion_model.pos_embed: its parameter has to be exchanged" in report.text()
+        with pytest.raises(ValueError, match="none of its layers can be applied. Skipped: 1 .* stores it as uint8"):
+            fit(model, tensors)
+    finally:
+        network.pos_embed = held
+
+
+@pytest.mark.parametrize("make", [dora, oft, glora])
+def test_a_kind_that_needs_weights_that_only_another_extension_can_read_is_skipped_and_said(make):
+    """As on GGUF bases: the scales of the integers are in the extension's layers."""
+    model = comfy_models.load("sd15")
+    layer = model.model.get_submodule(f"diffusion_model.{LINEAR}")
+    held, layer.weight = layer.weight, torch.nn.Parameter(torch.ones(320, 768, dtype=torch.int8), requires_grad=False)
+    tensors = make(LINEAR, 0) if make is dora else make(LINEAR)
+    try:
+        if make is not oft:  # which multiplies the layer's output, and needs no weight
+            updates, report = fit(model, tensors | lora(KERNEL))
+            assert set(updates) == {f"diffusion_model.{KERNEL}"}
+            assert "its kind needs the base's own weight, which this checkpoint stores as int8" in report.text()
+        else:
+            updates, report = fit(model, tensors)
+            assert set(updates) == {f"diffusion_model.{LINEAR}"} and not report.unreadable
+    finally:
+        layer.weight = held
 
 
 COMPLETE = {
