@@ -18,7 +18,7 @@ from ..blending.preference import AnyPreference, Preference
 from .adapters.baking import Baked, bake_merge, baked_metadata
 from .adapters.files import RewardLoRA, RewardLoRAs
 from .engine.notices import notify
-from .samplers import coefficients_of
+from .samplers import coefficients_of, or_equal
 from .schema import RewardLoRAsType, make_schema, model_input, preference_input, reward_loras_input
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -80,14 +80,21 @@ class BakeBlend(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: Any, reward_loras: RewardLoRAs, preference: AnyPreference, filename: str, rank: int, precision: str
+        cls,
+        model: Any,
+        reward_loras: RewardLoRAs,
+        preference: AnyPreference | None = None,
+        filename: str = "my_blend",
+        rank: int = 0,
+        precision: str = "float32",
     ) -> io.NodeOutput:
         place(filename)  # a wrong name is refused before the work
-        if not isinstance(preference, Preference):
+        preference = or_equal(preference)
+        weights = reward_loras.arrange(preference)
+        if not isinstance(weights, Preference):
             raise ValueError(
                 "A preference that moves over the run or differs by region cannot be one LoRA: connect a plain Preference Weights."
             )
-        weights = preference.arranged(reward_loras.loaders, reward_loras.names)
         coefficients = [float(c) for c in coefficients_of(preference, reward_loras)]  # pyright: ignore[reportGeneralTypeIssues]
         baked = bake_merge(model, reward_loras, coefficients, rank, PRECISIONS[precision], _progress())
         metadata = baked_metadata(reward_loras, weights.weights, weights.kl_scale, coefficients, rank)

@@ -10,7 +10,7 @@ from ..blending.preference import AnyPreference
 from .adapters.files import RewardLoRAs
 from .engine.corrected import sample_with_correction
 from .engine.metadata import RECORDED, record_blend
-from .samplers import coefficients_of
+from .samplers import coefficients_of, or_equal
 from .schema import (
     SamplingWithoutSampler,
     make_schema,
@@ -65,11 +65,13 @@ class CorrectedBlendSampler(io.ComfyNode):
         cls,
         model: Any,
         reward_loras: RewardLoRAs,
-        preference: AnyPreference,
+        preference: AnyPreference | None = None,
+        *,
         particles: int,
         resample_below: float,
         **sampling: Unpack[SamplingWithoutSampler],
     ) -> io.NodeOutput:
+        preference = or_equal(preference)
         coefficients = coefficients_of(preference, reward_loras)
         record_blend(cls, "corrected", preference, reward_loras, particles=particles, resample_below=resample_below)
         latent = sample_with_correction(model, reward_loras, coefficients, particles, resample_below, **sampling)

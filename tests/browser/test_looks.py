@@ -103,7 +103,7 @@ def test_text_can_be_read_in_every_theme(front: FrontEnd, theme: str) -> None:
         front.page.evaluate(
             "(id) => { app.graph.getNodeById(id).widgets.find((w) => w.name === 'on_3').value = false }", pad.loader
         )
-        front.pause(400)
+        front.pause(1500)
         rows = front.page.evaluate(ROW_COLOURS, pad.loader)
         assert len(rows) >= 9
         assert [row for row in rows if row[1] != "1" or contrast(row[2], row[3]) < 4.5] == []
@@ -139,13 +139,18 @@ def test_the_pads_words_are_translated(chinese: FrontEnd) -> None:
 
 def test_each_number_has_its_adapters_colour(front: FrontEnd, renderer: str) -> None:
     pad = preference_pad.make(front, LORAS)
-    front.pause(500)
-    marks = front.page.evaluate(MARKS, pad.node)
-    if renderer == comfy_browser.CLASSIC:
-        front.page.mouse.move(5, 400)
-        with Image.open(BytesIO(front.page.screenshot())) as picture:
-            marks = [list(picture.convert("RGB").getpixel((round(x), round(y)))) for x, y in marks]
-    assert marks == [list(colour) for colour in OKABE_ITO]
+    wanted = [list(colour) for colour in OKABE_ITO]
+    front.page.mouse.move(5, 400)
+    for _ in range(20):  # Nodes 2.0 makes its elements a moment later, and the pad looks for them every two seconds
+        marks = front.page.evaluate(MARKS, pad.node)
+        if renderer == comfy_browser.CLASSIC:
+            with Image.open(BytesIO(front.page.screenshot())) as picture:
+                pixels = picture.convert("RGB")
+            marks = [list(pixels.getpixel((round(x), round(y)))) for x, y in marks]
+        if marks == wanted:
+            break
+        front.pause(500)
+    assert marks == wanted
 
 
 def test_links_have_colours_of_their_own(front: FrontEnd) -> None:

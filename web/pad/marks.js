@@ -34,14 +34,15 @@ export function markNumbers(node, slotsOf) {
 
 /** @type {(node: any, slots: import('./adapters.js').Slot[]) => void} The same in Nodes 2.0, whose elements may be new. */
 export function markLabels(node, slots) {
+  const widgets = numbered(node, 'weight').map((name) => widgetOf(node, name))
   const key = JSON.stringify(slots)
   const before = marked.get(node)
-  if (before?.key === key && before.labels.length && before.labels.every((label) => label.isConnected)) return
+  const isMarked = before?.key === key && before.labels.length === widgets.filter(({ hidden }) => !hidden).length
+  if (isMarked && before.labels.every((label) => label.isConnected)) return
   const shown = document.querySelector(`[data-node-id="${CSS.escape(String(node.id))}"]`)
   if (!shown) return
   /** @type {HTMLElement[]} */
   const labels = [...shown.querySelectorAll(LABEL)]
-  const widgets = numbered(node, 'weight').map((name) => widgetOf(node, name))
   const found = widgets.flatMap((widget, i) => {
     const label = widget.hidden ? null : labels.find((each) => each.textContent?.trim() === (widget.label ?? widget.name))
     if (!label) return []
