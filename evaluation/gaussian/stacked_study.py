@@ -80,11 +80,10 @@ def _ratios(columns: dict[tuple[str, str], dict[str, list[float]]]) -> list[dict
     def cells(of: Sequence[dict[str, list[float]]]) -> dict[str, str]:
         seeds = np.concatenate([np.arange(len(values["blend"])) for values in of])
         trained = [x for values in of for x in values["trained for w"]]
-        texts = {}
-        for method in METHODS[:-1]:
-            ratio = ratio_interval([x for values in of for x in values[method]], trained, seeds)
-            texts[method] = f"{ratio.mean:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
-        return texts
+        return {
+            method: str(ratio_interval([x for values in of for x in values[method]], trained, seeds))
+            for method in METHODS[:-1]
+        }
 
     rows: list[dict[str, Any]] = [{"rewards": pair, "w": w} | cells([of]) for (pair, w), of in columns.items()]
     inside = [of for (_, w), of in columns.items() if w not in ("0", "1")]
