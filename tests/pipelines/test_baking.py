@@ -17,7 +17,19 @@ from tiny_pipelines import save_tiny_sd, save_tiny_sdxl
 from tiny_transformers import sd3_prompt, tiny_sd3
 
 TARGETS = ("to_q", "to_v", "proj_in", "conv1", "attn.to_k")
-MAKERS = {"sd": save_tiny_sd, "sdxl": save_tiny_sdxl, "sd3": lambda path: (tiny_sd3().save_pretrained(path), path)[1]}
+KINDS = ("sd", "sdxl", "sd3")
+
+
+def make(kind: str, path: Path) -> Any:
+    """Make a tiny pipeline, and its base in a folder."""
+    if kind == "sd3":
+        pipe: Any = tiny_sd3()
+        pipe.save_pretrained(path)
+    else:
+        save = save_tiny_sd if kind == "sd" else save_tiny_sdxl
+        pipe = DiffusionPipeline.from_pretrained(save(path), local_files_only=True)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
 
 
 class Base:
@@ -25,9 +37,8 @@ class Base:
 
     def __init__(self, kind: str, folder: Path) -> None:
         self.kind, self.folder = kind, folder
-        self.path = MAKERS[kind](folder / "base")
-        self.pipe: Any = DiffusionPipeline.from_pretrained(self.path, local_files_only=True, safety_checker=None)
-        self.pipe.set_progress_bar_config(disable=True)
+        self.path = folder / "base"
+        self.pipe = make(kind, self.path)
         self.network = getattr(self.pipe, "unet", None) or self.pipe.transformer
         self.files = [self.write(name, seed) for seed, name in enumerate("abc")]
 
@@ -36,7 +47,8 @@ class Base:
         tensors: dict[str, torch.Tensor] = {}
         layers = [(name, self.network) for name, _ in self.network.named_modules() if name.endswith(TARGETS)]
         if self.kind != "sd3":
-            layers.append(("text_model.encoder.layers.0.mlp.fc1", self.pipe.text_encoder))
+            names = [name for name, _ in self.pipe.text_encoder.named_modules()]
+            layers.append((next(name for name in names if name.endswith("layers.0.mlp.fc1")), self.pipe.text_encoder))
         for layer, network in layers:
             out, taken = layer_shape(network, layer)
             down = torch.randn((2 + seed, *taken), generator=generator) * 0.3
@@ -45,7 +57,8 @@ class Base:
             if self.kind == "sd3":
                 tensors |= {f"transformer.{layer}.lora_A.weight": down, f"transformer.{layer}.lora_B.weight": up}
             else:
-                key = prefix + layer.replace(".", "_")
+                known = layer if network is self.network else f"text_model.{layer.removeprefix('text_model.')}"
+                key = prefix + known.replace(".", "_")
                 tensors |= {
                     f"{key}.lora_down.weight": down,
                     f"{key}.lora_up.weight": up,
@@ -69,7 +82,7 @@ class Base:
                 self.pipe.unload_lora_weights()
 
 
-@pytest.fixture(scope="module", params=list(MAKERS))
+@pytest.fixture(scope="module", params=KINDS)
 def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Base:
     torch.set_num_threads(1)
     return Base(request.param, tmp_path_factory.mktemp(request.param))
