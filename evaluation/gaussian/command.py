@@ -16,18 +16,20 @@ from ...artifacts.tables import markdown_table
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the study ``exact``, ``learned``, ``stacked`` or ``taste``; returns the exit status."""
+    """Run a study; returns the exit status."""
     words = present_spelling(sys.argv[1:] if argv is None else argv, EARLIER)
     chosen = _parser().parse_args(words)
     options = chosen[chosen.subcommand]
 
     def work() -> None:
         check_options(options, {"points": 2, "seed": 0, "people": 2})
+        if chosen.subcommand in ("corrected", "cross"):
+            check_options(options, {"seeds": 2})
         for count in getattr(options, "adapters", []):
             check_options(Namespace(adapters=count), {"adapters": 2})
         if not getattr(options, "alpha", 1.0) > 0:
             raise ValueError(f"--alpha is {options.alpha}: a KL weight must be above 0")
-        for seed in getattr(options, "seeds", []):
+        for seed in options.seeds if chosen.subcommand in ("learned", "stacked") else []:
             check_options(Namespace(seeds=seed), {"seeds": 0})
         check_folder(options.output)
         import torch as torch  # a missing library is reported before a folder is made
@@ -56,12 +58,26 @@ def _parser() -> ArgumentParser:
     taste.add_argument("--people", type=int, default=200, help="hidden utilities of each kind (200)")
     taste.add_argument("--adapters", type=int, nargs="+", default=[2, 3, 4, 8], help="numbers of adapters")
     taste.add_argument("--miniature", type=bool, default=True, help="also hidden mixes of the miniature's rewards")
-    for study in (exact, learned, stacked, taste):
+    corrected = ArgumentParser(
+        description="path weights: the corrected blend and the sampler's noise; resumed where it stopped"
+    )
+    corrected.add_argument("--seeds", type=int, default=20, help="number of seeds; learned networks use the first 5")
+    corrected.add_argument("--points", type=int, default=1000, help="points a setting and seed")
+    parts = ("particles", "noise", "dimension", "learned")
+    corrected.add_argument("--parts", type=str, nargs="+", choices=parts, default=list(parts), help="tables to make")
+    cross = ArgumentParser(
+        description="one call for every preference: cross and distilled adapters; resumed where it stopped"
+    )
+    cross.add_argument("--seeds", type=int, default=5, help="number of seeds")
+    cross.add_argument("--points", type=int, default=4000, help="points a setting and seed")
+    for study in (exact, learned, stacked, taste, corrected, cross):
         study.add_argument("--output", type=Path, required=True, help="folder for tables, JSON and figure")
     commands.add_subcommand("exact", exact, help=exact.description, aliases=["oracle"])
     commands.add_subcommand("learned", learned, help=learned.description)
     commands.add_subcommand("stacked", stacked, help=stacked.description)
     commands.add_subcommand("taste", taste, help=taste.description)
+    commands.add_subcommand("corrected", corrected, help=corrected.description)
+    commands.add_subcommand("cross", cross, help=cross.description)
     return parser
 
 
@@ -131,6 +147,23 @@ def _taste(options: Namespace) -> None:
     run(options)
 
 
+def _corrected(options: Namespace) -> None:
+    from .corrected_study import STEPS, study
+    from .figures import corrected_figure
+
+    tables = study(options.output, options.seeds, options.points, tuple(options.parts))
+    _publish(options, "corrected", f"seeds 0 to {options.seeds - 1}, {options.points} points, {STEPS} steps", tables)
+    corrected_figure(list(tables.values()), options.output / "corrected.png")
+
+
+def _cross(options: Namespace) -> None:
+    from .cross_study import study
+    from .learned_study import STEPS
+
+    tables = study(options.output, options.seeds, options.points)
+    _publish(options, "cross", f"seeds 0 to {options.seeds - 1}, {options.points} points, {STEPS} steps", tables)
+
+
 def _publish(options: Namespace, name: str, setting: str, tables: dict[str, list[dict[str, Any]]]) -> None:
     text = f"{name}: {setting}\n" + "".join(f"\n{title}\n\n{markdown_table(rows)}" for title, rows in tables.items())
     sys.stdout.write(text)
@@ -140,7 +173,15 @@ def _publish(options: Namespace, name: str, setting: str, tables: dict[str, list
     )
 
 
-_STUDIES = {"exact": _exact, "oracle": _exact, "learned": _learned, "taste": _taste, "stacked": _stacked}
+_STUDIES = {
+    "exact": _exact,
+    "oracle": _exact,
+    "learned": _learned,
+    "taste": _taste,
+    "stacked": _stacked,
+    "corrected": _corrected,
+    "cross": _cross,
+}
 """Study -> its function; ``oracle`` is the earlier name of ``exact``."""
 
 

@@ -97,3 +97,28 @@ def _methods(panel: Any, x: Sequence[float], rows: Sequence[Row], methods: Seque
         mean = [row[method][0] for row in rows]
         half = [row[method][1] for row in rows]
         panel.errorbar(x, mean, yerr=half, marker=".", capsize=2, label=method)
+
+
+def corrected_figure(tables: Sequence[Sequence[Row]], path: Path) -> None:
+    """A panel for each table: the distance to the truth over the first setting that varies, with the oracle's."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5 * len(tables), 5), layout="constrained")
+    panels = figure.subplots(1, len(tables), sharey=True, squeeze=False)[0]
+    for panel, rows in zip(panels, tables, strict=True):
+        axis = "eta" if len({row["eta"] for row in rows}) > 1 else "particles"
+        others = ("world", "alpha", "dimensions")
+        for key in dict.fromkeys(tuple(row[name] for name in others) for row in rows):
+            here = [row for row in rows if tuple(row[name] for name in others) == key]
+            label = f"{key[0]}, alpha {key[1]:g}, {key[2]} dimensions"
+            x = [row[axis] for row in here]
+            line = panel.errorbar(
+                x, *zip(*(row["distance"] for row in here), strict=True), marker="o", capsize=2, label=label
+            )
+            panel.plot(x, [row["oracle"][0] for row in here], "--", color=line.lines[0].get_color())
+        panel.set(xlabel=axis, title="dashed: the model of the mixture itself")
+        if axis == "particles":
+            panel.set_xscale("log", base=2)
+        panel.legend(fontsize=8)
+    panels[0].set(yscale="log", ylabel="sliced Wasserstein to the truth")
+    figure.savefig(path, dpi=110)

@@ -18,10 +18,25 @@ DRAWN = 256
 """Different preferences that one training draws."""
 
 
-def drawn_preferences(rewards: int, seed: int) -> Tensor:
-    """Preferences as the trainer draws them, float64[DRAWN, m]; see `training.stacking.draw_preference`."""
+def drawn_preferences(rewards: int, seed: int, held_out: Sequence[float] = (), distance: float = 1 / 32) -> Tensor:
+    """Preferences as the trainer draws them; see `training.stacking.draw_preference`.
+
+    Args:
+        rewards: m.
+        seed: of the draws.
+        held_out: weights of the first reward; a preference whose first weight is near one of them is drawn again.
+        distance: what is near.
+
+    Returns:
+        float64[DRAWN, m].
+    """
     generator = torch.Generator().manual_seed(seed)
-    return torch.stack([draw_preference(rewards, generator) for _ in range(DRAWN)])
+    drawn: list[Tensor] = []
+    while len(drawn) < DRAWN:
+        preference = draw_preference(rewards, generator)
+        if all(abs(float(preference[0]) - w) >= distance for w in held_out):
+            drawn.append(preference)
+    return torch.stack(drawn)
 
 
 @dataclass(frozen=True)
@@ -129,7 +144,7 @@ def gradient_noise(
 ) -> dict[str, float]:
     """The noise of DiffusionNFT's gradient (arXiv 2509.16117) for stacked adapters, with three ways to weigh the rewards.
 
-    200 batches of 16 groups of 8 points of the base; each group has a preference as the trainer draws them. The optimality of
+    100 batches of 16 groups of 8 points of the base; each group has a preference as the trainer draws them. The optimality of
     a point is ``1/2 + a / 2``, where a is
 
     - "one loss of the sum": ``r(w)``, normalized in the group, and clamped to [-1, 1];
@@ -151,7 +166,7 @@ def gradient_noise(
     ways = ("one loss of the sum", "normalized, then summed", "a loss for each reward")
     gradients: dict[str, list[Tensor]] = {way: [] for way in ways}
     ups = [up for _, up in factors.pairs]  # the gradient by the other factors is 0 at the start
-    for _ in range(200):
+    for _ in range(100):
         groups, size = 16, 8
         clean = mixture.sample(groups * size, generator).float()
         w = torch.stack([draw_preference(len(rewards), generator) for _ in range(groups)])

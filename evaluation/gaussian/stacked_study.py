@@ -27,8 +27,9 @@ from .units import Units
 
 PAIRS = (("right", "up"), ("right", "centre"))
 WEIGHTS = tuple(eighth / 8 for eighth in range(9))
-FIVE = (0.0, 0.25, 0.5, 0.75, 1.0)
-METHODS = ("blend", "soup", "stacked", "stacked, five points", "trained for w")
+HELD_OUT = (0.125, 0.375, 0.625, 0.875)
+"""Weights of the first reward near which the stacked adapters were never trained."""
+METHODS = ("blend", "soup", "stacked", "trained for w")
 SCALES = ((1.0, 1.0), (1.0, 10.0))
 
 Distances = dict[str, dict[str, float]]
@@ -57,7 +58,7 @@ def study(
         the gradients' noise.
     """
     decisive = {key: value for key, value in asdict(effort).items() if key != "seeds"}
-    units = Units(folder, decisive | {"steps": STEPS, "weights": WEIGHTS})
+    units = Units(folder, decisive | {"steps": STEPS, "weights": WEIGHTS, "held_out": HELD_OUT})
     found = [
         units.result(f"stacked-{seed}", lambda seed=seed: _of_seed(seed, effort))
         for seed in tqdm(effort.seeds, desc="stacked", mininterval=5)
@@ -87,9 +88,9 @@ def _ratios(columns: dict[tuple[str, str], dict[str, list[float]]]) -> list[dict
 
     rows: list[dict[str, Any]] = [{"rewards": pair, "w": w} | cells([of]) for (pair, w), of in columns.items()]
     inside = [of for (_, w), of in columns.items() if w not in ("0", "1")]
-    held_out = [of for (_, w), of in columns.items() if float(w) not in FIVE]
+    held_out = [of for (_, w), of in columns.items() if float(w) in HELD_OUT]
     rows.append({"rewards": "both", "w": "all mixtures", **cells(inside)})
-    rows.append({"rewards": "both", "w": "odd eighths", **cells(held_out)})
+    rows.append({"rewards": "both", "w": "held out", **cells(held_out)})
     return rows
 
 
@@ -114,13 +115,9 @@ def _of_pair(base: Denoiser, pair: tuple[str, str], seed: int, effort: Effort) -
     rewards = pick(pair)
     truths = [ring().tilted(weighted_reward(rewards, [w, 1 - w]), effort.alpha) for w in WEIGHTS]
     trained = train_adapters(base, truths, 10 * seed + 1, effort.adapter_steps)
-    groups = {}
-    for name, preferences in (
-        ("stacked", drawn_preferences(2, 10 * seed + 5)),
-        ("stacked, five points", torch.tensor([[w, 1 - w] for w in FIVE], dtype=torch.float64)),
-    ):
-        tilts = Tilts.of(ring(), rewards, effort.alpha, preferences)
-        groups[name] = train_stacked(base, tilts, preferences, 10 * seed + 5, effort.stacked_steps)
+    preferences = drawn_preferences(2, 10 * seed + 5, HELD_OUT)
+    tilts = Tilts.of(ring(), rewards, effort.alpha, preferences)
+    group = train_stacked(base, tilts, preferences, 10 * seed + 5, effort.stacked_steps)
     ordinary = [trained[-1], trained[0]]  # w is the weight of the first reward
     start = torch.randn((effort.points, 2), generator=torch.Generator().manual_seed(10 * seed + 2))
     distances: Distances = {}
@@ -129,8 +126,8 @@ def _of_pair(base: Denoiser, pair: tuple[str, str], seed: int, effort: Effort) -
         runs = {
             "blend": (ordinary, Blend((w, 1 - w))),
             "soup": (ordinary, Soup((w, 1 - w))),
+            "stacked": (group, Soup((w, 1 - w))),
             "trained for w": ([own], Soup((1.0,))),
-            **{name: (adapters, Soup((w, 1 - w))) for name, adapters in groups.items()},
         }
         distances[f"{w:g}"] = {
             name: sliced_wasserstein(_sample(base, adapters, planner, start, seed), target)

@@ -35,7 +35,7 @@ class SweepConfig:
         images_per_point: pictures of each method, preference and KL scale. The interval's width falls with its square root.
         images_per_prompt: pictures of each prompt at every point, instead of images_per_point; 0 is off.
         steps: DDIM steps per picture.
-        eta: noise of the steps, above 0 to 1 (DDPM, the paper's).
+        eta: noise of the steps, 0 (the ODE: no KL can be measured) to 1 (DDPM, the paper's).
         guidance_scale: classifier-free guidance; 1 is none (and half the work).
         batch: pictures per network call and per unit of work. An interruption costs at most one unit.
         seed: of the noise. Picture i has prompt ``i mod prompts``; its noise is a function of seed, prompt and ``i div
@@ -77,7 +77,7 @@ class SweepConfig:
     images_per_point: int = bounded(64, minimum=1)
     images_per_prompt: int = bounded(0, minimum=0)
     steps: int = bounded(50, minimum=1)
-    eta: float = bounded(1.0, above=0, maximum=1)
+    eta: float = bounded(1.0, minimum=0, maximum=1)
     guidance_scale: float = 7.5
     batch: int = bounded(8, minimum=1)
     seed: int = 0

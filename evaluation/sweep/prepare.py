@@ -141,7 +141,7 @@ def prepare(config: SweepConfig, worker: Worker, base: Base | None = None) -> Sw
         if METHODS[method].needs_gradient:
             followed = {name: rewards[name] for name in config.adapters}
             check_differentiable(method, followed, base.resolution, planned.prompts[0])
-    steps = base.ddim_steps(config.steps, config.eta)
+    steps = base.policy_steps(config.steps, config.eta)
     runner = MethodRunner(config, network, steps, adapters, mixtures, rewards)
     table = PromptTable(_Encoder(base), planned.prompts)
     join(planned)

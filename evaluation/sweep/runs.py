@@ -59,7 +59,7 @@ def factor_soup(runner: MethodRunner, recipe: Mapping[str, Any], chunk: Chunk, c
 def msdda(runner: MethodRunner, recipe: Mapping[str, Any], chunk: Chunk, cost: Cost) -> Samples:
     from .steps import MsddaStep
 
-    steps = {eta: runner.network.base.ddim_steps(runner.config.steps, eta) for eta in recipe["etas"]}
+    steps = {eta: runner.network.base.policy_steps(runner.config.steps, eta) for eta in recipe["etas"]}
     stepper = MsddaStep(tuple(recipe["coefficients"]), recipe["etas"], steps)
     return runner.denoise(runner.updates, stepper, chunk, cost)
 

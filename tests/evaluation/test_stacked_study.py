@@ -55,6 +55,9 @@ def test_the_gates_of_the_training_are_those_of_the_side_path(base: Denoiser) ->
 
 def test_stacked_adapters_move_the_base_towards_each_tilt(base: Denoiser) -> None:
     rewards, preferences = pick(("right", "up")), drawn_preferences(2, 0)
+    apart = drawn_preferences(2, 0, (0.5,), 0.1)
+    assert len(apart) == len(preferences) and float((apart[:, 0] - 0.5).abs().min()) >= 0.1
+    assert float((preferences[:, 0] - 0.5).abs().min()) < 0.1
     assert bool((preferences.sum(1) - 1).abs().max() < 1e-12) and int((preferences == 1).any(1).sum()) > 20
     tilts = Tilts.of(ring(), rewards, 0.5, preferences)
     model = Adapted(base, train_stacked(base, tilts, preferences, 0, 120, batch=256))
@@ -116,6 +119,6 @@ def test_the_command_goes_on_where_it_stopped_and_prints_what_it_writes(tmp_path
     assert printed == (tmp_path / "stacked.md").read_text(encoding="utf-8")
     tables = json.loads((tmp_path / "stacked.json").read_text(encoding="utf-8"))["tables"]
     ratios = tables["Ratio to the adapter trained for w"]
-    assert [row["w"] for row in ratios[-2:]] == ["all mixtures", "odd eighths"] and len(ratios) == 2 * 3 + 2
+    assert [row["w"] for row in ratios[-2:]] == ["all mixtures", "held out"] and len(ratios) == 2 * 3 + 2
     assert (tmp_path / "stacked.png").stat().st_size > 10_000
     assert command.main(["stacked", "--alpha", "0", "--output", str(tmp_path / "x")]) != 0

@@ -121,12 +121,11 @@ def gradients(of: Trainer) -> list[dict[str, Tensor]]:
     return found
 
 
-@pytest.mark.parametrize("guidance", [1.0, 3.0])
 @pytest.mark.parametrize("name", STACKED)
 def test_in_a_corner_the_gradient_is_that_of_the_single_reward(
-    name: str, guidance: float, tiny_sd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, tiny_sd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    over: dict[str, Any] = {"sampling": {"guidance_scale": guidance}, "value": {"updates": 0}}  # V has other inputs
+    over: dict[str, Any] = {"sampling": {"guidance_scale": 3.0}, "value": {"updates": 0}}  # V has other inputs
     alone = gradients(trainer(tiny_sd, small(tmp_path / "alone", name, {"redness": 1.5}, stacked=False, **over)))
 
     def corner(table: StackedPrompts, number: int) -> Tensor:
@@ -217,7 +216,7 @@ def test_files_name_their_group(run: Trainer) -> None:
     assert groups[0] == groups[1] != groups[2] == groups[3]  # a checkpoint's files do not go with the last ones
 
 
-@pytest.mark.parametrize("name", STACKED)
+@pytest.mark.parametrize("name", ["dpok", "nft", "rwr", "draft"])
 def test_resumed_ends_bit_identical(name: str, tiny_sd: Path, tmp_path: Path) -> None:
     def trained(folder: str, iterations: int, resume: bool = False) -> Trainer:
         config = small(tmp_path / folder, name, REWARDS, resume=resume, run={"iterations": iterations})

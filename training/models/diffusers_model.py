@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ..config import AUTHORS_TARGETS, AdapterConfig
-from ..ddim import DdimSteps
 from ..export import adapter_bytes
 from ..policy import PolicySteps
 from .gated_adapters import GatedAdapters
@@ -61,9 +60,9 @@ class Base:
     make_steps: StepsMaker = ddim_run
     save: AdapterWriter = adapter_bytes
 
-    def ddim_steps(self, steps: int, eta: float) -> DdimSteps:
-        """The coefficients of a DDIM run over the base's own noise schedule; see `unet.ddim_run`."""
-        return ddim_run(self.scheduler, steps, eta)
+    def policy_steps(self, steps: int, eta: float) -> PolicySteps:
+        """The coefficients of a run over the base's own schedule. With eta 0 no step has noise."""
+        return self.make_steps(self.scheduler, steps, eta or 1.0, None if eta else ())
 
     def decode_in_parts(self, latents: Tensor) -> Tensor:
         """Decode clean latents a few at a time: float32[B, 3, H, W] in 0..1, on the latents' device."""
@@ -84,7 +83,8 @@ class DiffusersModel:
             lora: the adapter's shape.
             seed: of the adapter's random down-projections (the up-projections start at 0); a further adapter takes the next.
             members: the number of adapters. Several are added up with the gates of each image, `GATES` of its conditioning.
-            gradient_checkpointing: recompute activations in the backward pass: less memory, about a third more time.
+            gradient_checkpointing: recompute the denoiser's and the decoder's activations in the backward pass: less memory,
+                about a third more time.
 
         Raises:
             ValueError: a rank below 1, or a target that names no layer of this base.
@@ -109,6 +109,9 @@ class DiffusersModel:
         cast_training_params(self._unet, dtype=torch.float32)
         if gradient_checkpointing:
             self._unet.enable_gradient_checkpointing(self._checkpointed)
+            vae = getattr(base.decode, "vae", None)
+            if getattr(vae, "_supports_gradient_checkpointing", False):
+                vae.enable_gradient_checkpointing()  # pyright: ignore[reportOptionalMemberAccess]
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
