@@ -303,7 +303,6 @@ TITLES = {
     "stochastic_blend_model": "9 Fast - one LoRA a step",
     "app_try_it": "App 1 Try it - no downloads",
     "app_two_loras": "App 2 Two LoRAs and a pad",
-    "find_my_taste_no_downloads": "Find my taste - no downloads",
 }
 """The file names, which the templates window shows. The others are of earlier versions, and stay in code."""
 
