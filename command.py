@@ -16,6 +16,7 @@ COMMANDS = {
     ),
     "train": (".training.command", "fine-tune a reward adapter (dpok, ddpo, grpo, nft, rwr, draft) and export it"),
     "score": (".rewards.command", "score images and prompts with rewards"),
+    "taste": (".rewards.taste_command", "make a reward of the votes of a Preference Duel"),
     "miniature": (".miniature.command", "the miniature world that needs no download"),
     "sweep": (".evaluation.sweep.command", "compare methods over preference weights: tables, Pareto figures"),
     "paper": (".evaluation.paper.command", "the experiments of the Diffusion Blend paper, from training to table"),

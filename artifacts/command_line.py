@@ -91,12 +91,27 @@ def _renamed_content(file: str, renamed: Mapping[str, str]) -> str:
         content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return file  # the parser reports a file that it cannot read
-    if not isinstance(content, dict) or not set(content) & set(renamed):
-        return file
-    for old, new in renamed.items():
-        if old in content and new in content:
+    found = [old for old in renamed if isinstance(content, dict) and _holder(content, old) is not None]
+    for old in found:
+        new = renamed[old]
+        if _holder(content, new) is not None:
             raise SystemExit(f"{file} has {old} and {new}, which are two names of one setting: leave {old} out")
-    return yaml.safe_dump({renamed.get(name, name): value for name, value in content.items()}, sort_keys=False)
+        holder = _holder(content, old)
+        assert holder is not None
+        # The sections of a setting's two names are the same, and its place among the others stays.
+        items = [(new.rpartition(".")[2] if name == old.rpartition(".")[2] else name, holder[name]) for name in holder]
+        holder.clear()
+        holder.update(items)
+    return yaml.safe_dump(content, sort_keys=False) if found else file
+
+
+def _holder(content: dict[str, Any], dotted: str) -> dict[str, Any] | None:
+    """The section of a YAML file that has a setting, by the setting's dotted name; None if there is none."""
+    *sections, name = dotted.split(".")
+    holder: Any = content
+    for section in sections:
+        holder = holder.get(section) if isinstance(holder, dict) else None
+    return holder if isinstance(holder, dict) and name in holder else None
 
 
 def _with_values(arguments: Sequence[str], switches: Sequence[str]) -> list[str]:

@@ -60,6 +60,10 @@ class AdapterBank(nn.Module):
                     others += [part.to(dtype) for part in tensors]
         self.factors = nn.ParameterList(nn.Parameter(part, requires_grad=False) for part in factors + others)
 
+    def names(self) -> set[str]:
+        """Return the names of the layers and parameters with updates."""
+        return {*self.spans, *(name for name, _, _ in self._others)}
+
     def stacks(self) -> dict[str, LayerStack]:
         """Return layer name -> stack, with the factors on their present device."""
         factors = iter(self.factors)

@@ -7,7 +7,8 @@ from comfy_api.latest import ComfyExtension, io
 from .bake import BakeBlend
 from .blend_model import BlendModel
 from .corrected import CorrectedBlendSampler
-from .engine import metadata
+from .duel import PreferenceDuel, PreferenceDuelView
+from .engine import metadata, wanted_prompt
 from .from_model import RewardLoRAFromModel, RewardLoRAsFromStack
 from .grid import PreferenceGrid
 from .inputs import LoadRewardLoRAs, PreferenceWeights
@@ -27,6 +28,7 @@ class DiffusionBlendExtension(ComfyExtension):
 
     async def on_load(self) -> None:
         metadata.install()
+        wanted_prompt.install()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
@@ -49,6 +51,8 @@ class DiffusionBlendExtension(ComfyExtension):
             RewardLoRAFromModel,
             RewardLoRAsFromStack,
             BlendTextEncoder,
+            PreferenceDuel,
+            PreferenceDuelView,
             CorrectedBlendSampler,
             BakeBlend,
         ]

@@ -18,7 +18,7 @@ from ..blending.preference import AnyPreference, Preference
 from .adapters.baking import Baked, bake_merge, baked_metadata
 from .adapters.files import RewardLoRA, RewardLoRAs
 from .engine.notices import notify
-from .samplers import coefficients_of
+from .samplers import coefficients_of, or_equal
 from .schema import RewardLoRAsType, make_schema, model_input, preference_input, reward_loras_input
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -80,17 +80,25 @@ class BakeBlend(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: Any, reward_loras: RewardLoRAs, preference: AnyPreference, filename: str, rank: int, precision: str
+        cls,
+        model: Any,
+        reward_loras: RewardLoRAs,
+        preference: AnyPreference | None = None,
+        *,
+        filename: str,
+        rank: int,
+        precision: str,
     ) -> io.NodeOutput:
         place(filename)  # a wrong name is refused before the work
-        if not isinstance(preference, Preference):
+        preference = or_equal(preference)
+        wanted = reward_loras.arrange(preference)
+        if not isinstance(wanted, Preference):
             raise ValueError(
                 "A preference that moves over the run or differs by region cannot be one LoRA: connect a plain Preference Weights."
             )
-        weights = preference.arranged(reward_loras.loaders, reward_loras.names)
-        coefficients = [float(c) for c in coefficients_of(preference, reward_loras)]  # pyright: ignore[reportGeneralTypeIssues]
+        coefficients: list[float] = [float(c) for c in coefficients_of(preference, reward_loras)]  # pyright: ignore[reportGeneralTypeIssues]
         baked = bake_merge(model, reward_loras, coefficients, rank, PRECISIONS[precision], _progress())
-        metadata = baked_metadata(reward_loras, weights.weights, weights.kl_scale, coefficients, rank)
+        metadata = baked_metadata(reward_loras, wanted.weights, wanted.kl_scale, coefficients, rank)
         file = write_new(place(filename), save(baked.tensors, metadata))
         text = report(baked, file.name)
         notify(text.split("\n", 1)[0])

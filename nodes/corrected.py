@@ -8,9 +8,10 @@ from comfy_api.latest import io
 
 from ..blending.preference import AnyPreference
 from .adapters.files import RewardLoRAs
+from .adapters.groups import note_stacked
 from .engine.corrected import sample_with_correction
 from .engine.metadata import RECORDED, record_blend
-from .samplers import coefficients_of
+from .samplers import coefficients_of, or_equal
 from .schema import (
     SamplingWithoutSampler,
     make_schema,
@@ -65,11 +66,14 @@ class CorrectedBlendSampler(io.ComfyNode):
         cls,
         model: Any,
         reward_loras: RewardLoRAs,
-        preference: AnyPreference,
+        preference: AnyPreference | None = None,
+        *,
         particles: int,
         resample_below: float,
         **sampling: Unpack[SamplingWithoutSampler],
     ) -> io.NodeOutput:
+        preference = or_equal(preference)
+        note_stacked("corrected", reward_loras)
         coefficients = coefficients_of(preference, reward_loras)
         record_blend(cls, "corrected", preference, reward_loras, particles=particles, resample_below=resample_below)
         latent = sample_with_correction(model, reward_loras, coefficients, particles, resample_below, **sampling)

@@ -13,12 +13,15 @@ from ..blending.preference import Preference
 from ..blending.slots import Slots
 from .adapters.files import RewardLoRAs, read_lora
 from .engine.miniature import shipped_adapters
+from .engine.wanted_prompt import problem_of_weights
 from .schema import PreferenceType, RewardLoRAsType, make_schema, preference_input, reward_loras_input
 
 FIRST, LATER = range(1, 5), range(5, 9)
 """The numbers of the slots that every workflow has, and of those that were added later and are optional."""
 SLOTS = (*FIRST, *LATER)
 NONE = "None"
+SCALES = AS_COMFYUI, AS_TRAINED = "as ComfyUI", "as trained"
+"""Whether a factor alpha / rank that only the header has is left out, as ComfyUI does, or applied."""
 NO_LORA = "No LoRA is chosen: choose at least one in Load Reward LoRAs."
 UNLINKED = object()
 """The default of an input that has no link when inputs are validated."""
@@ -47,6 +50,7 @@ class LoadRewardLoRAs(io.ComfyNode):
                 reward_loras_input(optional=True, tooltip="Adapters from another Load Reward LoRAs; they come first."),
                 *(_switch_input(number) for number in FIRST),
                 *(part for number in LATER for part in [*_lora_inputs(number, optional=True), _switch_input(number)]),
+                _scale_input(),
             ],
             outputs=[RewardLoRAsType.Output(display_name="reward_loras", tooltip="The adapters, in order.")],
         )
@@ -54,7 +58,8 @@ class LoadRewardLoRAs(io.ComfyNode):
     @classmethod
     def execute(cls, reward_loras: RewardLoRAs | None = None, **inputs: Any) -> io.NodeOutput:
         chosen = [_chosen(inputs, number) for number in SLOTS]
-        adapters = tuple(read_lora(file_path(file), strength) for file, strength in chosen if file != NONE)
+        as_trained = inputs.get("scale", AS_COMFYUI) == AS_TRAINED
+        adapters = tuple(read_lora(file_path(file), strength, as_trained) for file, strength in chosen if file != NONE)
         last = max((i for i, number in enumerate(SLOTS, 1) if inputs.get(f"lora_{number}", NONE) != NONE), default=0)
         slots: Slots = [[file != NONE for file, _ in chosen[:last]]]
         if reward_loras is not None:
@@ -132,7 +137,6 @@ class PreferenceWeights(io.ComfyNode):
                     tooltip="Connect the adapters to check their number here, before the model is loaded.",
                 ),
                 preference_input(
-                    optional=True,
                     tooltip="Another Preference Weights; its weights come first (for more than eight adapters).",
                 ),
                 *(_weight_input(number, 0.0, optional=True) for number in LATER),
@@ -163,6 +167,13 @@ class PreferenceWeights(io.ComfyNode):
         if reward_loras is not None and not _is_continued(cls):
             reward_loras.coefficients(result)  # an error is raised here and not after the model is loaded
         return io.NodeOutput(result)
+
+    @classmethod
+    def validate_inputs(cls, weight_1: float | None) -> bool | str:
+        """Find weights without an adapter before anything runs. The host leaves the named input's own check to this."""
+        if weight_1 is not None and not 0 <= weight_1 <= 1:
+            return f"weight_1 is {weight_1}: it must be from 0 to 1."
+        return problem_of_weights(None if cls.hidden is None else cls.hidden.unique_id) or True
 
 
 def _is_continued(node: type[io.ComfyNode]) -> bool:
@@ -227,6 +238,16 @@ def _lora_inputs(number: int, optional: bool = False) -> list[Any]:
             tooltip=f"Factor on adapter {number}'s whole update; 1 as trained.",
         ),
     ]
+
+
+def _scale_input() -> Any:
+    return io.Combo.Input(
+        "scale",
+        options=list(SCALES),
+        default=AS_COMFYUI,
+        optional=True,
+        tooltip="For files of which only the header has the factor alpha / rank (PEFT, diffusers). as ComfyUI: without the factor, as Load LoRA. as trained: with it.",
+    )
 
 
 def _weight_input(number: int, default: float, optional: bool = False) -> Any:

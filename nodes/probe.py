@@ -13,7 +13,7 @@ from .engine.probe import Probe, probe_run
 from .figures.canvas import empty_figure
 from .figures.drawing import tensor
 from .figures.gap import gap_figure
-from .samplers import coefficients_of
+from .samplers import coefficients_of, or_equal
 from .schema import SamplingOfWholeRuns, make_schema, model_input, preference_input, reward_loras_input, sampling_inputs
 
 if TYPE_CHECKING:
@@ -50,8 +50,13 @@ class BlendProbe(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: Any, reward_loras: RewardLoRAs, preference: AnyPreference, **sampling: Unpack[SamplingOfWholeRuns]
+        cls,
+        model: Any,
+        reward_loras: RewardLoRAs,
+        preference: AnyPreference | None = None,
+        **sampling: Unpack[SamplingOfWholeRuns],
     ) -> io.NodeOutput:
+        preference = or_equal(preference)
         empty_figure(1, 1)  # a missing matplotlib is reported before the run
         probe, latent = probe_run(model, reward_loras, coefficients_of(preference, reward_loras), **sampling)
         record_blend(cls, "blend", preference, reward_loras)

@@ -6,6 +6,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..blending.preference import AnyPreference, RegionalPreference
+from .samplers import or_equal
 from .schema import PreferenceType, make_schema, preference_input
 
 
@@ -32,7 +33,10 @@ class RegionalPreferenceNode(io.ComfyNode):
                 preference_input(
                     tooltip="The preference outside the mask; another Regional Preference for more regions."
                 ),
-                PreferenceType.Input("regional_preference", tooltip="The preference inside the mask."),
+                preference_input(
+                    "regional_preference",
+                    tooltip="The preference inside the mask. Without it all adapters count equally there.",
+                ),
                 io.Mask.Input(
                     "mask",
                     tooltip="Where the regional preference counts; greys mix. Any size: it is fitted to the latent.",
@@ -50,7 +54,13 @@ class RegionalPreferenceNode(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, preference: AnyPreference, regional_preference: AnyPreference, mask: Tensor, feather: int
+        cls,
+        preference: AnyPreference | None = None,
+        regional_preference: AnyPreference | None = None,
+        *,
+        mask: Tensor,
+        feather: int,
     ) -> io.NodeOutput:
+        outside, inside = or_equal(preference), or_equal(regional_preference)
         masks = mask.reshape(-1, *mask.shape[-2:])  # the host's masks come as [H, W], [B, H, W] or [B, 1, H, W]
-        return io.NodeOutput(RegionalPreference(preference, regional_preference, masks.float().clamp(0, 1), feather))
+        return io.NodeOutput(RegionalPreference(outside, inside, masks.float().clamp(0, 1), feather))

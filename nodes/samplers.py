@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 
+from ..blending.equal_preference import EqualPreference
 from ..blending.plans import Planner, make_planner
-from ..blending.preference import AnyPreference, Preference
+from ..blending.preference import AnyPreference
 from ..blending.schedules import Coefficients, CoefficientSchedule
 from ..blending.slots import ignored_weights, weight_places
 from .adapters.files import RewardLoRAs
+from .adapters.groups import note_stacked
 from .engine.attach import attach
 from .engine.metadata import RECORDED, record_blend
 from .engine.msdda import sample_with_msdda
@@ -58,8 +60,14 @@ class BlendedKSampler(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: Any, reward_loras: RewardLoRAs, preference: AnyPreference, **sampling: Unpack[Sampling]
+        cls,
+        model: Any,
+        reward_loras: RewardLoRAs,
+        preference: AnyPreference | None = None,
+        **sampling: Unpack[Sampling],
     ) -> io.NodeOutput:
+        preference = or_equal(preference)
+        note_stacked("blend", reward_loras)
         planner = make_planner("blend", coefficients_of(preference, reward_loras))
         record_blend(cls, "blend", preference, reward_loras)
         return io.NodeOutput(sample_blended(model, reward_loras, planner, **sampling))
@@ -89,7 +97,6 @@ class KLScaleSampler(io.ComfyNode):
                     tooltip="Distance from the base model: 0 is the base, 1 the adapters, above 1 exaggerates, below 0 goes the other way.",
                 ),
                 preference_input(
-                    optional=True,
                     tooltip="The adapters' weights; equal ones without it. The KL scale of this node counts.",
                 ),
             ],
@@ -106,7 +113,8 @@ class KLScaleSampler(io.ComfyNode):
         preference: AnyPreference | None = None,
         **sampling: Unpack[Sampling],
     ) -> io.NodeOutput:
-        wanted = (preference or Preference((1.0,) * len(reward_loras.adapters))).at_kl_scale(kl_scale)
+        wanted = (EqualPreference() if preference is None else preference).at_kl_scale(kl_scale)
+        note_stacked("blend", reward_loras)
         planner = make_planner("blend", coefficients_of(wanted, reward_loras))
         record_blend(cls, "blend", wanted, reward_loras)
         return io.NodeOutput(sample_blended(model, reward_loras, planner, **sampling))
@@ -129,8 +137,16 @@ class StochasticAdapterSampler(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: Any, reward_loras: RewardLoRAs, preference: AnyPreference, draws: str, **sampling: Unpack[Sampling]
+        cls,
+        model: Any,
+        reward_loras: RewardLoRAs,
+        preference: AnyPreference | None = None,
+        *,
+        draws: str,
+        **sampling: Unpack[Sampling],
     ) -> io.NodeOutput:
+        preference = or_equal(preference)
+        note_stacked("stochastic", reward_loras)
         planner = make_planner("stochastic", coefficients_of(preference, reward_loras), draws)
         record_blend(cls, "stochastic", preference, reward_loras, draws=draws)
         return io.NodeOutput(sample_blended(model, reward_loras, planner, **sampling))
@@ -167,7 +183,8 @@ class MSDDASampler(io.ComfyNode):
         cls,
         model: Any,
         reward_loras: RewardLoRAs,
-        preference: AnyPreference,
+        preference: AnyPreference | None = None,
+        *,
         eta_1: float,
         eta_2: float,
         eta_3: float,
@@ -175,12 +192,22 @@ class MSDDASampler(io.ComfyNode):
         renormalise: bool,
         **sampling: Unpack[SamplingWithoutSampler],
     ) -> io.NodeOutput:
+        preference = or_equal(preference)
+        note_stacked("msdda", reward_loras)
         coefficients = coefficients_of(preference, reward_loras)
         shares = reward_loras.coefficients(preference.at_kl_scale(1.0))
         etas = _by_adapter((eta_1, eta_2, eta_3, eta_4), reward_loras)
         record_blend(cls, "msdda", preference, reward_loras, etas=list(etas), renormalise=renormalise)
         latent = sample_with_msdda(model, reward_loras, coefficients, shares, etas, renormalise, **sampling)
         return io.NodeOutput(latent)
+
+
+def or_equal(preference: AnyPreference | None) -> AnyPreference:
+    """Equal weights, with a notice, where the graph gives no preference."""
+    if preference is not None:
+        return preference
+    notify("No preference is connected, or it is bypassed: all adapters count equally.")
+    return EqualPreference()
 
 
 def coefficients_of(preference: AnyPreference, loras: RewardLoRAs) -> Coefficients | CoefficientSchedule:

@@ -6,7 +6,10 @@ from comfy_api.latest import io
 
 from ..blending.preference import AnyPreference, PreferenceSchedule
 from ..blending.schedules import CURVES
-from .schema import PreferenceType, check_finite, make_schema
+from .samplers import or_equal
+from .schema import PreferenceType, check_finite, make_schema, preference_input
+
+EQUAL = "Without it all adapters count equally."
 
 
 class PreferenceScheduleNode(io.ComfyNode):
@@ -28,8 +31,8 @@ class PreferenceScheduleNode(io.ComfyNode):
                 "scheduled lora",
             ],
             inputs=[
-                PreferenceType.Input("preference_start", tooltip="The preference at the start of the run."),
-                PreferenceType.Input("preference_end", tooltip="The preference at the end of the run."),
+                preference_input("preference_start", tooltip=f"The preference at the start of the run. {EQUAL}"),
+                preference_input("preference_end", tooltip=f"The preference at the end of the run. {EQUAL}"),
                 io.Combo.Input(
                     "curve",
                     options=list(CURVES),
@@ -47,14 +50,16 @@ class PreferenceScheduleNode(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        preference_start: AnyPreference,
-        preference_end: AnyPreference,
+        preference_start: AnyPreference | None = None,
+        preference_end: AnyPreference | None = None,
+        *,
         curve: str,
         start_percent: float,
         end_percent: float,
     ) -> io.NodeOutput:
         check_finite(start_percent=start_percent, end_percent=end_percent)
-        return io.NodeOutput(PreferenceSchedule(preference_start, preference_end, curve, start_percent, end_percent))
+        start, end = or_equal(preference_start), or_equal(preference_end)
+        return io.NodeOutput(PreferenceSchedule(start, end, curve, start_percent, end_percent))
 
 
 def _percent_input(name: str, default: float, tooltip: str) -> io.Float.Input:

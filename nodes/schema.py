@@ -15,6 +15,7 @@ RewardLoRAsType = io.Custom("REWARD_LORAS")
 PreferenceType = io.Custom("PREFERENCE")
 RewardModelType = io.Custom("REWARD_MODEL")
 ScoresType = io.Custom("SCORES")
+DuelType = io.Custom("PREFERENCE_DUEL")
 
 
 class Sampling(TypedDict):
@@ -89,9 +90,11 @@ def reward_loras_input(optional: bool = False, tooltip: str = "The adapters, fro
 
 
 def preference_input(
-    optional: bool = False, tooltip: str = "How much of each adapter, from Preference Weights."
+    name: str = "preference",
+    tooltip: str = "How much of each adapter, from Preference Weights. Without it all adapters count equally.",
 ) -> Any:
-    return PreferenceType.Input("preference", optional=optional, tooltip=tooltip)
+    """An optional input: a bypassed or muted Preference Weights leaves its place empty, and the graph still runs."""
+    return PreferenceType.Input(name, optional=True, tooltip=tooltip)
 
 
 def sampling_inputs(with_sampler: bool = True) -> list[Any]:

@@ -9,6 +9,7 @@ from comfy_api.latest import io
 from ..blending.preference import AnyPreference, Preference
 from .adapters.files import RewardLoRAs
 from .adapters.text_encoders import blended_clip
+from .engine.notices import notify
 from .schema import make_schema, preference_input, reward_loras_input
 
 
@@ -26,7 +27,6 @@ class BlendTextEncoder(io.ComfyNode):
                 io.Clip.Input("clip", tooltip="The text encoder. LoRAs already on it belong to the base."),
                 reward_loras_input(tooltip="The adapters, the same as on the blended model."),
                 preference_input(
-                    optional=True,
                     tooltip="Only for the method soup: the same preference as on the blended model.",
                 ),
             ],
@@ -44,4 +44,9 @@ class BlendTextEncoder(io.ComfyNode):
                 )
             plain = preference.arranged(reward_loras.loaders, reward_loras.names)
             soup = tuple(plain.coefficients(reward_loras.names, reward_loras.kl_weights))
-        return io.NodeOutput(blended_clip(clip, reward_loras, soup))
+        blended, having = blended_clip(clip, reward_loras, soup)
+        if having:
+            notify(f"With text-encoder weights: {', '.join(having)}.")
+        else:
+            notify("None of the adapters has weights for this text encoder, so Blend Text Encoder has no effect here.")
+        return io.NodeOutput(blended)

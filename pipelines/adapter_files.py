@@ -1,4 +1,4 @@
-"""Reads LoRA adapters as kohya's trainers, diffusers and peft write them, and fits them to a diffusers network."""
+"""Reads adapters as kohya's trainers, LyCORIS, diffusers and peft write them, and fits them to a diffusers network."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,30 +18,28 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from ..artifacts.files import find_file
-from ..blending.adapters import LowRank
+from ..blending.groups import Group, parse_group
 from ..blending.kl_weights import parse_kl_weight
 from ..blending.layers import layer_shape
-from .names import diffusers_names
+from ..blending.updates import LowRank, Update
+from .adapter_kinds import updates_of_kind
+from .names import diffusers_names, layer_names
 
 logger = logging.getLogger("diffusion_blend")
 
-Update = dict[str, list[LowRank]]
-"""Layer name in the network -> the adapter's low-rank update of it."""
+Updates = dict[str, list[Update]]
+"""Layer name in the network -> the adapter's updates of it."""
 
 _TEXT = ("lora_te", "text_encoder.", "text_encoder_2.", "text_encoder_3.")
 _PREFIXES = ("base_model.model.", "unet.", "transformer.", "diffusion_model.")
 _PART = re.compile(
-    r"(?P<layer>.+?)(?:\.lora_|\.lora\.|(?P<old>_lora)\.)(?P<part>down|up|A|B)(?:\.\w+)?\.weight|(?P<scaled>.+)\.alpha"
+    r"(?P<layer>.+?)(?:\.lora_|\.lora\.|(?P<old>_lora)\.)(?P<part>down|up|A|B)(?:\.\w+)?\.weight"
+    r"|(?P<other>.+)\.(?P<factor>alpha|dora_scale|hada_(?:w[12]_[ab]|t[12])|lokr_(?:w[12](?:_[ab])?|t2))(?:\.default)?"
+    r"|(?P<dora>.+)\.(?:lora_magnitude_vector|magnitude)(?:\.default)?(?:\.weight)?"
 )
-"""Keys of kohya's trainers (.lora_down.), peft (.lora_A.), and diffusers before peft (.lora.down., .to_q_lora.down.)."""
-_OTHER_KINDS = {
-    "dora_scale": "DoRA",
-    "magnitude": "DoRA",
-    "hada_": "LoHa",
-    "lokr_": "LoKr",
-    "oft_": "OFT",
-    "diff": "full",
-}
+"""Keys of kohya's trainers (.lora_down.), peft (.lora_A.), and diffusers before peft (.lora.down., .to_q_lora.down.), of LyCORIS
+(hada_, lokr_), and of DoRA in LyCORIS' and peft's spelling."""
+_OTHER_KINDS = {"oft_": "OFT", "diff": "full", "a1.weight": "GLoRA"}
 
 
 @dataclass(frozen=True)
@@ -51,17 +50,20 @@ class Scaling:
         alpha: of layers without a pattern; None is the rank itself, so a scale of 1.
         patterns: end of a layer's name -> its alpha.
         stabilised: whether the rank's square root divides.
+        rank: of the configuration, for a LoKr whose file holds whole factors; 0 where it is unknown.
     """
 
     alpha: float | None = None
     patterns: Mapping[str, float] = field(default_factory=dict)
     stabilised: bool = False
+    rank: int = 0
 
     def of(self, layer: str, rank: int) -> float:
-        """The factor on a layer's update."""
+        """The factor on a layer's update. Rank 0 takes the configuration's."""
+        rank = rank or self.rank
         ends = (value for end, value in self.patterns.items() if re.match(rf"(.*\.)?({end})$", layer))
         alpha = next(ends, self.alpha)
-        if alpha is None:
+        if alpha is None or not rank:
             return 1.0
         return alpha / rank**0.5 if self.stabilised else alpha / rank
 
@@ -76,6 +78,7 @@ class AdapterFile:
         kl_weight: the KL weight it was trained with, reward units per nat; None where it is unknown.
         digest: SHA-256 of the file, or of the tensors where there is no file.
         scaling: for layers without an alpha of their own.
+        group: its place in a group of adapters that were trained together; None where the file names none.
     """
 
     name: str
@@ -83,6 +86,7 @@ class AdapterFile:
     kl_weight: float | None
     digest: str
     scaling: Scaling = field(default_factory=Scaling)
+    group: Group | None = None
 
 
 @dataclass(frozen=True)
@@ -91,15 +95,17 @@ class Adapter:
 
     Attributes:
         name: the user's name for it.
-        update: layer name -> low-rank update, alpha / rank multiplied in.
+        update: layer name -> its updates, alpha / rank multiplied in.
         kl_weight: see `AdapterFile`.
         digest: see `AdapterFile`.
+        group: see `AdapterFile`.
     """
 
     name: str
-    update: Update
+    update: Updates
     kl_weight: float | None
     digest: str
+    group: Group | None = None
 
 
 def open_adapter(name: str, source: Any) -> AdapterFile:
@@ -114,7 +120,7 @@ def open_adapter(name: str, source: Any) -> AdapterFile:
         The adapter's numbers. Text-encoder weights are left out, and one warning says so.
 
     Raises:
-        ValueError: it cannot be read, or is of a kind that is not low-rank.
+        ValueError: it cannot be read, or is neither LoRA nor DoRA, LoHa or LoKr.
     """
     if isinstance(source, str | Path):
         tensors, metadata, scaling, digest = _read(name, find_file(str(source)))
@@ -125,7 +131,11 @@ def open_adapter(name: str, source: Any) -> AdapterFile:
         logger.warning("adapter %s: the text-encoder weights are not blended", name)
     tensors = {key: tensor for key, tensor in tensors.items() if not key.startswith(_TEXT)}
     _check_kind(name, tensors)
-    return AdapterFile(name, tensors, _kl_weight(name, metadata), digest, scaling)
+    try:
+        kl_weight, group = parse_kl_weight(metadata.get("diffusion_blend.kl_weight")), parse_group(metadata)
+    except ValueError as error:
+        raise ValueError(f"adapter {name!r}: {error}") from error
+    return AdapterFile(name, tensors, kl_weight, digest, scaling, group)
 
 
 def _read(name: str, path: Path) -> tuple[dict[str, Tensor], dict[str, str], Scaling, str]:
@@ -149,11 +159,12 @@ def _stored_config(metadata: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _scaling(config: Mapping[str, Any]) -> Scaling:
-    if config.get("use_dora"):
-        raise ValueError("the adapter was trained with use_dora: DoRA cannot be blended here")
-    alpha = config.get("lora_alpha")
+    alpha = config.get("lora_alpha", config.get("alpha"))  # LoHa and LoKr of peft say alpha
     return Scaling(
-        None if alpha is None else float(alpha), config.get("alpha_pattern") or {}, bool(config.get("use_rslora"))
+        None if alpha is None else float(alpha),
+        config.get("alpha_pattern") or {},
+        bool(config.get("use_rslora")),
+        int(config.get("r") or 0),
     )
 
 
@@ -186,16 +197,9 @@ def _check_kind(name: str, tensors: Mapping[str, Tensor]) -> None:
         if not _PART.fullmatch(key):
             kind = next((kind for part, kind in _OTHER_KINDS.items() if part in key), "an unknown kind")
             raise ValueError(
-                f"adapter {name!r} has the key {key!r} ({kind}): only plain LoRA files can be blended here, as kohya's "
-                "trainers, diffusers and peft write them, not DoRA, LoHa, LoKr or full weights"
+                f"adapter {name!r} has the key {key!r} ({kind}): LoRA, DoRA, LoHa and LoKr files can be blended here, "
+                "as kohya's trainers, LyCORIS, diffusers and peft write them, not OFT, GLoRA or full weights"
             )
-
-
-def _kl_weight(name: str, metadata: Mapping[str, str]) -> float | None:
-    try:
-        return parse_kl_weight(metadata.get("diffusion_blend.kl_weight"))
-    except ValueError as error:
-        raise ValueError(f"adapter {name!r}: {error}") from error
 
 
 def fit_adapter(file: AdapterFile, network: nn.Module) -> Adapter:
@@ -212,29 +216,40 @@ def fit_adapter(file: AdapterFile, network: nn.Module) -> Adapter:
     for key, tensor in file.tensors.items():
         layer, part = _parse(key)
         factors.setdefault(layer, {})[part] = tensor
-    scaled: dict[str, tuple[Tensor, Tensor]] = {}
-    for layer, parts in factors.items():
-        if "up" not in parts or "down" not in parts:
-            missing, there = ("lora_up", "lora_down") if "down" in parts else ("lora_down", "lora_up")
-            raise ValueError(f"adapter {file.name!r}: {layer} has a {there} and no {missing}; the file is not whole")
-        rank = parts["down"].shape[0]
-        scale = float(parts["alpha"]) / rank if "alpha" in parts else file.scaling.of(layer, rank)
-        scaled[layer] = (parts["down"].float(), parts["up"].float() * scale)
-    named = diffusers_names(scaled, network)
-    update: Update = {layer: [_fitting(file.name, layer, down, up, network)] for layer, (down, up) in named.items()}
-    return Adapter(file.name, update, file.kl_weight, file.digest)
+    plain = {layer: parts for layer, parts in factors.items() if set(parts) <= {"down", "up", "alpha"}}
+    scaled = {layer: _scaled_pair(file, layer, parts) for layer, parts in plain.items()}
+    update: Updates = {}
+    for layer, (down, up) in diffusers_names(scaled, network).items():
+        update[layer] = [_fitting(file.name, layer, down, up, network)]
+    others = {layer: parts for layer, parts in factors.items() if layer not in plain}
+    for layer, name in layer_names(file.name, list(others), network).items():
+        try:
+            update[name] = updates_of_kind(others[layer], network, name, partial(file.scaling.of, layer))
+        except ValueError as error:
+            raise ValueError(f"adapter {file.name!r} does not fit this base in layer {layer!r}: {error}") from error
+    return Adapter(file.name, update, file.kl_weight, file.digest, file.group)
+
+
+def _scaled_pair(file: AdapterFile, layer: str, parts: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Down, and up with the scale in it."""
+    if "up" not in parts or "down" not in parts:
+        missing, there = ("lora_up", "lora_down") if "down" in parts else ("lora_down", "lora_up")
+        raise ValueError(f"adapter {file.name!r}: {layer} has a {there} and no {missing}; the file is not whole")
+    rank = parts["down"].shape[0]
+    scale = float(parts["alpha"]) / rank if "alpha" in parts else file.scaling.of(layer, rank)
+    return parts["down"].float(), parts["up"].float() * scale
 
 
 def _parse(key: str) -> tuple[str, str]:
-    """A key's layer, and which part of it the tensor is: down, up or alpha."""
+    """A key's layer, and which part of it the tensor is: down, up, alpha, magnitude, or LyCORIS' name."""
     match = _PART.fullmatch(key)
     assert match is not None  # `_check_kind`
-    layer = (match["layer"] or match["scaled"]).replace(".processor.", ".")
+    layer = (match["layer"] or match["other"] or match["dora"]).replace(".processor.", ".")
     for prefix in _PREFIXES:
         layer = layer.removeprefix(prefix)
     if match["old"] and layer.endswith("to_out"):
         layer += ".0"
-    part = match["part"] or "alpha"
+    part = match["part"] or match["factor"] or "magnitude"
     return layer, {"A": "down", "B": "up"}.get(part, part)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,11 +14,14 @@ from torch import Tensor, nn
 
 from ..blending.adapters import AdapterBank
 from ..blending.combine import combine
+from ..blending.groups import is_stacked_group, missing_members, stacking_refusal
 from ..blending.plans import Blend, Gates, Planner, Soup, Stochastic
 from ..blending.preference import Preference
 from ..blending.side_path import SidePath
 from ..blending.step_info import StepInfo
 from .adapter_files import Adapter, device_of, read_adapter
+
+logger = logging.getLogger("diffusion_blend")
 
 Method = Literal["blend", "stochastic", "soup", "stacked"]
 
@@ -30,7 +34,8 @@ def make_planner(method: str, adapters: Sequence[Adapter], weights: Sequence[flo
 
     Args:
         method: ``blend`` sums predictions; ``stochastic`` draws an adapter for each image and step; ``soup`` averages the
-            weight updates; ``stacked`` adds every update times its weight as it is, as diffusers' ``set_adapters`` does.
+            weight updates; ``stacked`` adds every update times its weight as it is, as diffusers' ``set_adapters`` does, which
+            is all that adapters need that were trained to be stacked.
         adapters: in order.
         weights: one per adapter, divided by their sum except for ``stacked``.
         kl_scale: 0 is the base, 1 the adapters.
@@ -38,6 +43,7 @@ def make_planner(method: str, adapters: Sequence[Adapter], weights: Sequence[flo
     Raises:
         ValueError: an unknown method, or weights or a KL scale that it cannot have.
     """
+    _note_group(method, adapters)
     if method == "stacked":
         return Soup(tuple(kl_scale * weight for weight in Preference(tuple(weights)).weights))
     planners: dict[str, Callable[[Gates], Planner]] = {"blend": Blend, "stochastic": Stochastic, "soup": Soup}
@@ -47,6 +53,20 @@ def make_planner(method: str, adapters: Sequence[Adapter], weights: Sequence[flo
     known = [adapter.kl_weight for adapter in adapters]
     coefficients = Preference(tuple(weights), kl_scale).coefficients(names, known)
     return planners[method](tuple(float(c) for c in coefficients))
+
+
+def _note_group(method: str, adapters: Sequence[Adapter]) -> None:
+    """Say how a method fits adapters that were trained to be stacked."""
+    groups, names = [adapter.group for adapter in adapters], [adapter.name for adapter in adapters]
+    if method == "stacked" and any(groups):
+        refusal = stacking_refusal(groups, names)
+        missing = [] if refusal else missing_members(groups)
+        if refusal:
+            logger.warning("%s: stacked, they are no model of the mixed reward", refusal)
+        if missing:
+            logger.warning("the group has more adapters, which count as weight 0: %s", ", ".join(missing))
+    elif method in ("blend", "stochastic") and len(adapters) > 1 and is_stacked_group(groups):
+        logger.info("%s were trained to be stacked: method='stacked' needs one call a step", ", ".join(names))
 
 
 @dataclass
@@ -112,8 +132,8 @@ def blend(
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         bound = dict(zip(names, args, strict=False)) | kwargs
-        run.see(float(torch.as_tensor(bound["timestep"]).flatten()[0]))
-        count = len(next(value for value in bound.values() if isinstance(value, Tensor) and value.ndim > 2))
+        run.see(float(torch.as_tensor(bound["timestep" if "timestep" in bound else "t"]).flatten()[0]))
+        count = _rows(bound)
         plan = planner(StepInfo(run.index, max(run.count, run.index + 1), seed, range(images), pixels=None))
         outputs = []
         for row in plan.gates:
@@ -155,6 +175,18 @@ def ordered_weights(weights: Weights, names: Sequence[str]) -> list[float]:
     return [float(weight) for weight in weights]
 
 
+def _rows(bound: Mapping[str, Any]) -> int:
+    """The number of pictures of a call: they are one tensor, or a list of tensors as Z-Image's."""
+    return len(
+        next(
+            value
+            for value in bound.values()
+            if (isinstance(value, Tensor) and value.ndim > 2)
+            or (isinstance(value, list) and isinstance(value[0], Tensor))
+        )
+    )
+
+
 def _for_rows(row: tuple[Gates, ...], count: int) -> tuple[Gates, ...]:
     """The gates of every row of a call: row r belongs to image ``r mod images``."""
     if len(row) == 1:
@@ -170,11 +202,18 @@ def _summed(outputs: Sequence[Any], mix: Sequence[float]) -> Any:
     """The weighted sum of the networks' outputs in float32, in the form and dtype of the first."""
     if len(outputs) == 1 and mix[0] == 1:
         return outputs[0]
-    tensors = [output[0] for output in outputs]
-    total = combine((tensor.float() for tensor in tensors), mix).to(tensors[0].dtype)
+    parts = [output[0] for output in outputs]
+    if isinstance(parts[0], list):
+        total: Any = [_sum_of(rows, mix) for rows in zip(*parts, strict=True)]
+    else:
+        total = _sum_of(parts, mix)
     if isinstance(outputs[0], tuple):
         return (total, *outputs[0][1:])
     return type(outputs[0])(sample=total)
+
+
+def _sum_of(tensors: Sequence[Tensor], mix: Sequence[float]) -> Tensor:
+    return combine((tensor.float() for tensor in tensors), mix).to(tensors[0].dtype)
 
 
 class BlendedPipeline:
@@ -188,7 +227,7 @@ class BlendedPipeline:
     The pipeline itself is not changed between calls. LoRAs that are loaded in it belong to the base.
 
     Args:
-        pipe: a pipeline with a UNet or a transformer: Stable Diffusion 1.x, 2.x, XL and 3, Flux, Qwen-Image and others.
+        pipe: a pipeline with a UNet or a transformer: Stable Diffusion 1.x, 2.x, XL and 3, Flux, Qwen-Image, Z-Image and others.
         adapters: name -> file, folder, tensors or peft model; see `adapter_files.open_adapter`.
 
     Raises:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -48,6 +48,31 @@ def diffusers_names(factors: Factors, network: nn.Module) -> dict[str, tuple[Ten
             return _by_diffusers(factors, network)
         named[layer] = found
     return {named[layer]: pair for layer, pair in factors.items()}
+
+
+def layer_names(adapter: str, layers: Sequence[str], network: nn.Module) -> dict[str, str]:
+    """The network's names of layers whose updates are not plain LoRA.
+
+    Args:
+        adapter: the user's name for it, for the message.
+        layers: as in the file, without the file's prefix.
+        network: a UNet or a transformer.
+
+    Raises:
+        ValueError: a layer of the file is several layers of the network.
+    """
+    # A pair that holds its layer's number goes through the same renaming.
+    marks = {layer: (torch.full((1, 1), float(i)), torch.ones(96, 1)) for i, layer in enumerate(layers)}
+    names: dict[str, str] = {}
+    for name, (mark, _) in diffusers_names(marks, network).items():
+        layer = layers[round(float(mark))]
+        if layer in names:
+            raise ValueError(
+                f"adapter {adapter!r}: {layer!r} is one layer in the file and several in diffusers, which only plain LoRA can "
+                "be split into"
+            )
+        names[layer] = name
+    return names
 
 
 def _by_diffusers(factors: Factors, network: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:

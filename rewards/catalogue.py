@@ -61,7 +61,8 @@ def check_names(names: list[str]) -> None:
     """Check that every reward is known, before anything is loaded.
 
     Args:
-        names: names of the catalogue, or ``module:function`` for a reward of one's own.
+        names: names of the catalogue, ``module:function`` for a reward of one's own, or ``http://host:port/path`` for a
+            server.
 
     Raises:
         ValueError: a name is unknown or belongs to an earlier version.
@@ -75,5 +76,6 @@ def check_names(names: list[str]) -> None:
             )
         if ":" not in name and name not in CATALOGUE:
             raise ValueError(
-                f"unknown reward {name!r}: choose from {', '.join(CATALOGUE)}, or module:function for your own"
+                f"unknown reward {name!r}: choose from {', '.join(CATALOGUE)}, or module:function for your own, "
+                "or http://host:port/path for a server"
             )

@@ -20,7 +20,7 @@ def load_rewards(
     """Load several rewards.
 
     Args:
-        names: names of the catalogue, or ``module:function`` for a reward of one's own.
+        names: names of the catalogue, or ``module:function`` for a reward of one's own, or a server's address.
         folders: name -> local folder with its model.
         device: where models compute.
         allow_download: permit fetching models that are not on this machine.
@@ -50,6 +50,10 @@ def _known(name: str, request: ModelRequest) -> Reward:
 
 
 def _own(name: str) -> Reward:
+    if name.startswith(("http://", "https://")):
+        from .remote import remote_reward  # needs Pillow
+
+        return remote_reward(name)
     module, _, attribute = name.partition(":")
     if os.getcwd() not in sys.path:  # noqa: PTH109  (sys.path holds strings)
         sys.path.append(os.getcwd())  # noqa: PTH109  (a file next to where the command is run)

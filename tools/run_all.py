@@ -20,6 +20,8 @@ ROOT = Path(__file__).resolve().parents[1]
 FAST = ("tree", "blending")
 ON_EVERY_HOST = ("host",)
 ON_THE_NEWEST = ("server", "browser")
+# Hosts other than the newest share the many cases of a test. `make matrix` runs all cases on all hosts.
+SHARE_ON_OTHERS = 3
 # The tiers that take longest start first, so that no long one is left over at the end.
 LONGEST_FIRST = ("training", "evaluation", "miniature")
 
@@ -39,11 +41,13 @@ class Job:
         tiers: folders below tests/.
         host: the ComfyUI that they run against; None for tiers that need none.
         marks: pytest's -m.
+        share: of tests with many cases, run the first case and one in this many of the others.
     """
 
     tiers: tuple[str, ...]
     host: Path | None = None
     marks: str = "not full"
+    share: int = 1
 
     @property
     def name(self) -> str:
@@ -55,8 +59,11 @@ class Job:
         environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
         if self.host is not None:
             environment["COMFYUI_PATH"] = str(self.host)
-        command = [sys.executable, "-P", "-m", "pytest", "-q", "-m", self.marks, "--durations=5"]
-        command += [f"tests/{tier}" for tier in self.tiers]
+        command = [sys.executable, "-P", "-m", "pytest", "-q", "-m", self.marks, "--durations=15"]
+        command += [
+            *([f"--one-case-in={self.share}"] if self.share > 1 else []),
+            *(f"tests/{tier}" for tier in self.tiers),
+        ]
         start = time.monotonic()
         done = subprocess.run(
             command, cwd=ROOT, env=environment, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -66,9 +73,8 @@ class Job:
 
 def jobs(hosts: list[Path]) -> list[Job]:
     """Return all jobs except the fast tiers, in the order of their start."""
-    on_hosts = [
-        Job(ON_EVERY_HOST, host, "not full and not newest" if i else "not full") for i, host in enumerate(hosts)
-    ]
+    on_hosts = [Job(ON_EVERY_HOST, host) for host in hosts[:1]]
+    on_hosts += [Job(ON_EVERY_HOST, host, "not full and not newest", SHARE_ON_OTHERS) for host in hosts[1:]]
     with_server = [Job(ON_THE_NEWEST, hosts[0])] if hosts else []
     return [*(Job((tier,)) for tier in tiers_without_host()[:1]), *on_hosts, *with_server,
             *(Job((tier,)) for tier in tiers_without_host()[1:])]  # fmt: skip

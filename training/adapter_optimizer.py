@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .context import RunContext
+from .reward_mix import learning_rate
 
 Loss = Callable[[Tensor], tuple[Tensor, dict[str, float]]]
 """Rows int64[B] of the data -> the mean loss over them, and figures by name."""
@@ -49,13 +50,16 @@ class AdapterOptimizer:
         """
         processes, config = self.context.processes, self.context.config
         self.optimizer.zero_grad()
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(config, self.context.reward_mix.iteration)
         own = rows.view(processes.count, config.optimizer.accumulate, config.sampling.batch)[processes.rank]
         sums: dict[str, float] = {}
-        for micro in own:
+        for done, micro in enumerate(own, 1):
             loss, figures = loss_of(micro)
             processes.accelerator.backward(loss / len(own))
             figures["policy_loss"] = float(loss.detach())
             sums = {name: sums.get(name, 0.0) + figure / len(own) for name, figure in figures.items()}
+            self.context.progress.step("update", done, len(own))
         means = processes.mean(sums)
         if not math.isfinite(means["policy_loss"]):
             raise TrainingCollapsed(f"the policy loss is {means['policy_loss']}")

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..artifacts.files import write_atomically
 from .config import SamplingConfig
 from .models.protocol import Conditioning
+from .policy import exact
 
 _FINGERPRINT = "diffusion_blend.pool"
 _WITHOUT_EFFECT = ("pool", "batch")
@@ -85,14 +86,13 @@ def fingerprint(
     settings = {key: value for key, value in asdict(sampling).items() if key not in _WITHOUT_EFFECT}
     if settings["noisy_steps"] in ("all", "auto"):  # as in files that were written before the setting existed
         del settings["noisy_steps"]
-    if not settings["window_steps"]:
-        del settings["window_steps"]
+    for added in ("window_steps", "negative_prompt"):
+        if not settings[added]:
+            del settings[added]
     digests = {"prompts": hashlib.sha256("\n".join(prompts).encode()).hexdigest()[:16]}
     for name, tensor in (("text", first.features), ("base", probe)):
         # Rounded: the same network on another machine may differ in the last digits.
-        rounded = [
-            f"{value:.2e}" for value in (tensor.double().mean().item(), tensor.double().std(correction=0).item())
-        ]
+        rounded = [f"{value:.2e}" for value in (exact(tensor).mean().item(), exact(tensor).std(correction=0).item())]
         digests[name] = " ".join(rounded)
     return json.dumps({**settings, "seed": seed, "processes": processes, **digests}, sort_keys=True)
 

@@ -102,8 +102,9 @@ class Collector:
         context, sampling = self.context, self.context.config.sampling
         shape = context.model.latent_shape
         noise = torch.stack([trajectory_noise(context.seed, key, len(context.steps), shape) for key in keys])
-        parts = [
-            collect(
+        parts: list[Trajectories] = []
+        for rows, noise_rows in zip(prompt.split(sampling.batch), noise.split(sampling.batch), strict=True):
+            part = collect(
                 context.model,
                 steps or context.steps,
                 context.prompts.conditioning(rows),
@@ -112,8 +113,8 @@ class Collector:
                 measure_kl=measure_kl,
                 base=base,
             )
-            for rows, noise_rows in zip(prompt.split(sampling.batch), noise.split(sampling.batch), strict=True)
-        ]
+            parts.append(part)
+            context.progress.step("sampling", len(parts) * sampling.batch, len(prompt))
         return Trajectories(
             torch.cat([part.latents for part in parts]),
             torch.cat([part.log_prob for part in parts]),
@@ -134,7 +135,7 @@ class Collector:
     def _cache(self) -> BaseSamples:
         if self._base_samples is None:
             context, sampling = self.context, self.context.config.sampling
-            first = context.prompts.conditioning(torch.tensor([0]))
+            first = context.prompts.encoded(torch.tensor([0]))
             noise = probe_noise(context.model.latent_shape).to(context.device)
             timestep = context.steps.timesteps[:1].to(context.device)
             with torch.no_grad():

@@ -18,12 +18,12 @@ from .algorithms import entry_of
 from .checks import check_config
 from .config import TrainConfig
 from .presets import preset_names, read_preset
-from .resume import ADDED, flat
+from .resume import RENAMED, flat, recorded_settings
 
 logger = logging.getLogger("diffusion_blend")
 
 
-_SWITCHES = ("--resume", "--allow_download", "--base.gradient_checkpointing")
+_SWITCHES = ("--resume", "--allow_download", "--base.gradient_checkpointing", "--normalise_rewards")
 
 
 def parse(arguments: Sequence[str]) -> TrainConfig:
@@ -46,6 +46,7 @@ def _parse(arguments: Sequence[str], defaults: dict[str, Any]) -> TrainConfig:
         "Fine-tune a LoRA adapter of a text-to-image base against a reward, under a KL penalty to the base model.",
         arguments,
         switches=_SWITCHES,
+        renamed=RENAMED,
         defaults=defaults,
     )
 
@@ -53,7 +54,7 @@ def _parse(arguments: Sequence[str], defaults: dict[str, Any]) -> TrainConfig:
 def _defaults(chosen: TrainConfig) -> dict[str, Any]:
     own = Path(chosen.output) / "config.yaml"
     if chosen.resume and own.is_file():
-        recorded = ADDED | dict(flat(yaml.safe_load(own.read_text(encoding="utf-8"))))
+        recorded = recorded_settings(yaml.safe_load(own.read_text(encoding="utf-8")))
         return {name: value for name, value in recorded.items() if name not in ("output", "resume")}
     entry_of(chosen.algorithm.name)
     layers = [read_preset(chosen.algorithm.name)]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ..artifacts.settings import bounded
+from .algorithm_config import AlgorithmConfig as AlgorithmConfig
 
 AUTHORS_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 """The attention projections that the paper's authors adapt, in self- and cross-attention."""
@@ -24,6 +25,8 @@ class BaseConfig:
         precision: of the frozen weights: fp32, bf16 or fp16 (the adapter is always fp32). bf16 and fp16 halve memory
             and time on a GPU; fp16 needs a GPU and loss scaling, and makes importance ratios coarser.
         gradient_checkpointing: recompute activations in the backward pass: far less memory, about a third more time.
+        quantise: the frozen transformer or UNet and the text encoders in fewer bits: none, int8 (half of bf16's memory) or
+            nf4 (a quarter). It needs the package bitsandbytes. Predictions move a little, adapter and gradients stay fp32.
     """
 
     path: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
@@ -31,6 +34,7 @@ class BaseConfig:
     resolution: int = bounded(0, minimum=0)
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     gradient_checkpointing: bool = False
+    quantise: Literal["none", "int8", "nf4"] = "none"
 
 
 @dataclass(frozen=True)
@@ -41,11 +45,14 @@ class AdapterConfig:
         rank: rank of the low-rank update, at least 1. Large ranks learn more and overfit the reward sooner.
         alpha: the update is scaled by alpha / rank. Larger acts like a larger learning rate; 0 would switch it off.
         targets: endings of the layer names to adapt. The default is every attention projection (the authors').
+        start: a LoRA file or folder to begin from, of at most this rank, in any spelling that the Python reader knows. Its layers
+            must be among the targets. Empty begins at the base.
     """
 
     rank: int = bounded(4, minimum=1)
     alpha: float = 4.0
     targets: list[str] = field(default_factory=lambda: list(AUTHORS_TARGETS))
+    start: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,6 +69,7 @@ class SamplingConfig:
         window_steps: of the noisy steps, take only this many side by side, at a place drawn anew in each iteration, as MixGRPO
             does: updates are cheaper, and all steps are trained in the end. 0 takes all.
         guidance_scale: classifier-free guidance, part of the policy. 1 is none (and half the work); 7.5 is usual.
+        negative_prompt: what guidance leads away from; empty is the empty prompt. Without effect at guidance_scale 1.
         samples: images per iteration and process. More give a better gradient and take longer.
         batch: images per network call, in sampling and in updates alike (so that fresh importance ratios are exactly
             1: kernels round differently for other batch sizes). Larger is faster until memory ends; it must divide
@@ -75,73 +83,10 @@ class SamplingConfig:
     noisy_steps: str = "auto"
     window_steps: int = bounded(0, minimum=0)
     guidance_scale: float = 7.5
+    negative_prompt: str = ""
     samples: int = bounded(6, minimum=1)
     batch: int = bounded(2, minimum=1)
     pool: str = ""
-
-
-@dataclass(frozen=True)
-class AlgorithmConfig:
-    """How the adapter learns.
-
-    Attributes:
-        name: dpok (KL to the base, value function, replay buffer), ddpo (no KL, per-prompt statistics, fresh data), grpo
-            (groups of images a prompt, fresh data), nft (DiffusionNFT: regression on better against worse images of a prompt,
-            no log-probabilities), rwr (reward-weighted regression: score matching on the base's samples, weighted by
-            exp(reward / kl_weight); no policy gradient, so far fewer samples, but only what the base already makes can be
-            reinforced), or draft (the gradient of reward and KL through the sampler: least noise by far, for differentiable
-            rewards only).
-        kl_weight: alpha of the objective reward - alpha * KL, in reward units per nat (grpo: standard deviations per nat;
-            nft: factor of the squared x0 distance to the base), the KL summed over all steps
-            and latent elements. 0 removes the penalty (over-optimisation); large values freeze the model. The value 0.1 of
-            DPOK's code is about 0.001 here (0.01 for its single-prompt preset). For all but ddpo; rwr needs it
-            above 0, and several samples a prompt (the log's effective_share says how many count).
-        kl_in_return: count later steps' KL in a step's return, which makes the gradient exact, and measure the base
-            at every sampling step (sampling takes twice the time). False leaves it out, as DPOK's code does.
-        clip: hard (DPOK: no gradient outside the range) or ppo (the minimum of both).
-        clip_range: allowed change of a step's likelihood ratio between sampling and update. Near 0 stops learning,
-            above 1 hardly limits it. DPOK's and DDPO's 1e-4 is per latent element: the true ratio of a 4x64x64
-            latent is its 16384th power, so theirs is about 1.6 in log-ratio here.
-        buffer: denoising steps (dpok) or images (rwr) kept per process. A buffer larger than one iteration's data re-uses
-            older data. In rwr older data is never stale, because the base does not change.
-        updates: optimizer steps per iteration (dpok, rwr, nft). More learn faster from stale data.
-        recompute: run each denoising step and the decoder again in the backward pass instead of keeping their activations
-            (draft): a third more time, and memory for one step and a few decoded images instead of all.
-        draft_steps: the last K steps through which the gradient goes (DRaFT-K); 0 takes all. 1 is cheapest and changes
-            details only. The KL counts these steps.
-        draft_noises: with draft_steps 1, noises for the last step of each image (DRaFT-LV). 1 is plain; 2 is the authors'.
-        take_off_base_error: half of each batch subtracts the part of the gradient that does not depend on the reward, which
-            is the sampler's own error (rwr, a control variate). False is plain regression, which shrinks and softens images
-            at few steps.
-        epochs: passes over the fresh data per iteration (ddpo, grpo).
-        statistics_window: rewards remembered per prompt (ddpo).
-        statistics_minimum: rewards of a prompt needed before its own statistics are used (ddpo).
-        advantage_clip: largest advantage in standard deviations (ddpo, grpo). Small values mute outliers.
-        group: images of one prompt that are compared with each other (grpo, nft). More give a better baseline.
-        nft_strength: how far the implicit policies are from the sampling policy (nft), above 0; the authors' beta.
-        nft_spread: standard deviations above a group's mean at which an image counts as wholly good (nft).
-        nft_decay: largest share of the old sampling policy that stays after an iteration (nft); 0 samples from the newest.
-    """
-
-    name: str = "dpok"
-    kl_weight: float = bounded(0.001, minimum=0)
-    kl_in_return: bool = True
-    clip: Literal["hard", "ppo"] = "hard"
-    clip_range: float = bounded(0.2, above=0)
-    buffer: int = bounded(1000, minimum=1)
-    updates: int = bounded(5, minimum=1)
-    take_off_base_error: bool = True
-    recompute: bool = True
-    draft_steps: int = bounded(0, minimum=0)
-    draft_noises: int = bounded(1, minimum=1)
-    epochs: int = bounded(1, minimum=1)
-    statistics_window: int = bounded(16, minimum=1)
-    statistics_minimum: int = 16
-    advantage_clip: float = bounded(5.0, above=0)
-    group: int = bounded(8, minimum=2)
-    nft_strength: float = bounded(1.0, above=0)
-    nft_spread: float = bounded(1.0, above=0)
-    nft_decay: float = bounded(0.5, minimum=0, maximum=1)
 
 
 @dataclass(frozen=True)
@@ -151,14 +96,20 @@ class OptimizerConfig:
     Attributes:
         learning_rate: step size. 1e-5 is the authors'; DDPO uses 3e-4. Too large collapses into noise.
         weight_decay: pull of the adapter's weights to 0, per step and learning rate. 0 is none.
-        clip_norm: largest gradient norm. Small values bound what a lucky sample can do; 0.1 is the authors'.
+        clip_norm: largest gradient norm. Small values bound the effect of a single sample; 0.1 is the authors'.
         accumulate: network batches per optimiser step and process. More smooth the gradient at no memory cost.
+        schedule: of the learning rate: constant, or linear or cosine, which fall to 0 within ``decay_iterations``.
+        warmup: first iterations in which the learning rate rises linearly to its value. 0 is none.
+        decay_iterations: iterations, from the first, after which a linear or cosine schedule has reached 0.
     """
 
     learning_rate: float = bounded(1e-5, above=0)
     weight_decay: float = bounded(0.0, minimum=0)
     clip_norm: float = bounded(0.1, above=0)
     accumulate: int = bounded(12, minimum=1)
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup: int = bounded(0, minimum=0)
+    decay_iterations: int = bounded(0, minimum=0)
 
 
 @dataclass(frozen=True)
@@ -186,11 +137,14 @@ class PromptConfig:
         source: short_drawbench, geneval, or a text file with one prompt per line.
         count: prompts to generate (geneval) or to choose (0 takes all).
         seed: of the generator or choice.
+        cache: folder in which encoded prompts are stored, one file a prompt, and from which batches are read; runs with the
+            same text encoders share it. Empty holds all in memory (25,000 prompts of SDXL: 16 GB in fp32).
     """
 
     source: str = "short_drawbench"
     count: int = bounded(0, minimum=0)
     seed: int = 0
+    cache: str = ""
 
 
 @dataclass(frozen=True)
@@ -207,6 +161,9 @@ class RunConfig:
         stop_kl: stop when the KL to the base exceeds this many nats per image; 0 never stops.
         stop_diversity: stop when images differ from each other less than this share of what they did at first
             (collapse to one picture); 0 never stops.
+        ema: share of the old average that stays in an iteration (exponential moving average of the adapter, 0.9 for example).
+            The adapter file and the sample grids take the average; checkpoints hold both. 0 is none.
+        trackers: tensorboard, wandb (offline, unless WANDB_MODE says otherwise), or none of them: ``[]``.
     """
 
     iterations: int = bounded(1000, minimum=1)
@@ -217,6 +174,8 @@ class RunConfig:
     watch_samples: int = bounded(8, minimum=1)
     stop_kl: float = bounded(0.0, minimum=0)
     stop_diversity: float = bounded(0.05, minimum=0)
+    ema: float = bounded(0.0, minimum=0, maximum=1)
+    trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
 
 
 @dataclass(frozen=True)
@@ -226,7 +185,14 @@ class TrainConfig:
     Attributes:
         output: folder of the run: adapter.safetensors, checkpoints, metrics, pictures. Must be new, unless resuming.
         rewards: name -> weight; the trained reward is the weighted sum. Names: image_reward, pick_score, clip_score,
-            hps_v2, aesthetic, jpeg_compressibility, jpeg_incompressibility, colourfulness, or module:function.
+            hps_v2, aesthetic, jpeg_compressibility, jpeg_incompressibility, colourfulness, module:function, or
+            http://host:port/path (docs/examples/reward_server).
+        rewards_end: name -> weight towards which the reward weights move linearly; empty keeps them. Names that are missing
+            keep their weight.
+        rewards_end_iteration: the iteration at which ``rewards_end`` is reached.
+        normalise_rewards: divide every reward's distance from its running mean by its running standard deviation before the
+            weights count, so that rewards of different units can be added. kl_weight is then in standard deviations per nat.
+            grpo and nft normalise within groups in any case.
         heldout: names of rewards that are only watched; one that falls while the trained one rises shows
             over-optimisation.
         reward_folders: name -> local folder with that reward's model, instead of the hub's.
@@ -249,6 +215,9 @@ class TrainConfig:
 
     output: str
     rewards: dict[str, float]
+    rewards_end: dict[str, float] = field(default_factory=dict)
+    rewards_end_iteration: int = bounded(0, minimum=0)
+    normalise_rewards: bool = False
     heldout: list[str] = field(default_factory=list)
     reward_folders: dict[str, str] = field(default_factory=dict)
     reward_timeout: float = bounded(3600.0, minimum=0)

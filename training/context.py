@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
-from ..rewards.protocol import Reward
+from ..rewards.protocol import Reward, weighted_sum
 from .config import TrainConfig
 from .models.protocol import TextToImageModel
-from .policy import PolicySteps
+from .policy import PolicySteps, has_float64
 from .processes import Processes
+from .progress import Progress
 from .prompt_table import PromptTable
 from .randomness import keyed_generator
+from .reward_mix import RewardMix
+from .stacking import StackedPrompts
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,8 @@ class RunContext:
         rewards: the trained reward's terms by name, as they were given.
         limited_rewards: the same rewards with a time limit; their failures name the reward.
         processes: this process among its peers.
+        reward_mix: the weights and the normalization of the trained reward.
+        progress: of the present iteration.
     """
 
     config: TrainConfig
@@ -37,6 +43,8 @@ class RunContext:
     rewards: Mapping[str, Reward]
     limited_rewards: Mapping[str, Reward]
     processes: Processes
+    reward_mix: RewardMix
+    progress: Progress = field(default_factory=Progress)
 
     def sampling_steps(self, iteration: int) -> PolicySteps:
         """The coefficients with which an iteration's images are sampled.
@@ -52,6 +60,22 @@ class RunContext:
         window = noisy[first : first + sampling.window_steps]
         return self.model.policy_steps(sampling.steps, sampling.eta, window)
 
+    def preferences(self, rows: Tensor) -> Tensor | None:
+        """The preference of each image, float64[B, m], where the adapters are trained to be stacked; otherwise None."""
+        return self.prompts.preferences(rows) if isinstance(self.prompts, StackedPrompts) else None
+
+    def reward_weights(self, rows: Tensor) -> Mapping[str, float | Tensor]:
+        """The weight of every reward for images of these rows of the prompt table: numbers, or float64[B] where the adapters
+        are trained to be stacked and every image has its own preference."""
+        weights, preferences = self.reward_mix.weights, self.preferences(rows)
+        if preferences is None:
+            return weights
+        return {name: weight * preferences[:, i] for i, (name, weight) in enumerate(weights.items())}
+
+    def trained_reward(self, scores: Mapping[str, Tensor], rows: Tensor) -> Tensor:
+        """The trained reward float64[B] of images of these rows of the prompt table, with the scores' gradient."""
+        return weighted_sum(self.reward_mix.terms(scores), self.reward_weights(rows))
+
     @property
     def seed(self) -> int:
         """The run's seed."""
@@ -61,6 +85,11 @@ class RunContext:
     def device(self) -> torch.device:
         """Where the network computes."""
         return self.model.device
+
+    @property
+    def exact_device(self) -> torch.device:
+        """Where float64 numbers are: the network's device, or the CPU where the device has no float64 (Apple's GPUs)."""
+        return self.device if has_float64(self.device) else torch.device("cpu")
 
     @property
     def images_per_iteration(self) -> int:

@@ -61,7 +61,7 @@ def ddim_steps(
         raise ValueError(f"eta is {eta}: it must be above 0 (without noise there is no policy to train) and at most 1")
     if bool((timesteps[1:] >= timesteps[:-1]).any()):
         raise ValueError(f"timesteps {timesteps.tolist()} do not fall: ask for fewer denoising steps")
-    alpha_bar = alphas_cumprod.double().cpu()[timesteps.cpu()]
+    alpha_bar = alphas_cumprod.cpu().double()[timesteps.cpu()]
     previous = torch.cat([alpha_bar[1:], torch.tensor([final_alpha_cumprod], dtype=torch.float64)])
     if prediction_type != "v_prediction" and bool((alpha_bar <= 0).any()):
         raise ValueError(

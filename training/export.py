@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any
 
@@ -20,32 +20,46 @@ _ARCHITECTURES = {
     "sdxl": ("stable-diffusion-xl-v1-base/lora", "sdxl_base_v1-0"),
     "sd3": ("stable-diffusion-3-medium/lora", "sd3"),
     "flux": ("flux-1-dev/lora", "flux1"),
+    "flux2": ("flux-2-klein/lora", "flux2"),
+    "qwen_image": ("qwen-image/lora", "qwen_image"),
+    "z_image": ("z-image/lora", "z_image"),
+    "wan": ("wan2.1/lora", "wan2.1"),
 }
 """modelspec.architecture (Stability AI's modelspec 1.0.0) and kohya's ss_base_model_version."""
 
 
-def adapter_bytes(unet: UNet2DConditionModel, alpha: float, metadata: Mapping[str, str]) -> bytes:
+def adapter_bytes(
+    unet: UNet2DConditionModel, alpha: float, metadata: Mapping[str, str], *, adapter_name: str = "default"
+) -> bytes:
     """A UNet's LoRA adapter as the bytes of a ``.safetensors`` file with kohya keys.
 
     The keys are ``lora_unet_<layer>.lora_down.weight``, ``.lora_up.weight`` and ``.alpha``. ComfyUI, A1111 and diffusers
     read these. ComfyUI does not map raw peft keys for SD 1.5 and SDXL.
 
     Args:
-        unet: a network with one peft LoRA adapter.
+        unet: a network with a peft LoRA adapter.
         alpha: the adapter's alpha. Readers scale the update by alpha / rank.
         metadata: strings for the file's header.
+        adapter_name: peft's name of the adapter, where the network has several.
 
     Returns:
         The file's content; tensors in float32.
     """
-    state = {f"unet.{key}": value for key, value in get_peft_model_state_dict(unet).items()}
+    state = {f"unet.{key}": value for key, value in get_peft_model_state_dict(unet, adapter_name=adapter_name).items()}
     tensors = convert_state_dict_to_kohya(state)
     for key, tensor in tensors.items():  # the converter writes the rank where alpha belongs
         tensors[key] = torch.tensor(alpha) if key.endswith(".alpha") else tensor.detach().float().cpu().contiguous()
     return save(tensors, metadata=dict(metadata))
 
 
-def transformer_bytes(transformer: Any, alpha: float, metadata: Mapping[str, str]) -> bytes:
+def transformer_bytes(
+    transformer: Any,
+    alpha: float,
+    metadata: Mapping[str, str],
+    rename: Callable[[str], str] = "transformer.{}".format,
+    *,
+    adapter_name: str = "default",
+) -> bytes:
     """A transformer's LoRA adapter as the bytes of a ``.safetensors`` file with diffusers' keys.
 
     The keys are ``transformer.<layer>.lora_A.weight`` and ``.lora_B.weight``. ComfyUI and diffusers read these for SD3, Flux,
@@ -53,19 +67,21 @@ def transformer_bytes(transformer: Any, alpha: float, metadata: Mapping[str, str
     readers then scale by 1.
 
     Args:
-        transformer: a network with one peft LoRA adapter.
+        transformer: a network with a peft LoRA adapter.
         alpha: the adapter's alpha.
         metadata: strings for the file's header.
+        rename: peft's key -> the file's, for families whose readers expect other names.
+        adapter_name: peft's name of the adapter, where the network has several.
 
     Returns:
         The file's content; tensors in float32.
     """
-    state = get_peft_model_state_dict(transformer)
+    state = get_peft_model_state_dict(transformer, adapter_name=adapter_name)
     tensors = {}
     for key, value in state.items():
         rank = state[key.replace("lora_B", "lora_A")].shape[0]
         scale = alpha / rank if "lora_B" in key else 1.0
-        tensors[f"transformer.{key}"] = (value.detach().float() * scale).cpu().contiguous()
+        tensors[rename(key)] = (value.detach().float() * scale).cpu().contiguous()
     return save(tensors, metadata=dict(metadata))
 
 

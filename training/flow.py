@@ -34,7 +34,7 @@ def flow_steps(sigmas: Tensor, eta: float, noisy: Iterable[int] | None = None) -
     """
     if not eta > 0:
         raise ValueError(f"eta is {eta}: it must be above 0 (without noise there is no policy to train)")
-    times = sigmas.double().cpu()
+    times = sigmas.cpu().double()
     if bool((times[1:] >= times[:-1]).any()) or float(times[0]) > 1 or float(times[-1]) < 0:
         raise ValueError(f"times {times.tolist()} do not fall from 1 to 0: ask for fewer denoising steps")
     t, dt = times[:-1], times[:-1] - times[1:]

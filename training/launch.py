@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 
 from ..artifacts.files import write_atomically
+from ..pipelines.adapter_files import read_adapter
 from ..rewards.load import load_rewards
 from ..rewards.protocol import check_differentiable
 from .algorithms import algorithm_class
@@ -20,6 +21,7 @@ from .models.bases import load_base
 from .models.diffusers_model import Base, DiffusersModel
 from .prompts import load_prompts
 from .resume import check_output
+from .start_adapter import begin_with
 from .trainer import Trainer
 
 
@@ -28,7 +30,7 @@ def launch(config: TrainConfig) -> Path:
     algorithm = algorithm_class(config.algorithm.name)
     accelerator = Accelerator(
         mixed_precision="fp16" if config.base.precision == "fp16" else "no",
-        log_with="tensorboard",
+        log_with=list(config.run.trackers),  # pyright: ignore[reportArgumentType]  (names are allowed)
         project_dir=config.output,
     )
     check_output(config, accelerator.num_processes)
@@ -40,18 +42,24 @@ def launch(config: TrainConfig) -> Path:
         allow_download=config.allow_download,
     )
     base = load_base(config.base, accelerator.device, allow_download=config.allow_download)
+    start = read_adapter("adapter.start", config.adapter.start, base.unet) if config.adapter.start else None
     model = DiffusersModel(
-        base, config.adapter, config.run.seed, gradient_checkpointing=config.base.gradient_checkpointing
+        base,
+        config.adapter,
+        config.run.seed,
+        members=len(config.rewards) if config.algorithm.stacked else 1,
+        gradient_checkpointing=config.base.gradient_checkpointing,
     )
+    if start is not None:
+        begin_with(model, start, config.adapter)
     trained = {name: rewards[name] for name in config.rewards}
     heldout = {name: rewards[name] for name in config.heldout}
     if algorithm.needs_reward_gradient:
         check_differentiable(config.algorithm.name, trained, base.resolution, prompts[0])
     # The trainer keys its own randomness; this is for a reward of one's own that draws from the global generators.
     set_seed(config.run.seed + accelerator.process_index)
-    trainer = Trainer(
-        config, model, trained, heldout, prompts, accelerator, _metadata(config, base, algorithm.has_kl_penalty)
-    )
+    has_kl_weight = algorithm.has_kl_penalty and not config.normalise_rewards  # in reward units per nat
+    trainer = Trainer(config, model, trained, heldout, prompts, accelerator, _metadata(config, base, has_kl_weight))
     if accelerator.is_main_process:
         Path(config.output).mkdir(parents=True, exist_ok=True)
         write_atomically(Path(config.output) / "config.yaml", yaml.safe_dump(dataclasses.asdict(config)).encode())
@@ -68,8 +76,11 @@ def _prediction_type(base: Base) -> str:
 
 
 def _metadata(config: TrainConfig, base: Base, has_kl_penalty: bool) -> dict[str, str]:
-    # A reward of one's own is known by its function; the whole name is in the configuration.
-    weights = {name.rpartition(":")[2]: weight for name, weight in config.rewards.items()}
+    # A reward of one's own is known by its function, a server by its address; the whole name is in the configuration.
+    weights = {
+        name.partition("#")[0] if "://" in name else name.rpartition(":")[2]: weight
+        for name, weight in config.rewards.items()
+    }
     reward = next(iter(weights)) if len(weights) == 1 else json.dumps(weights)
     return adapter_metadata(
         title=f"{reward} ({Path(config.output).name})",

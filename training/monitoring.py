@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import io
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
 from ..artifacts.files import write_atomically
-from ..artifacts.pictures import image_grid
+from ..artifacts.pictures import captioned_grid
 from ..artifacts.tables import csv_bytes
 from ..rewards.protocol import Reward, score, weighted_sum
 from .collection import Collector
@@ -19,6 +25,7 @@ from .context import RunContext
 from .figures import reward_curve
 from .state import TrainState
 
+_SECONDS_BETWEEN = 0.5
 _SHOWN = ("reward", "kl", "ratio_deviation", "clip_fraction", "effective_share", "samples_per_second")
 
 
@@ -37,13 +44,21 @@ class Monitor:
         self.config, self.processes = context.config, context.processes
         self.output = Path(self.config.output)
         self._bar: tqdm | None = None
+        self._shown = 0.0
+        context.progress.show = self._show
+
+    def _show(self, part: str, done: int, total: int) -> None:
+        """Show the part of an iteration that runs, at most twice a second."""
+        if self._bar is not None and (time.monotonic() - self._shown > _SECONDS_BETWEEN or done >= total):
+            self._bar.set_description(f"{part} {min(done, total)}/{total}")
+            self._shown = time.monotonic()
 
     @contextmanager
     def open(self, state: TrainState) -> Iterator[Monitor]:
         """Start the progress bar and the trackers. The tables are written however the run ends."""
         if self.processes.main:
             (self.output / "pictures").mkdir(parents=True, exist_ok=True)
-        self.processes.accelerator.init_trackers("tensorboard")
+        self.processes.accelerator.init_trackers("tensorboard", init_kwargs={"wandb": offline(self.output)})
         total = self.config.run.iterations
         with tqdm(total=total, initial=state.iteration, unit="iteration", disable=not self.processes.main) as bar:
             self._bar = bar
@@ -70,23 +85,32 @@ class Monitor:
         if not every or seen or not (last or state.iteration % every == 0):
             return
         if self.processes.main:
-            images, prompts = self._samples()
-            scores = score(self.rewards, images, prompts)
+            images, rows = self._samples()
+            scores = score(self.rewards, images, self.context.prompts.texts(rows))
             figures = {name: float(values.mean()) for name, values in scores.items()}
-            total = float(weighted_sum(scores, self.config.rewards).mean())
+            total = float(weighted_sum(scores, self.context.reward_weights(rows)).mean())
             state.watched.append({"iteration": state.iteration, "reward": total, **figures})
             named = {f"watched/{name}": value for name, value in figures.items()}
             self.processes.accelerator.log(named, step=state.iteration)
-            write_atomically(self.output / "pictures" / f"{state.iteration:08d}.png", image_grid(images))
+            self._picture(state.iteration, images, captions(self.context.prompts.texts(rows), scores))
             self._write_tables(state)
         self.processes.wait()
 
-    def _samples(self) -> tuple[Tensor, list[str]]:
-        """Sample fixed prompts with fixed noise, so that only the adapter makes a difference."""
+    def _picture(self, iteration: int, images: Tensor, below: list[str]) -> None:
+        """Write the grid, and give it to the trackers."""
+        content = captioned_grid(images, below)
+        write_atomically(self.output / "pictures" / f"{iteration:08d}.png", content)
+        pixels = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+        for tracker in self.processes.accelerator.trackers:
+            layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+            tracker.log_images({"watched": pixels[None]}, step=iteration, **layout)
+
+    def _samples(self) -> tuple[Tensor, Tensor]:
+        """Sample fixed prompts with fixed noise, so that only the adapter makes a difference; images and prompt rows."""
         count = self.config.run.watch_samples
         prompt = torch.arange(count) % len(self.context.prompts)
         runs = self.collector.sample(prompt, [("watch", i) for i in range(count)], measure_kl=False)
-        return runs.images, self.context.prompts.texts(prompt)
+        return runs.images, prompt
 
     def _write_tables(self, state: TrainState) -> None:
         if not self.processes.main:
@@ -97,3 +121,17 @@ class Monitor:
         if state.history:
             curve = reward_curve(state.history, state.watched, list(self.config.rewards), self.config.heldout)
             write_atomically(self.output / "rewards.png", curve)
+
+
+def captions(prompts: Sequence[str], scores: Mapping[str, Tensor]) -> list[str]:
+    """The prompt and the scores of every picture, in words."""
+    named = {name.partition("#")[0] if "://" in name else name.rpartition(":")[2]: v for name, v in scores.items()}
+    return [
+        "\n".join([prompt, *(f"{name} {float(values[i]):.3g}" for name, values in named.items())])
+        for i, prompt in enumerate(prompts)
+    ]
+
+
+def offline(folder: Path) -> dict[str, Any]:
+    """Arguments of W&B: it stays on this machine unless the user's environment says otherwise."""
+    return {"mode": os.environ.get("WANDB_MODE", "offline"), "dir": str(folder)}

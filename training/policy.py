@@ -119,6 +119,16 @@ def _rows(values: Tensor, index: Tensor, like: Tensor) -> Tensor:
     return values[index.cpu()].to(device=like.device, dtype=torch.float32).view(-1, 1, 1, 1)
 
 
+def has_float64(device: torch.device) -> bool:
+    """Whether a device computes in float64; Apple's GPUs do not."""
+    return device.type != "mps"
+
+
+def exact(tensor: Tensor) -> Tensor:
+    """A tensor in float64, with its gradient; on the CPU where its device has no float64."""
+    return tensor.double() if has_float64(tensor.device) else tensor.cpu().double()
+
+
 def gaussian_log_prob(sample: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """Log-density of a spherical Gaussian, summed over a latent's elements.
 
@@ -133,8 +143,8 @@ def gaussian_log_prob(sample: Tensor, mean: Tensor, std: Tensor) -> Tensor:
         Log-densities, float64[B], nats.
     """
     elements = sample[0].numel()
-    scale = std.double().flatten()
-    distance = (sample.double() - mean.double()).square().flatten(1).sum(1)
+    scale = exact(std).flatten()
+    distance = (exact(sample) - exact(mean)).square().flatten(1).sum(1)
     return -distance / (2 * scale.square()) - elements * scale.log() - elements / 2 * math.log(2 * math.pi)
 
 
@@ -152,5 +162,5 @@ def gaussian_kl(mean: Tensor, reference: Tensor, std: Tensor) -> Tensor:
     Returns:
         Divergences, float64[B], nats.
     """
-    distance = (mean.double() - reference.double()).square().flatten(1).sum(1)
-    return distance / (2 * std.double().flatten().square())
+    distance = (exact(mean) - exact(reference)).square().flatten(1).sum(1)
+    return distance / (2 * exact(std).flatten().square())

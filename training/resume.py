@@ -23,8 +23,24 @@ ADDED = {
     "preset": "",
     "algorithm.draft_steps": 0,
     "algorithm.draft_noises": 1,
+    "base.quantise": "none",
+    "adapter.start": "",
+    "sampling.negative_prompt": "",
+    "optimizer.schedule": "constant",
+    "optimizer.warmup": 0,
+    "optimizer.decay_iterations": 0,
+    "prompts.cache": "",
+    "run.ema": 0.0,
+    "run.trackers": ["tensorboard"],
+    "rewards_end": {},
+    "rewards_end_iteration": 0,
+    "normalise_rewards": False,
+    "algorithm.stacked": False,
 }
 """Settings that older checkpoints do not have -> the value with which the older version ran."""
+
+RENAMED = {"algorithm.take_off_base_error": "algorithm.control_variate"}
+"""Earlier names of settings -> the present ones."""
 
 CHANGEABLE = (
     "output",
@@ -42,6 +58,8 @@ CHANGEABLE = (
     "run.watch_samples",
     "run.stop_kl",
     "run.stop_diversity",
+    "run.trackers",
+    "prompts.cache",
 )
 """Settings that may change when a run is resumed, because the adapter does not depend on them."""
 
@@ -80,7 +98,7 @@ def check_output(config: TrainConfig, processes: int) -> None:
             f"the run in {folder} had {saved['processes']} processes, now there are {processes}: "
             "resume with the same number"
         )
-    before, now = ADDED | dict(flat(saved["config"])), dict(flat(dataclasses.asdict(config)))
+    before, now = recorded_settings(saved["config"]), dict(flat(dataclasses.asdict(config)))
     changed = [name for name in sorted(before | now) if name not in CHANGEABLE and before.get(name) != now.get(name)]
     if changed:
         differences = "; ".join(f"{name} was {before.get(name)!r}, is {now.get(name)!r}" for name in changed)
@@ -104,10 +122,15 @@ def newest_checkpoint(folder: Path) -> Path:
     return checkpoint
 
 
+def recorded_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a run that an older version may have recorded, by their present dotted names."""
+    return ADDED | {RENAMED.get(name, name): value for name, value in flat(config)}
+
+
 def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Settings by their dotted names."""
     for name, value in settings.items():
-        if isinstance(value, dict) and name not in ("rewards", "reward_folders"):
+        if isinstance(value, dict) and name not in ("rewards", "rewards_end", "reward_folders"):
             yield from flat(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value

@@ -7,6 +7,8 @@ turns them into tensors and numbers.
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,12 +28,14 @@ class TrainState:
         first_diversity: the images' diversity in the first iteration; None before it.
         history: one row of figures per iteration.
         watched: one row of figures per evaluation of the held-out rewards.
+        average: the adapter's exponential moving average over the iterations; None without ``run.ema``.
     """
 
     iteration: int = 0
     first_diversity: float | None = None
     history: list[dict[str, float]] = field(default_factory=list)
     watched: list[dict[str, float]] = field(default_factory=list)
+    average: dict[str, Tensor] | None = None
 
 
 def adapter_copy(model: TextToImageModel) -> dict[str, Tensor]:
@@ -46,6 +50,20 @@ def restore_adapter(model: TextToImageModel, parameters: dict[str, Tensor]) -> N
             value.copy_(parameters[name])
 
 
+@contextmanager
+def averaged(state: TrainState, model: TextToImageModel) -> Iterator[None]:
+    """Use the averaged adapter inside the block, if there is one."""
+    if state.average is None:
+        yield
+        return
+    trained = adapter_copy(model)
+    restore_adapter(model, state.average)
+    try:
+        yield
+    finally:
+        restore_adapter(model, trained)
+
+
 def to_dict(state: TrainState, model: TextToImageModel) -> dict[str, Any]:
     """The adapter, the progress and the global random generators, as tensors, numbers, strings and containers of them."""
     return {
@@ -54,6 +72,7 @@ def to_dict(state: TrainState, model: TextToImageModel) -> dict[str, Any]:
         "first_diversity": state.first_diversity,
         "history": state.history,
         "watched": state.watched,
+        "average": state.average or {},
         "random": _random_state(),
     }
 
@@ -64,6 +83,7 @@ def from_dict(saved: dict[str, Any], state: TrainState, model: TextToImageModel)
     state.iteration = saved["iteration"]
     state.first_diversity = saved["first_diversity"]
     state.history, state.watched = saved["history"], saved["watched"]
+    state.average = saved.get("average") or None
     _restore_random_state(saved["random"])
 
 

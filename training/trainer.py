@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from accelerate import Accelerator
 
@@ -19,13 +19,14 @@ from .algorithms import algorithm_class, entry_of
 from .checkpoints import ADAPTER, load_state, save_checkpoint
 from .config import TrainConfig
 from .context import RunContext
-from .models.protocol import TextToImageModel
+from .models.protocol import StackedModel, TextToImageModel
 from .monitoring import Monitor
 from .noisy_steps import noisy_range
 from .processes import Processes
-from .prompt_table import PromptTable
 from .resume import newest_checkpoint
-from .state import TrainState, adapter_copy, from_dict, restore_adapter, to_dict
+from .reward_mix import RewardMix
+from .stacking import member_files, member_metadata, prompt_table
+from .state import TrainState, adapter_copy, averaged, from_dict, restore_adapter, to_dict
 
 logger = logging.getLogger("diffusion_blend")
 
@@ -62,10 +63,11 @@ class Trainer:
             model.policy_steps(
                 sampling.steps, sampling.eta, noisy_range(sampling.noisy_steps, sampling.steps, auto=window)
             ),
-            PromptTable(model, prompts),
+            prompt_table(config, model, prompts),
             rewards,
             limited,
             Processes(accelerator),
+            RewardMix(config),
         )
         self.metadata, self.output = dict(metadata or {}), Path(config.output)
         self.algorithm = algorithm_class(config.algorithm.name)(self.context)
@@ -76,7 +78,7 @@ class Trainer:
         """Train to the last iteration.
 
         Returns:
-            The adapter file.
+            The adapter file; with ``algorithm.stacked`` the folder that holds the group's files.
 
         Raises:
             TrainingCollapsed: a number was not finite or a stop rule fired; the last good adapter is in the output
@@ -95,20 +97,21 @@ class Trainer:
 
     def _loop(self) -> None:
         run, model = self.context.config.run, self.context.model
-        good = adapter_copy(model)
+        good = adapter_copy(model), self.state.average
         try:
             while self.state.iteration < run.iterations:
-                self.monitor.watch(self.state)
-                sampled_from = adapter_copy(model)
+                self._watch()
+                sampled_from = adapter_copy(model), self.state.average
                 figures = self._iterate()
                 self.monitor.record(self.state, figures)
                 self._check_stop_rules(figures)
                 good = sampled_from  # its images passed the stop rules; those of the updated adapter do not exist yet
                 if self.state.iteration % run.save_every == 0:
                     self._save()
-            self.monitor.watch(self.state, last=True)
+            self._watch(last=True)
         except TrainingCollapsed as collapse:
-            restore_adapter(model, good)
+            adapter, self.state.average = good
+            restore_adapter(model, adapter)
             raise TrainingCollapsed(
                 f"stopped in iteration {self.state.iteration}: {collapse}. The last good adapter is {self._export()}. "
                 "Lower optimizer.learning_rate or raise algorithm.kl_weight"
@@ -116,9 +119,23 @@ class Trainer:
 
     def _iterate(self) -> dict[str, float]:
         started = time.monotonic()
+        self.context.reward_mix.iteration = self.state.iteration
         figures = self.algorithm.iterate(self.state.iteration)
         self.state.iteration += 1
+        self._average()
         return {**figures, "samples_per_second": self.context.images_per_iteration / (time.monotonic() - started)}
+
+    def _average(self) -> None:
+        """Move the averaged adapter towards the trained one: ``average = ema average + (1 - ema) adapter``."""
+        decay = self.context.config.run.ema
+        if decay:
+            now = adapter_copy(self.context.model)
+            old = self.state.average or now
+            self.state.average = {name: decay * old[name] + (1 - decay) * value for name, value in now.items()}
+
+    def _watch(self, *, last: bool = False) -> None:
+        with averaged(self.state, self.context.model):
+            self.monitor.watch(self.state, last=last)
 
     def _check_stop_rules(self, figures: Mapping[str, float]) -> None:
         run = self.context.config.run
@@ -137,6 +154,7 @@ class Trainer:
         from_dict(saved, self.state, self.context.model)
         # Checkpoints of version 0.1 hold the algorithm's state beside the run's.
         self.algorithm.load_state_dict(saved.get("algorithm", saved))
+        self.context.reward_mix.load_state_dict(saved.get("reward_mix", {}))
 
     def _save(self) -> None:
         processes, config = self.context.processes, self.context.config
@@ -144,21 +162,32 @@ class Trainer:
             state: dict[str, Any] = {
                 **to_dict(self.state, self.context.model),
                 "algorithm": self.algorithm.state_dict(),
+                "reward_mix": self.context.reward_mix.state_dict(),
                 "config": dataclasses.asdict(config),
                 "processes": processes.count,
             }
             checkpoints = self.output / "checkpoints"
-            folder = save_checkpoint(checkpoints, self.state.iteration, state, self._adapter(), config.run.keep)
+            folder = save_checkpoint(checkpoints, self.state.iteration, state, self._adapters(), config.run.keep)
             logger.info("checkpoint %s", folder)
         processes.wait()
 
-    def _adapter(self) -> bytes:
+    def _adapters(self) -> dict[str, bytes]:
+        """The contents of the adapter files by name."""
+        config, model = self.context.config, self.context.model
         samples = self.state.iteration * self.context.images_per_iteration
-        return self.context.model.export({**self.metadata, "diffusion_blend.samples": str(samples)})
+        metadata = {**self.metadata, "diffusion_blend.samples": str(samples)}
+        with averaged(self.state, model):
+            if not config.algorithm.stacked:
+                return {ADAPTER: model.export(metadata)}
+            stacked = cast(StackedModel, model)
+            return {
+                name: stacked.export_member(i, member_metadata(metadata, config, i, samples))
+                for i, name in enumerate(member_files(config))
+            }
 
     def _export(self) -> Path:
-        path = self.output / ADAPTER
         if self.context.processes.main:
-            write_atomically(path, self._adapter())
+            for name, content in self._adapters().items():
+                write_atomically(self.output / name, content)
         self.context.processes.wait()
-        return path
+        return self.output if self.context.config.algorithm.stacked else self.output / ADAPTER

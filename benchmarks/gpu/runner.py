@@ -2,8 +2,8 @@
 
     python -P benchmarks/gpu/runner.py [--out runs/gpu] [--part a|b|c|d|e|UNIT ...] [--cpu] [--tiny] [--seconds 480] [--list]
 
-Every unit appends its results to ``OUT/results.jsonl`` itself, so whatever ends it costs only what it was doing. Its
-output goes to ``OUT/log.txt``. The whole run ends ``--seconds`` after its start.
+Every unit appends its results to ``OUT/results.jsonl`` itself, so a cut-off run loses only the unit that was running.
+The units' output goes to ``OUT/log.txt``. The whole run ends ``--seconds`` after its start.
 """
 
 from __future__ import annotations

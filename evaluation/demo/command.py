@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def work() -> None:
         page = demonstrate(options)
         sys.stdout.write(
-            f"\nThe page: {page.resolve()}\nOpen it in a browser; beside it lie the pictures, tables and samples.\n"
+            f"\nThe page: {page.resolve()}\nOpen it in a browser. The pictures, tables and samples are in the same folder.\n"
         )
 
     return run_command("demo", work)

@@ -22,11 +22,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = chosen[chosen.subcommand]
 
     def work() -> None:
-        check_options(options, {"points": 2, "seed": 0})
-        if chosen.subcommand in ("corrected", "cross"):
+        check_options(options, {"points": 2, "seed": 0, "people": 2})
+        for count in getattr(options, "adapters", []):
+            check_options(Namespace(adapters=count), {"adapters": 2})
+        if not getattr(options, "alpha", 1.0) > 0:
+            raise ValueError(f"--alpha is {options.alpha}: a KL weight must be above 0")
+        seeds = getattr(options, "seeds", [])
+        if isinstance(seeds, int):  # a number of seeds
             check_options(options, {"seeds": 2})
-        for seed in options.seeds if chosen.subcommand == "learned" else []:
-            check_options(Namespace(seeds=seed), {"seeds": 0})
+        else:
+            for seed in seeds:
+                check_options(Namespace(seeds=seed), {"seeds": 0})
         check_folder(options.output)
         import torch as torch  # a missing library is reported before a folder is made
 
@@ -45,6 +51,15 @@ def _parser() -> ArgumentParser:
     learned = ArgumentParser(description="trained networks and adapters: every method against the known truth")
     learned.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     learned.add_argument("--points", type=int, default=4000, help="points a setting and seed")
+    learned.add_argument("--only_pairs", type=bool, default=False, help="leave out sets of more than two rewards")
+    stacked = ArgumentParser(description="adapters trained to be stacked against the adapter trained for each mixture")
+    stacked.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    stacked.add_argument("--points", type=int, default=4000, help="points a weight and seed")
+    stacked.add_argument("--alpha", type=float, default=0.25, help="KL weight, reward units per nat")
+    taste = ArgumentParser(description="simulated people: how many duels find a hidden preference")
+    taste.add_argument("--people", type=int, default=200, help="hidden utilities of each kind (200)")
+    taste.add_argument("--adapters", type=int, nargs="+", default=[2, 3, 4, 8], help="numbers of adapters")
+    taste.add_argument("--miniature", type=bool, default=True, help="also hidden mixes of the miniature's rewards")
     corrected = ArgumentParser(
         description="path weights: the corrected blend and the sampler's noise; resumed where it stopped"
     )
@@ -57,10 +72,12 @@ def _parser() -> ArgumentParser:
     )
     cross.add_argument("--seeds", type=int, default=5, help="number of seeds")
     cross.add_argument("--points", type=int, default=4000, help="points a setting and seed")
-    for study in (exact, learned, corrected, cross):
+    for study in (exact, learned, stacked, taste, corrected, cross):
         study.add_argument("--output", type=Path, required=True, help="folder for tables, JSON and figure")
     commands.add_subcommand("exact", exact, help=exact.description, aliases=["oracle"])
     commands.add_subcommand("learned", learned, help=learned.description)
+    commands.add_subcommand("stacked", stacked, help=stacked.description)
+    commands.add_subcommand("taste", taste, help=taste.description)
     commands.add_subcommand("corrected", corrected, help=corrected.description)
     commands.add_subcommand("cross", cross, help=cross.description)
     return parser
@@ -91,16 +108,20 @@ def _exact(options: Namespace) -> None:
 
 
 def _learned(options: Namespace) -> None:
+    from .claims import equality_table, ratio_table
     from .figures import learned_figure
-    from .learned_study import METHODS, STEPS, Effort, study
+    from .learned_study import METHODS, STEPS, Effort, measure, summaries
 
-    effort = Effort(points=options.points, seeds=tuple(options.seeds))
-    rows = study(effort)
+    effort = Effort(points=options.points, seeds=tuple(options.seeds), only_pairs=options.only_pairs)
+    measured = measure(effort, options.output)
+    rows = summaries(measured)
     shown = ["rewards", "alpha"]
     paired = [*shown, *(key for key in rows[0] if key.endswith("- blend")), "linearity gap", "MSDDA difference"]
     tables = {
         "Sliced Wasserstein distance to the truth": [{key: row[key] for key in (*shown, *METHODS)} for row in rows],
         "Paired differences and diagnostics": [{key: row[key] for key in paired} for row in rows],
+        "Ratios of distances": ratio_table(measured),
+        "Tests of equality": equality_table(measured),
     }
     _publish(options, "learned", f"seeds {list(effort.seeds)}, {effort.points} points, {STEPS} steps", tables)
     learned_figure(rows, METHODS, options.output / "learned.png")
@@ -123,6 +144,28 @@ def _cross(options: Namespace) -> None:
     _publish(options, "cross", f"seeds 0 to {options.seeds - 1}, {options.points} points, {STEPS} steps", tables)
 
 
+def _stacked(options: Namespace) -> None:
+    from .figures import stacked_figure
+    from .stacked_study import METHODS, STEPS, Effort, study
+
+    effort = Effort(points=options.points, seeds=tuple(options.seeds), alpha=options.alpha)
+    distances, ratios, noise = study(effort, options.output)
+    setting = f"seeds {list(effort.seeds)}, alpha {effort.alpha:g}, {effort.points} points, {STEPS} steps"
+    tables = {
+        "Sliced Wasserstein distance to the truth": distances,
+        "Ratio to the adapter trained for w": ratios,
+        "Noise of one batch's gradient (DiffusionNFT): variance over squared mean": noise,
+    }
+    _publish(options, "stacked", setting, tables)
+    stacked_figure(distances, METHODS, options.output / "stacked.png")
+
+
+def _taste(options: Namespace) -> None:
+    from ..taste.command import run
+
+    run(options)
+
+
 def _publish(options: Namespace, name: str, setting: str, tables: dict[str, list[dict[str, Any]]]) -> None:
     text = f"{name}: {setting}\n" + "".join(f"\n{title}\n\n{markdown_table(rows)}" for title, rows in tables.items())
     sys.stdout.write(text)
@@ -132,7 +175,15 @@ def _publish(options: Namespace, name: str, setting: str, tables: dict[str, list
     )
 
 
-_STUDIES = {"exact": _exact, "oracle": _exact, "learned": _learned, "corrected": _corrected, "cross": _cross}
+_STUDIES = {
+    "exact": _exact,
+    "oracle": _exact,
+    "learned": _learned,
+    "taste": _taste,
+    "stacked": _stacked,
+    "corrected": _corrected,
+    "cross": _cross,
+}
 """Study -> its function; ``oracle`` is the earlier name of ``exact``."""
 
 

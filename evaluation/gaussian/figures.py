@@ -60,16 +60,33 @@ def learned_figure(rows: Sequence[Row], methods: Sequence[str], path: Path) -> N
     """Distance to the truth of every method on learned networks: over alpha for each pair, and over reward counts."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(15, 5), layout="constrained")
-    panels = figure.subplots(1, 3, sharey=True)
     pairs = list(dict.fromkeys(row["rewards"] for row in rows if not row["rewards"].endswith("rewards")))
     sets = [row for row in rows if row["rewards"].endswith("rewards")]
+    figure = Figure(figsize=(15 if sets else 10, 5), layout="constrained")
+    panels = figure.subplots(1, len(pairs) + bool(sets), sharey=True)
     for panel, pair in zip(panels, pairs, strict=False):
         here = [row for row in rows if row["rewards"] == pair]
         _methods(panel, [row["alpha"] for row in here], here, methods)
         panel.set(xscale="log", xlabel="alpha", title=pair)
-    _methods(panels[2], [int(row["rewards"].split()[0]) for row in sets], sets, methods)
-    panels[2].set(xlabel="rewards, equal weights", title="alpha 1")
+    if sets:
+        _methods(panels[-1], [int(row["rewards"].split()[0]) for row in sets], sets, methods)
+        panels[-1].set(xlabel="rewards, equal weights", title="alpha 1")
+    panels[0].set(yscale="log", ylabel="sliced Wasserstein to the truth")
+    panels[0].legend(fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
+def stacked_figure(rows: Sequence[Row], methods: Sequence[str], path: Path) -> None:
+    """Distance to the truth over the weight of the first reward, one panel for each pair."""
+    from matplotlib.figure import Figure
+
+    pairs = list(dict.fromkeys(row["rewards"] for row in rows))
+    figure = Figure(figsize=(5 * len(pairs), 4.5), layout="constrained")
+    panels = figure.subplots(1, len(pairs), sharey=True, squeeze=False)[0]
+    for panel, pair in zip(panels, pairs, strict=True):
+        here = [row for row in rows if row["rewards"] == pair]
+        _methods(panel, [float(row["w"]) for row in here], here, methods)
+        panel.set(xlabel=f"weight of {pair.split('/')[0]}", title=pair)
     panels[0].set(yscale="log", ylabel="sliced Wasserstein to the truth")
     panels[0].legend(fontsize=8)
     figure.savefig(path, dpi=110)

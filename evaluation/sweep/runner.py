@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ...blending.plans import Planner
-from ...pipelines.adapter_files import Adapter, Update
+from ...pipelines.adapter_files import Adapter, Updates
 from ...rewards.protocol import Reward, score, weighted_sum
-from ...training.ddim import DdimSteps
+from ...training.policy import PolicySteps
 from .config import SweepConfig
 from .methods import sampler
 from .network import Network
@@ -30,19 +30,19 @@ class MethodRunner:
         network: the base.
         steps: the sampler.
         adapters: in the order of the weights.
-        mixture_adapters: adapters of morl by their file's digest.
+        mixture_adapters: adapters of morl, and of a stacked group, by their file's digest.
         rewards: by the user's names.
     """
 
     config: SweepConfig
     network: Network
-    steps: DdimSteps
+    steps: PolicySteps
     adapters: Sequence[Adapter]
     mixture_adapters: Mapping[str, Adapter]
     rewards: Mapping[str, Reward]
 
     @property
-    def updates(self) -> list[Update]:
+    def updates(self) -> list[Updates]:
         """Every adapter's update, in order."""
         return [adapter.update for adapter in self.adapters]
 
@@ -50,12 +50,12 @@ class MethodRunner:
         """Make a point's pictures of one chunk."""
         return sampler(point.recipe).run(self, point.recipe, chunk, cost)
 
-    def planned(self, updates: Sequence[Update], planner: Planner, chunk: Chunk, cost: Cost) -> Samples:
+    def planned(self, updates: Sequence[Updates], planner: Planner, chunk: Chunk, cost: Cost) -> Samples:
         """Pictures of a method that is a plan of gates and mix."""
         return self.denoise(updates, Planned(planner), chunk, cost)
 
     def denoise(
-        self, updates: Sequence[Update], stepper: Stepper, chunk: Chunk, cost: Cost, *, with_gradient: bool = False
+        self, updates: Sequence[Updates], stepper: Stepper, chunk: Chunk, cost: Cost, *, with_gradient: bool = False
     ) -> Samples:
         """Pictures of a method that is one Gaussian per step.
 
@@ -64,7 +64,7 @@ class MethodRunner:
             stepper: the method's step.
             chunk: prompts and noise.
             cost: gets the costs.
-            with_gradient: the step takes gradients; they cannot pass through tensors of inference mode.
+            with_gradient: the step takes gradients, which cannot pass through tensors of inference mode.
         """
         mode = torch.no_grad() if with_gradient else torch.inference_mode()
         with mode, self.network.adapted(updates):

@@ -100,7 +100,7 @@ def _weighted(
 def means(results: Sequence[Result], rewards: Sequence[str]) -> list[dict[str, Any]]:
     """The table like the paper's Table 1: mean and half width of the 95 % interval, pictures clustered by prompt.
 
-    Between methods the differences of `against_blend` are sharper: prompts and noise are the same, and their luck cancels.
+    Between methods the differences of `against_blend` are sharper, because the variation of shared prompts and noise cancels.
     """
     return [
         {
@@ -129,7 +129,7 @@ def shared_images(results: Sequence[Result], names: Sequence[str]) -> NDArray[np
 
 
 def within_pictures(results: Sequence[Result], name: str) -> list[tuple[float, float]]:
-    """Means of a reward with the intervals that comparing the points needs, without the luck they share.
+    """Means of a reward with the intervals that comparing the points needs, without the variation that they share.
 
     Each picture's mean over the points (the same prompt and noise) is subtracted before the 95 % interval is made, and its
     half width is widened by ``sqrt(J / (J - 1))`` for J points (Cousineau 2005; Morey 2008). Pictures of a prompt are a
@@ -225,7 +225,7 @@ def hypervolumes(
     Each reward is scaled so that the worst of all points' means is 0 and the best is 1; the reference point is 0, so a
     hypervolume is the share of that box which the front dominates (Zitzler and Thiele 1999). Methods are compared on
     the preferences and pictures that all of them have. The bootstrap draws the same prompts for every method, and every
-    resample makes its own box, so that the pictures' common luck cancels.
+    resample makes its own box, so that the variation that all methods share cancels.
 
     Args:
         results: of one KL scale.

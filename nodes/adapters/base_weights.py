@@ -10,6 +10,10 @@ from torch import Tensor
 from ..host import Patcher
 
 
+class Unreadable(ValueError):
+    """A weight of the base whose numbers the host cannot give."""
+
+
 class BaseWeights:
     """Weights of a MODEL as its sampling run has them: dequantised, with the host's patches applied.
 
@@ -30,10 +34,17 @@ class BaseWeights:
 
         Args:
             key: name of the parameter, relative to ``model.model``.
+
+        Raises:
+            Unreadable: another extension stores the weight as integers, with scales that the host does not know.
         """
         self.used = True
         (weight, convert), *patches = self._all()[key]
-        weight = convert(weight.to(self.model.load_device, copy=True), inplace=True).float()
+        weight = convert(weight.to(self.model.load_device, copy=True), inplace=True)
+        if not weight.is_floating_point():
+            kind = str(weight.dtype).removeprefix("torch.")
+            raise Unreadable(f"its kind needs the base's own weight, which this checkpoint stores as {kind}.")
+        weight = weight.float()
         return comfy.lora.calculate_weight(patches, weight, key) if patches else weight
 
     def _all(self) -> dict[str, list[Any]]:

@@ -10,6 +10,7 @@ import comfy.weight_adapter
 import torch
 from torch import Tensor
 
+from ...blending.kinds import OtherShape, check_size, factored_form
 from ...blending.updates import (
     BiasDifference,
     Difference,
@@ -23,7 +24,6 @@ from ...blending.updates import (
     Update,
 )
 from .base_weights import BaseWeights
-from .kinds import OtherShape, check_size, factored_form
 from .targets import Target, locate
 
 Updates = list[tuple[str, Update]]
@@ -53,8 +53,9 @@ def convert(patch: Any, target: Target, strength: float, weights: BaseWeights, m
     if any(isinstance(part, Tensor) and part.ndim == 0 for part in patch.weights):
         raise ValueError("a factor of it is a single number.")
     if patch.name == "lora" and patch.weights[5] is not None and tuple(patch.weights[5]) != target.shape:
-        raise ValueError(
-            f"it changes the layer's shape from {list(target.shape)} to {list(patch.weights[5])}, so it cannot be blended."
+        raise OtherShape(
+            f"it changes the layer's shape from {list(target.shape)} to {list(patch.weights[5])}, as control LoRAs do, which "
+            "have their effect on the MODEL before the blend, by Load LoRA."
         )
     scale = magnitude if magnitude is not None else _dora_scale(patch)
     if patch.name in FACTORED and scale is None:

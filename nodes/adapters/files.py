@@ -18,7 +18,7 @@ from ...blending.kl_weights import parse_kl_weight
 from ...blending.preference import AnyPreference
 from ...blending.schedules import Coefficients, CoefficientSchedule
 from ...blending.slots import Slots
-from .headers import name_of
+from .headers import name_of, trained_scale
 
 DTYPES = {
     "F64": torch.float64,
@@ -49,6 +49,7 @@ class RewardLoRA:
         strength: factor on the whole update.
         metadata: the file's header.
         patches: the host's patches, by parameter, of an adapter that comes from a MODEL and not from a file.
+        scales: factors of the training, of the network and of the text encoders, that are applied; None for those that are not.
     """
 
     name: str
@@ -58,6 +59,17 @@ class RewardLoRA:
     strength: float
     metadata: Mapping[str, str] = field(default_factory=dict, repr=False)
     patches: Mapping[str, list[Any]] | None = field(default=None, repr=False)
+    scales: tuple[float | None, ...] = (None, None)
+
+    @property
+    def network_strength(self) -> float:
+        """Factor on the update of the diffusion network."""
+        return self.strength * (1.0 if self.scales[0] is None else self.scales[0])
+
+    @property
+    def text_strength(self) -> float:
+        """Factor on the update of the text encoders."""
+        return self.strength * (1.0 if self.scales[1] is None else self.scales[1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,12 +112,13 @@ class RewardLoRAs:
         return self.arrange(preference).coefficients(self.names, self.kl_weights)
 
 
-def read_lora(path: str, strength: float) -> RewardLoRA:
+def read_lora(path: str, strength: float, as_trained: bool = False) -> RewardLoRA:
     """Read and check an adapter file.
 
     Args:
         path: a ``.safetensors`` file.
         strength: factor on the whole update, finite.
+        as_trained: whether a factor alpha / r that only the header has is applied; ComfyUI leaves the factor out.
 
     Raises:
         ValueError: the file is not ``.safetensors``, unreadable, truncated or without tensors; the strength is not finite; or
@@ -126,7 +139,8 @@ def read_lora(path: str, strength: float) -> RewardLoRA:
     if not tensors:
         raise ValueError(f"{file} holds no tensors: it is not an adapter.")
     name = name_of(metadata, Path(path).stem)
-    return RewardLoRA(name, file, tensors, _kl_weight(file, metadata), strength, metadata)
+    scales = tuple(trained_scale(metadata, tensors, text=text) if as_trained else None for text in (False, True))
+    return RewardLoRA(name, file, tensors, _kl_weight(file, metadata), strength, metadata, scales=scales)
 
 
 def _read_tensors(path: str) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from ...blending.adapters import AdapterBank
+from ...blending.kinds import OtherShape
 from ...blending.updates import LowRank, Update
 from ..engine.notices import notify
 from ..host import Network, Patcher
-from .base_weights import BaseWeights
+from .base_weights import BaseWeights, Unreadable
 from .conversion import Updates, bytes_of, convert, convert_chain
 from .files import RewardLoRA, RewardLoRAs
-from .kinds import OtherShape
 from .reader import read_content
 from .report import Report
 from .targets import Absent, locate, parameter_of
@@ -111,13 +111,15 @@ def fit_adapter(
             report.absent.append(parameter_of(target))
         except OtherShape as error:
             report.misshapen.append((parameter_of(target), str(error)))
+        except Unreadable as error:
+            report.unreadable.append((parameter_of(target), str(error)))
         except ValueError as error:
             raise ValueError(
                 f"{adapter.file}: {parameter_of(target)}: {error} The file is damaged, or made for another architecture."
             ) from error
         else:
             report.kinds[kind] += 1
-            report.dense_bytes += _dense_bytes(found, itemsize)
+            report.bytes_said += _bytes_to_say(kind, found, itemsize)
             for name, update in found:
                 updates.setdefault(name, []).append(update)
     report.check()
@@ -138,9 +140,14 @@ def _conversions(
         return
     content = read_content(adapter, network, hosts)
     report.count_unused(content.unused)
+    report.without_effect += content.without_effect
     for target, patch in content.patches.items():
         magnitude = content.magnitudes.get(target)
-        yield target, _kind(patch), partial(_convert, patch, network, target, adapter.strength, weights, magnitude)
+        yield (
+            target,
+            _kind(patch),
+            partial(_convert, patch, network, target, adapter.network_strength, weights, magnitude),
+        )
 
 
 def _convert(
@@ -153,6 +160,6 @@ def _kind(patch: Any) -> str:
     return patch[0] if isinstance(patch, tuple) and len(patch) > 1 else getattr(patch, "name", "diff")
 
 
-def _dense_bytes(updates: Updates, itemsize: int) -> int:
-    """Memory of the differences that are as large as the weights that they change."""
-    return sum(bytes_of(update, itemsize) for _, update in updates if not isinstance(update, LowRank))
+def _bytes_to_say(kind: str, updates: Updates, itemsize: int) -> int:
+    """Memory of the updates that may take more than the file: all but plain low-rank pairs."""
+    return sum(bytes_of(update, itemsize) for _, update in updates if kind != "lora" or not isinstance(update, LowRank))

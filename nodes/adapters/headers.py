@@ -23,7 +23,11 @@ def name_of(metadata: Mapping[str, str], file_stem: str) -> str:
     return cleaned_name(file_stem)
 
 
-def trained_scale(metadata: Mapping[str, str], keys: Iterable[str]) -> float | None:
+TEXT = "text_encoder"
+"""How the parts of a header begin that belong to text encoders."""
+
+
+def trained_scale(metadata: Mapping[str, str], keys: Iterable[str], *, text: bool = False) -> float | None:
     """Return the factor alpha / r of the training where only the header has it, None where it is unknown or in the tensors.
 
     diffusers writes PEFT's configuration as JSON under ``lora_adapter_metadata`` (diffusers/loaders/lora_base.py), with keys such
@@ -32,17 +36,16 @@ def trained_scale(metadata: Mapping[str, str], keys: Iterable[str]) -> float | N
     Args:
         metadata: the file's header.
         keys: of the file's tensors.
+        text: whether the factor of the text encoders is meant, and not that of the diffusion network.
     """
     if any(key.endswith(".alpha") for key in keys):
         return None
     try:
         settings = json.loads(metadata.get("lora_adapter_metadata") or "{}")
-        parts = {
-            name.rpartition(".")[2]: value for name, value in settings.items() if not name.startswith("text_encoder")
-        }
+        parts = {name.rpartition(".")[2]: value for name, value in settings.items() if name.startswith(TEXT) == text}
         alpha, rank = float(parts["lora_alpha"]), float(parts["r"])
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
-    if not (rank > 0 and math.isfinite(alpha)):
-        return None
+    if not (rank > 0 and math.isfinite(alpha)) or parts.get("alpha_pattern") or parts.get("rank_pattern"):
+        return None  # patterns give some layers another factor
     return alpha / (math.sqrt(rank) if parts.get("use_rslora") else rank)

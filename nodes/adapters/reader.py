@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,6 @@ from torch import Tensor
 
 from .files import RewardLoRA
 from .spellings import key_map
-from .targets import parameter_of
 
 HALVES = (
     ("lora_up.weight", "lora_down.weight"),
@@ -83,11 +82,13 @@ class Content:
         patches: the host's targets and patches.
         magnitudes: the host's targets -> magnitude of a DoRA in PEFT's spelling.
         unused: keys that belong to no weight of the network.
+        without_effect: keys of second updates of a weight, of which the host applies one.
     """
 
     patches: Mapping[Any, Any]
     magnitudes: Mapping[Any, Tensor]
     unused: frozenset[str]
+    without_effect: tuple[str, ...] = ()
 
 
 def stem(key: str) -> str:
@@ -105,13 +106,14 @@ def read_content(adapter: RewardLoRA, network: Any, hosts: Mapping[str, Any]) ->
 
     Raises:
         ValueError: the file is damaged in a part that is used: half an update, a factor that is no matrix, an alpha of several
-            numbers, two updates of one layer.
+            numbers.
     """
     tensors = _converted(adapter)
     names = key_map(network, hosts, {stem(key) for key in tensors})
     patches, used = read_patches(adapter, names)
     magnitudes = {names[stem(key)]: tensor for key, tensor in used.items() if key.endswith(MAGNITUDES)}
-    return Content(patches, magnitudes, frozenset(tensors.keys() - used.keys()))
+    unused = frozenset(tensors.keys() - used.keys())
+    return Content(patches, magnitudes, unused, _without_effect(used, names, patches))
 
 
 def read_patches(adapter: RewardLoRA, names: Mapping[str, Any]) -> tuple[Mapping[Any, Any], dict[str, Tensor]]:
@@ -130,10 +132,11 @@ def read_patches(adapter: RewardLoRA, names: Mapping[str, Any]) -> tuple[Mapping
     tensors = _converted(adapter)
     used = {key: tensor for key, tensor in tensors.items() if stem(key) in names or key in names}
     _check_complete(adapter, used)
-    _check_single(adapter, used, names)
     wanted = {stem(key) for key in used} | used.keys()
+    # In the host's order, because of two updates of one weight it takes the last.
+    order = {name: target for name, target in names.items() if name in wanted}
     try:
-        patches = comfy.lora.load_lora(used, {key: names[key] for key in wanted & names.keys()}, log_missing=False)
+        patches = comfy.lora.load_lora(used, order, log_missing=False)
     except HOST_FAILURES as error:
         raise ValueError(f"{adapter.file}: the host cannot read it ({error}); the file is damaged.") from error
     return patches, used
@@ -163,18 +166,22 @@ def _check_complete(adapter: RewardLoRA, tensors: Mapping[str, Tensor]) -> None:
             raise ValueError(f"{adapter.file}: {key} has shape {list(tensor.shape)}; alpha is a single number.")
 
 
-def _check_single(adapter: RewardLoRA, tensors: Iterable[str], names: Mapping[str, Any]) -> None:
-    """Refuse two updates of one layer, because the host's reader would silently drop one of them."""
-    for endings in (WHOLE, (".lokr_w2", ".lokr_w2_a")):
-        found: dict[Any, str] = {}
-        for key in tensors:
-            for ending in endings:
-                target = names.get(key.removesuffix(ending)) if key.endswith(ending) else None
-                if target is None:
-                    continue
-                if target in found:
-                    raise ValueError(
-                        f"{adapter.file}: {found[target]} and {key} are both updates of {parameter_of(target)}: a layer has one. "
-                        "If they are meant to add up, save them as two files and load both."
-                    )
-                found[target] = key
+def _without_effect(
+    tensors: Mapping[str, Tensor], names: Mapping[str, Any], patches: Mapping[Any, Any]
+) -> tuple[str, ...]:
+    """The first keys of the updates that the host leaves out, because it applies only one update of a weight."""
+    found: dict[Any, list[str]] = {}
+    for key in tensors:
+        for ending in WHOLE:
+            target = names.get(key.removesuffix(ending)) if key.endswith(ending) else None
+            if target is not None:
+                found.setdefault(target, []).append(key)
+    left_out = [
+        f"{stem(key)}.{part}_a" for key in tensors for part in ("lokr_w1", "lokr_w2") if key.endswith(f".{part}")
+    ]
+    left_out = [key for key in left_out if key in tensors]
+    for target, keys in found.items():
+        patch = patches.get(target)
+        parts = patch[-1] if isinstance(patch, tuple) else getattr(patch, "weights", ())
+        left_out += [key for key in keys if not any(tensors[key] is part for part in parts)]
+    return tuple(dict.fromkeys(left_out))

@@ -36,8 +36,10 @@ class Report:
     kinds: Counter[str] = field(default_factory=Counter)  # kind -> parts of the model that it changes
     absent: list[str] = field(default_factory=list)  # layers that the model does not have
     misshapen: list[tuple[str, str]] = field(default_factory=list)  # layers of another shape, and how
+    unreadable: list[tuple[str, str]] = field(default_factory=list)  # layers whose weight the host cannot give, and why
+    without_effect: list[str] = field(default_factory=list)  # keys of second updates of a layer
     text_encoder: int = 0  # tensors
-    dense_bytes: int = 0  # memory of full differences that the host computes
+    bytes_said: int = 0  # memory of the updates that may take more than the file
 
     def count_unused(self, keys: Iterable[str]) -> None:
         """Sort the keys that belong to no weight of the network into layers, text encoders and extras."""
@@ -61,8 +63,12 @@ class Report:
         Raises:
             ValueError: it is for another architecture, or for a text encoder only.
         """
-        skipped = len(self.absent) + len(self.misshapen)
-        total = self.applied + skipped
+        total = self.applied + len(self.absent) + len(self.misshapen)
+        if not self.applied and self.unreadable:
+            raise ValueError(
+                f"{self.adapter.file}: none of its layers can be applied. {self._reasons()} Load the checkpoint in another "
+                "precision, or use a LoRA without DoRA."
+            )
         if self.applied and self.applied >= LEAST_SHARE * total and self.applied >= len(self.misshapen):
             return
         file = self.adapter.file
@@ -88,23 +94,28 @@ class Report:
     def text(self) -> str:
         """Return what was skipped, in a sentence or two; an empty text if everything was applied and fits in memory."""
         parts = []
-        if self.absent or self.misshapen:
-            total = self.applied + len(self.absent) + len(self.misshapen)
-            parts.append(f"{self.applied} of {total} layers applied. {self._reasons()}")
+        skipped = len(self.absent) + len(self.misshapen) + len(self.unreadable)
+        if skipped:
+            parts.append(f"{self.applied} of {self.applied + skipped} layers applied. {self._reasons()}")
+        if self.without_effect:
+            parts.append(
+                f"{len(self.without_effect)} of its updates have no effect ({_some(self.without_effect)}): it holds two of one "
+                "layer, and ComfyUI applies one. Save them as two files to apply both."
+            )
         if self.text_encoder:
             parts.append(
                 f"It also holds {self.text_encoder} text-encoder weights. They take part where the prompts are encoded behind "
                 "Blend Text Encoder, and have no effect otherwise."
             )
         scale = trained_scale(self.adapter.metadata, self.adapter.tensors)
-        if scale is not None and not math.isclose(scale, 1.0, rel_tol=1e-3):
+        if scale is not None and not math.isclose(scale, 1.0, rel_tol=1e-3) and self.adapter.scales[0] is None:
             parts.append(
-                f"It was trained with a factor of {scale:.3g} (alpha / rank) that ComfyUI does not read: set its strength to "
-                f"{scale:.3g} to have it as trained."
+                f"It was trained with a factor of {scale:.3g} (alpha / rank) that ComfyUI does not read: choose the scale 'as "
+                f"trained' in Load Reward LoRAs, or set its strength to {scale:.3g}."
             )
-        if self.dense_bytes > 2**20:
-            kinds = ", ".join(f"{count} of kind {kind}" for kind, count in sorted(self.kinds.items()) if kind != "lora")
-            parts.append(f"Its full differences ({kinds}) take {self.dense_bytes / 2**20:.0f} MiB.")
+        if self.bytes_said > 2**20:
+            kinds = ", ".join(f"{count} of kind {kind}" for kind, count in sorted(self.kinds.items()))
+            parts.append(f"Its updates ({kinds}) take {self.bytes_said / 2**20:.0f} MiB.")
         return f"{self.adapter.file}: {' '.join(parts)}" if parts else ""
 
     def _reasons(self) -> str:
@@ -114,6 +125,11 @@ class Report:
         if self.misshapen:
             layer, why = self.misshapen[0]
             reasons.append(f"{len(self.misshapen)} of another shape ({layer}: {why.rstrip('.')})")
+        if self.unreadable:
+            layer, why = self.unreadable[0]
+            reasons.append(
+                f"{len(self.unreadable)} that this checkpoint stores in no form for it ({layer}: {why.rstrip('.')})"
+            )
         return f"Skipped: {'; '.join(reasons)}." if reasons else ""
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import nn
 
+from ...blending.kinds import OtherShape
 from ...blending.layers import Layer, layer_of, projection
-from .kinds import OtherShape
+from .base_weights import Unreadable
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ def locate(network: nn.Module, target: Any) -> Target:
 
     Raises:
         Absent: there is none, for example a bias of a layer without bias.
+        Unreadable: it is no layer's, and stored as integers.
     """
     key = parameter_of(target)
     offset, function = (None, None) if isinstance(target, str) else (*target[1:], None)[:2]
@@ -92,6 +94,9 @@ def locate(network: nn.Module, target: Any) -> Target:
     if parameter is None:
         raise Absent(f"the model's {path} has no {attribute}.")
     layer = _layer(module, path) if attribute in ("weight", "bias") else None
+    if layer is None and not parameter.is_floating_point():
+        kind = str(parameter.dtype).removeprefix("torch.")
+        raise Unreadable(f"its parameter has to be exchanged in every call, and this checkpoint stores it as {kind}.")
     shape = tuple(parameter.shape)
     if layer is not None and attribute == "weight":  # a quantised weight may be stored in another shape
         if hasattr(module, "kernel_size"):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import comfy.lora
@@ -11,34 +11,12 @@ import comfy.sd
 import torch
 from torch import Tensor
 
+from .encoded_text import Owner, bundle
 from .files import RewardLoRA, RewardLoRAs
 from .reader import read_patches
 
 KEY = "diffusion_blend_texts"
-"""The entry of a conditioning's options that holds the encodings."""
-
-Encoding = Mapping[str, Any]
-"""The result of ``CLIP.encode_from_tokens(return_dict=True)``: "cond", "pooled_output" and what else the encoder gives."""
-
-
-@dataclass(frozen=True, eq=False)
-class Texts:
-    """Encodings of one text.
-
-    Args:
-        names: of the adapters.
-        base: the encoding without adapters.
-        adapters: with each adapter alone; None where an adapter has no text-encoder weights.
-        soup: with all adapters at these coefficients, or None.
-    """
-
-    names: tuple[str, ...]
-    base: Encoding
-    adapters: tuple[Encoding | None, ...]
-    soup: tuple[tuple[float, ...], Encoding] | None
-
-    def __repr__(self) -> str:
-        return f"<texts of {', '.join(self.names)}>"
+"""The entry of a conditioning's options that says for whom the text was encoded, an `Owner`."""
 
 
 class BlendedCLIP(comfy.sd.CLIP):
@@ -83,24 +61,18 @@ class BlendedCLIP(comfy.sd.CLIP):
         super().set_tokenizer_option(option_name, value)
 
     def encode_from_tokens(self, tokens: Any, return_pooled: Any = False, return_dict: bool = False) -> Any:
-        """Encode once for each adapter. The encodings are in the result under `KEY`.
-
-        Raises:
-            ValueError: the node that encodes asks for tensors alone, which cannot carry the other encodings.
-        """
-        if not return_dict:
-            raise ValueError(
-                "This text-encode node takes plain tensors, so the adapters' own encodings would be lost. Use ComfyUI's CLIP "
-                "Text Encode behind Blend Text Encoder, or connect this node to the CLIP before it."
-            )
-        base = super().encode_from_tokens(tokens, return_pooled, return_dict=True)
+        """Encode once for each adapter. Every tensor of the result carries the adapters' own, as `EncodedText`."""
+        base = super().encode_from_tokens(tokens, return_pooled, return_dict=return_dict)
 
         def encode(clip: Any) -> Any:
-            return None if clip is None else clip.encode_from_tokens(tokens, return_pooled, return_dict=True)
+            if clip is None:  # a copy, because a node may change either in place
+                return copy.deepcopy(base)
+            return clip.encode_from_tokens(tokens, return_pooled, return_dict=return_dict)
 
-        adapters = tuple(encode(part) for part in self.parts)
-        soup = None if self.soup is None else (self.soup[0], encode(self.soup[1]))
-        return base | {KEY: Texts(self.names, dict(base), adapters, soup)}
+        clips = self.parts if self.soup is None else (*self.parts, self.soup[1])
+        owner = Owner(self.names, None if self.soup is None else self.soup[0])
+        encoded = bundle(owner, base, [encode(clip) for clip in clips])
+        return encoded | {KEY: owner} if return_dict else encoded
 
     def encode_from_tokens_scheduled(self, tokens: Any, *args: Any, **kwargs: Any) -> Any:
         if self.patcher.forced_hooks is not None and self.use_clip_schedule:
@@ -114,7 +86,7 @@ class BlendedCLIP(comfy.sd.CLIP):
         return [part for part in (*self.parts, self.soup and self.soup[1]) if part is not None]
 
 
-def blended_clip(clip: Any, loras: RewardLoRAs, soup: tuple[float, ...] | None) -> BlendedCLIP:
+def blended_clip(clip: Any, loras: RewardLoRAs, soup: tuple[float, ...] | None) -> tuple[Any, tuple[str, ...]]:
     """Return a CLIP whose encodings carry those of every adapter.
 
     Args:
@@ -122,24 +94,26 @@ def blended_clip(clip: Any, loras: RewardLoRAs, soup: tuple[float, ...] | None) 
         loras: the adapters.
         soup: coefficients of the adapters for the soup's own encoding, or None.
 
+    Returns:
+        The CLIP, and the names of the adapters that have weights for it. Without any it is the same CLIP.
+
     Raises:
-        ValueError: a file's text-encoder weights are damaged, or no file has any that fit.
+        ValueError: a file's text-encoder weights are damaged.
     """
     hosts = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, {})
     patches = [_patches(adapter, hosts) for adapter in loras]
-    if not any(patches):
-        raise ValueError(
-            "None of the adapters has weights for this text encoder: leave Blend Text Encoder out, and connect the CLIP directly."
-        )
+    having = tuple(name for name, some in zip(loras.names, patches, strict=True) if some)
+    if not having:
+        return clip, having
     parts = tuple(
-        _patched(clip, [(some, adapter.strength)]) if some else None
+        _patched(clip, [(some, adapter.text_strength)]) if some else None
         for some, adapter in zip(patches, loras, strict=True)
     )
     together = None
     if soup is not None:
-        strengths = [c * adapter.strength for c, adapter in zip(soup, loras, strict=True)]
+        strengths = [c * adapter.text_strength for c, adapter in zip(soup, loras, strict=True)]
         together = (soup, _patched(clip, list(zip(patches, strengths, strict=True))))
-    return BlendedCLIP(clip, tuple(loras.names), parts, together)
+    return BlendedCLIP(clip, tuple(loras.names), parts, together), having
 
 
 def _patched(clip: Any, patches: list[tuple[Mapping[Any, Any], float]]) -> Any:

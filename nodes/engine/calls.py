@@ -11,17 +11,21 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
+from ...blending.exchange import RowsDoNotFit
 from ...blending.plans import Gates
-from ...blending.side_path import RowsDoNotFit
 from ..host import Executor
 from .images import frames_of
-from .texts import RunTexts, chosen, joined
+from .randomness import CallRandomness
+from .texts import CallTexts, chosen, joined
 
 WITHOUT_CACHES = {"qwen_image21_cache": {"device": "off"}}
 """Options of the host that switch off caches of keys and values, which are right for constant weights only."""
 
 NO_TEXT = ("c_concat", "control", "transformer_options")
 """Inputs of a call that do not depend on the text."""
+
+Inputs = tuple[tuple[Any, ...], dict[str, Any]]
+"""The arguments of a call, by position and by name."""
 
 _NAMES = ("c_concat", "c_crossattn", "control", "transformer_options")
 
@@ -35,7 +39,7 @@ class ModelCall:
         t: noise levels, float[N].
         args: c_concat, c_crossattn, control, transformer_options, as the host passes them.
         kwargs: further conditioning inputs.
-        texts: the run's conditionings by adapter, or None where all rows have the same.
+        texts: the run's conditionings by row of gates, or None where all rows have the same.
     """
 
     def __init__(
@@ -45,37 +49,51 @@ class ModelCall:
         t: Tensor,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        texts: RunTexts | None = None,
+        texts: CallTexts | None = None,
     ) -> None:
         self.executor, self.x, self.t, self.texts = executor, x, t, texts
         self.named: dict[str, Any] = dict.fromkeys(_NAMES) | dict(zip(_NAMES, args, strict=False)) | kwargs
         self.transformer_options: dict[str, Any] = self.named["transformer_options"] or {}
         self.chunks = len(self.transformer_options.get("cond_or_uncond", (0,)))
         self.images = x.shape[0] // self.chunks
+        self._randomness = CallRandomness(x.device)
 
-    def __call__(self, rows: list[tuple[Gates, ...]]) -> Tensor:
-        """Predict for each row of gates. The gates themselves are set in the side path.
-
-        The network gets copies of everything that it may consume or mark.
+    def inputs(self, rows: list[tuple[Gates, ...]]) -> Inputs:
+        """Make the network's inputs for rows of gates: copies of everything that it may consume or mark.
 
         Args:
             rows: K rows of gates.
-
-        Returns:
-            Row-major predictions, float[K * N, ...].
         """
         count = len(rows)
-        inputs = {
+        named = {
             name: self._repeat(value, count)
             for name, value in self.named.items()
             if name not in ("control", "transformer_options")
         }
-        if self.texts is not None:
-            inputs |= self._texts(rows, self.texts)
         control = self.named["control"]
         if control is not None:  # the network empties these lists
             control = {name: [self._repeat(part, count) for part in parts] for name, parts in control.items()}
-        options = self.transformer_options.copy()
+        if self.texts is not None:
+            named |= self._texts(rows, self.texts)
+            control = named.pop("control", control)
+        first = (named.pop("c_concat"), named.pop("c_crossattn"), control, self._options(rows))
+        return (self._repeat(self.x, count), self._repeat(self.t, count), *first), named
+
+    def __call__(self, inputs: Inputs) -> Tensor:
+        """Predict with the gates that are set in the side path, and the same random numbers at every call.
+
+        Args:
+            inputs: of K rows of gates.
+
+        Returns:
+            Row-major predictions, float[K * N, ...].
+        """
+        self._randomness.begin()
+        positional, named = inputs
+        return self.executor(*positional, **named)
+
+    def _options(self, rows: list[tuple[Gates, ...]]) -> dict[str, Any]:
+        count, options = len(rows), self.transformer_options.copy()
         for name in ("cond_or_uncond", "uuids"):
             if name in options:
                 options[name] = list(options[name]) * count
@@ -85,19 +103,13 @@ class ModelCall:
             options["uuids"] = [
                 uuid.uuid5(original, repr(rows[number // each])) for number, original in enumerate(options["uuids"])
             ]
-        options.update(WITHOUT_CACHES)
-        first = (inputs.pop("c_concat"), inputs.pop("c_crossattn"), control, options)
-        return self.executor(self._repeat(self.x, count), self._repeat(self.t, count), *first, **inputs)
+        return options | WITHOUT_CACHES
 
-    def _texts(self, rows: list[tuple[Gates, ...]], texts: RunTexts) -> dict[str, Any]:
+    def _texts(self, rows: list[tuple[Gates, ...]], texts: CallTexts) -> dict[str, Any]:
         """The inputs that depend on the text, for all rows of gates."""
-        names = [name for name, value in self.named.items() if name not in NO_TEXT and value is not None]
         found: list[dict[str, Any]] = []
         for row in rows:
-            each = {
-                gates: texts.inputs(self.transformer_options["uuids"], gates, self.images, names)
-                for gates in dict.fromkeys(row)
-            }
+            each = {gates: self._texts_of(gates, texts) for gates in dict.fromkeys(row)}
             if len(row) == 1:
                 found.append(each[row[0]])
             else:
@@ -108,6 +120,21 @@ class ModelCall:
             return {name: joined([inputs[name] for inputs in found]) for name in found[0]}
         except RuntimeError as error:
             raise RowsDoNotFit(f"The adapters' text encodings are of different lengths ({error}).") from error
+
+    def _texts_of(self, gates: Gates, texts: CallTexts) -> dict[str, Any]:
+        """The inputs that depend on the text, with the output of a ControlNet, which reads the text, too."""
+        names = [name for name, value in self.named.items() if name not in NO_TEXT and value is not None]
+        ids = self.transformer_options["uuids"]
+        inputs = texts.inputs(ids, gates, self.images, names)
+        if self.named["control"] is None:
+            return inputs
+        network = texts.control(ids, gates)
+        if network is None:
+            return inputs | {"control": self.named["control"]}
+        given = {
+            name: value for name, value in (self.named | inputs).items() if value is not None and name != "control"
+        }
+        return inputs | {"control": network.get_control(self.x, self.t, given, self.chunks, self.transformer_options)}
 
     @property
     def foreign_patches(self) -> list[str]:

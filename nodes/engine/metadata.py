@@ -55,15 +55,19 @@ def record_of(method: str, preference: AnyPreference, loras: RewardLoRAs, **deta
         details: further settings of the method.
 
     Returns:
-        ``{"method": ..., "adapters": [{"name": ..., "file": ..., "strength": ..., "weight": ...}], "kl_scale": ...}``; a
-        preference over time or space is under "preference" instead of "weight" and "kl_scale".
+        ``{"method": ..., "adapters": [{"name": ..., "file": ..., "strength": ..., "weight": ...}], "kl_scale": ...}``. An
+        adapter has "scale", too, where a factor of its training is applied. A preference over time or space is under
+        "preference" instead of "weight" and "kl_scale".
     """
     adapters: list[dict[str, Any]] = [
-        {"name": adapter.name, "file": adapter.file, "strength": adapter.strength} for adapter in loras
+        {"name": adapter.name, "file": adapter.file, "strength": adapter.strength}
+        | ({} if adapter.scales[0] is None else {"scale": adapter.scales[0]})
+        for adapter in loras
     ]
     record: dict[str, Any] = {"method": method, "adapters": adapters}
-    wanted = loras.arrange(preference).described(loras.names)
-    if isinstance(preference, Preference):
+    arranged = loras.arrange(preference)
+    wanted = arranged.described(loras.names)
+    if isinstance(arranged, Preference):
         for adapter, weight in zip(adapters, wanted["weights"], strict=True):
             adapter["weight"] = weight
         record["kl_scale"] = wanted["kl_scale"]

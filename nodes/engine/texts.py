@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import math
+import uuid
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import comfy.samplers
 import torch
 from torch import Tensor
 
 from ...blending.plans import Gates
-from ..adapters.text_encoders import KEY, Encoding, Texts
+from ..adapters.encoded_text import EncodedText, Owner
+from ..adapters.text_encoders import KEY
 
 Conds = Mapping[str, Any]
 """The host's ``model_conds`` of one conditioning: name -> an object that is made a tensor for a call."""
+
+
+class CallTexts(Protocol):
+    """The conditionings of a run by row of gates."""
+
+    def inputs(self, ids: Sequence[Any], gates: Gates, images: int, names: Sequence[str]) -> dict[str, Any]: ...
+
+    def control(self, ids: Sequence[Any], gates: Gates, /) -> Any: ...
 
 
 class RunTexts:
@@ -25,16 +35,17 @@ class RunTexts:
         base: by the conditioning's id, as the host made it.
         adapters: by the conditioning's id and the adapter's index; only where they differ from the base.
         soups: by the conditioning's id: coefficients and conditioning.
+        controls: the ControlNets by the conditioning's id, None for those without.
     """
 
     def __init__(
         self,
-        count: int,
         base: Mapping[Any, Conds],
         adapters: Mapping[tuple[Any, int], Conds],
         soups: Mapping[Any, tuple[Gates, Conds]],
+        controls: Mapping[Any, Any],
     ) -> None:
-        self._count, self._base, self._adapters, self._soups = count, base, adapters, soups
+        self._base, self._adapters, self._soups, self._controls = base, adapters, soups, controls
 
     def inputs(self, ids: Sequence[Any], gates: Gates, images: int, names: Sequence[str]) -> dict[str, Any]:
         """Return the inputs of a call that depend on the text.
@@ -56,6 +67,15 @@ class RunTexts:
             )
         return comfy.samplers.cond_cat(made)
 
+    def control(self, ids: Sequence[Any], gates: Gates) -> Any:
+        """Return the ControlNet of a call that reads another text than the base's, None where there is none.
+
+        The host joins only conditionings with the same ControlNet in a call.
+        """
+        if all(self._conds(conditioning, gates) is self._base[conditioning] for conditioning in ids):
+            return None
+        return self._controls[ids[0]]
+
     def _conds(self, conditioning: Any, gates: Gates) -> Conds:
         used = [adapter for adapter, gate in enumerate(gates) if gate != 0]
         if not any((conditioning, adapter) in self._adapters for adapter in used):
@@ -74,6 +94,8 @@ class RunTexts:
 def texts_of_run(guider: Any, noise: Tensor, adapters: int, **options: Any) -> RunTexts | None:
     """Prepare the conditionings of a run, None if no text was encoded by Blend Text Encoder.
 
+    The run's own copies of the conditionings get the base's encoding alone.
+
     Args:
         guider: the host's guider, after it has prepared its own conditionings.
         noise: of the run, float[N, ...].
@@ -81,68 +103,112 @@ def texts_of_run(guider: Any, noise: Tensor, adapters: int, **options: Any) -> R
         options: what the host passes to ``encode_model_conds`` beside them.
 
     Raises:
-        ValueError: a conditioning was made for other adapters, or changed by a node that does not know of the encodings.
+        ValueError: a conditioning was made for other adapters, or changed by a node that lost the adapters' encodings.
     """
     every = [(kind, cond) for kind, conds in guider.conds.items() for cond in conds]
-    if not any(KEY in cond for _, cond in every):
+    if not any(KEY in cond or _texts(cond) for _, cond in every):
         return None
     base: dict[Any, Conds] = {}
     changed: dict[tuple[Any, int], Conds] = {}
     soups: dict[Any, tuple[Gates, Conds]] = {}
+    sources = _sources(every)
 
-    def prepare(kind: str, cond: Any, encoding: Encoding) -> Conds:
-        own = {**cond, **encoding, "cross_attn": encoding["cond"], "model_conds": {}}
-        function = guider.inner_model.extra_conds
-        (prepared,) = comfy.samplers.encode_model_conds(function, [own], noise, noise.device, kind, **options)
-        return {**cond["model_conds"], **prepared["model_conds"]}
+    def prepare(kind: str, cond: Any, texts: Mapping[str, Tensor]) -> Conds:
+        return prepared_conds(guider, kind, {**cond, **texts}, noise, **options)
 
     for kind, cond in every:
-        base[cond["uuid"]] = cond["model_conds"]
-        texts = cond.get(KEY)
-        if texts is None:
+        source = sources[id(cond)]
+        if source is not cond:
+            # The host has copied a conditioning of the other branch for its area, with that one's id.
+            cond["uuid"] = uuid.uuid5(cond["uuid"], kind)
+            base[cond["uuid"]] = base[source["uuid"]]
+            found = [index for key, index in changed if key == source["uuid"]]
+            changed |= {(cond["uuid"], index): changed[source["uuid"], index] for index in found}
+            soups |= {cond["uuid"]: soups[source["uuid"]]} if source["uuid"] in soups else {}
             continue
+        texts = _texts(cond)
         _check(cond, texts, adapters)
-        for index, encoding in enumerate(texts.adapters):
-            if encoding is not None:
-                changed[cond["uuid"], index] = prepare(kind, cond, encoding)
-        if texts.soup is not None:
-            soups[cond["uuid"]] = (texts.soup[0], prepare(kind, cond, texts.soup[1]))
-    return RunTexts(adapters, base, changed, soups)
+        if not texts:
+            base[cond["uuid"]] = cond["model_conds"]
+            continue
+        owner = next(iter(texts.values())).owner
+        base[cond["uuid"]] = prepare(kind, cond, {name: text.plain for name, text in texts.items()})
+        for index in range(adapters):
+            if any(not torch.equal(text.others[index], text.plain) for text in texts.values()):
+                changed[cond["uuid"], index] = prepare(kind, cond, _of(texts, index))
+        if owner.soup is not None:
+            soups[cond["uuid"]] = (owner.soup, prepare(kind, cond, _of(texts, adapters)))
+    for _, cond in every:
+        cond.update({name: text.plain for name, text in _texts(cond).items()}, model_conds=base[cond["uuid"]])
+    return RunTexts(base, changed, soups, {cond["uuid"]: cond.get("control") for _, cond in every})
 
 
-def _check(cond: Any, texts: Texts, adapters: int) -> None:
-    if len(texts.names) != adapters:
+def prepared_conds(guider: Any, kind: str, cond: Any, noise: Tensor, **options: Any) -> Conds:
+    """Return what the host's network prepares of a conditioning, beside what the host has prepared before.
+
+    Args:
+        guider: the host's guider.
+        kind: of the conditioning, "positive" or another one of the guider's.
+        cond: its entries.
+        noise: of the run, float[N, ...].
+        options: what the host passes to ``encode_model_conds`` beside them.
+    """
+    function, own = guider.inner_model.extra_conds, {**cond, "model_conds": {}}
+    (prepared,) = comfy.samplers.encode_model_conds(function, [own], noise, noise.device, kind, **options)
+    return {**cond["model_conds"], **prepared["model_conds"]}
+
+
+def _texts(cond: Any) -> dict[str, EncodedText]:
+    return {name: value for name, value in cond.items() if isinstance(value, EncodedText)}
+
+
+def _of(texts: Mapping[str, EncodedText], index: int) -> dict[str, Tensor]:
+    return {name: text.others[index] for name, text in texts.items()}
+
+
+def _sources(every: Sequence[tuple[str, Any]]) -> dict[int, Any]:
+    """The conditioning that each conditioning has its text from, by ids of the dicts.
+
+    A conditioning for an area has a partner of the other branch, which the host copies from it, but with the other branch's text.
+    """
+    first: dict[int, Any] = {}
+    found = {}
+    for _, cond in every:
+        values = [id(value) for value in cond["model_conds"].values()]
+        found[id(cond)] = next((first[value] for value in values if value in first), cond)
+        for value in values:
+            first.setdefault(value, found[id(cond)])
+    return found
+
+
+def _check(cond: Any, texts: Mapping[str, EncodedText], adapters: int) -> None:
+    owner: Owner | None = next((text.owner for text in texts.values()), cond.get(KEY))
+    if owner is not None and len(owner.names) != adapters:
         raise ValueError(
-            f"This text was encoded for {len(texts.names)} adapters ({', '.join(texts.names)}), but the model blends {adapters}: "
+            f"This text was encoded for {len(owner.names)} adapters ({', '.join(owner.names)}), but the model blends {adapters}: "
             "connect the same adapters to Blend Text Encoder and to the blended model."
         )
-    for name, value in (("cross_attn", texts.base["cond"]), ("pooled_output", texts.base.get("pooled_output"))):
-        if isinstance(value, Tensor) and not _same(cond.get(name), value):
-            raise ValueError(
-                "A node between CLIP Text Encode and the sampler changes the encoded text (average, concat, a style model), and "
-                "does not know of the adapters' own encodings. Use Conditioning (Combine), or leave Blend Text Encoder out."
-            )
-    if cond.get("control") is not None:
+    if KEY in cond and cond.get("cross_attn") is not None and "cross_attn" not in texts:
         raise ValueError(
-            "A ControlNet reads the text once for all adapters, so it cannot be combined with Blend Text Encoder. Connect the "
-            "CLIP directly for this workflow."
+            "A node between CLIP Text Encode and the sampler changes the encoded text in a way that loses the adapters' own "
+            "encodings. Leave that node out, or connect the CLIP directly instead of Blend Text Encoder."
         )
-
-
-def _same(value: Any, expected: Tensor) -> bool:
-    return isinstance(value, Tensor) and value.shape == expected.shape and torch.equal(value.to(expected), expected)
 
 
 def joined(parts: Sequence[Any]) -> Any:
-    """Join one input's values of several rows along the batch, [K] of [N, ...] -> [K * N, ...]; lists item by item."""
+    """Join one input's values of several rows along the batch, [K] of [N, ...] -> [K * N, ...]; lists and dicts by item."""
+    if isinstance(parts[0], dict):
+        return {name: joined([part[name] for part in parts]) for name in parts[0]}
     if isinstance(parts[0], list):
         return [joined(items) for items in zip(*parts, strict=True)]
     return torch.cat(list(parts)) if isinstance(parts[0], Tensor) and parts[0].ndim > 0 else parts[0]
 
 
 def chosen(rows: Mapping[Gates, Any], gates: Sequence[Gates]) -> Any:
-    """Choose one input's value for every row of a batch by the row's gates, [N, ...]; lists item by item."""
+    """Choose one input's value for every row of a batch by the row's gates, [N, ...]; lists and dicts by item."""
     first = rows[gates[0]]
+    if isinstance(first, dict):
+        return {name: chosen({key: value[name] for key, value in rows.items()}, gates) for name in first}
     if isinstance(first, list):
         return [chosen({key: value[i] for key, value in rows.items()}, gates) for i in range(len(first))]
     if not isinstance(first, Tensor) or first.ndim == 0 or first.shape[0] != len(gates):

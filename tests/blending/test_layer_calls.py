@@ -3,7 +3,9 @@
 import pytest
 import torch
 from diffusion_blend.blending.adapters import AdapterBank, LowRank
+from diffusion_blend.blending.exchange import RowsDoNotFit
 from diffusion_blend.blending.side_path import SidePath
+from diffusion_blend.blending.updates import BiasDifference, Difference, ScaledOutput
 from torch import nn
 from torch.nn import functional as F
 
@@ -83,6 +85,34 @@ def test_a_folded_call_is_that_of_the_patched_layer(number, rows):
         torch.testing.assert_close(blended[image : image + 1], expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("rows", [((1.0, 0.0),), ((0.3, -0.7),), ((1.0, 0.0), (0.0, 1.0), (0.5, 0.5), (0.0, 0.0))])
+@pytest.mark.parametrize("number", range(len(CALLS)))
+@torch.no_grad()
+def test_a_kind_that_needs_the_layers_own_output_gets_it_without_the_residual(number, rows):
+    """An adapter of a scaled output, as a DoRA's, and one of low rank."""
+    args, kwargs = CALLS[number]
+    network = Network()
+    x = torch.randn(4, 3, 16 if "swiglu" in (*args, kwargs.get("input_act")) else 8)
+    scale, pair = torch.randn(5), LowRank(torch.randn(2, 8), torch.randn(5, 2))
+    scaled = ScaledOutput(scale, network.second.bias.detach())
+    path = SidePath(AdapterBank([{"second": [scaled]}, {"second": [pair]}], torch.float32))
+    path.install(network)
+    with path.gated(rows):
+        blended = network.second(x, *args, **kwargs)
+    path.remove()
+
+    def part(value, image):
+        return value[image : image + 1] if isinstance(value, torch.Tensor) else value
+
+    for image, gates in enumerate(rows * 4 if len(rows) == 1 else rows):
+        own = [part(value, image) for value in args], {name: part(value, image) for name, value in kwargs.items()}
+        copy = FusedLinear(8, 5)
+        copy.load_state_dict(network.second.state_dict())
+        copy.weight.data += gates[0] * scale[:, None] * copy.weight + gates[1] * pair.up @ pair.down
+        expected = copy(x[image : image + 1], *own[0], **own[1])
+        torch.testing.assert_close(blended[image : image + 1], expected, rtol=1e-5, atol=1e-5)
+
+
 class Odd(nn.Linear):
     def forward(self, x, *_, **__):
         return super().forward(x)
@@ -136,3 +166,36 @@ def test_layers_that_are_passed_by_are_found(calls, run, size, found):
     assert path.bypassed() == (["part.layers.0"] if found else [])
     path.remove()
     assert not network.part._forward_pre_hooks and not network.part.layers[0]._forward_hooks
+
+
+@torch.no_grad()
+def test_differences_of_a_layer_that_is_passed_by_are_exchanged_from_the_second_call_on():
+    network = nn.Module()
+    network.part = Around(calls=False)
+    layer = network.part.layers[0]
+    weight, bias, original = torch.randn(5, 8), torch.randn(5), dict(layer.named_parameters())
+    path = SidePath(AdapterBank([{"part.layers.0": [Difference(weight), BiasDifference(bias)]}] * 2, torch.float32))
+    path.install(network)
+    x = torch.randn(2, 8)
+    with path.gated(((0.5, -2.0),)):
+        network.part(x)
+    assert path.exchange_bypassed()
+    with path.gated(((0.5, -2.0),)):
+        result = network.part(x)
+    assert not path.exchange_bypassed() and not path.bypassed()
+    torch.testing.assert_close(result, F.linear(x, layer.weight - 1.5 * weight, layer.bias - 1.5 * bias))
+    with pytest.raises(RowsDoNotFit), path.gated(((1.0, 0.0), (0.0, 1.0))):
+        network.part(x)
+    path.remove()
+    assert all(getattr(layer, name) is parameter for name, parameter in original.items())
+
+
+def test_a_low_rank_update_of_a_layer_that_is_passed_by_is_not_exchanged():
+    network = nn.Module()
+    network.part = Around(calls=False)
+    path = SidePath(AdapterBank([{"part.layers.0": [LowRank(torch.randn(2, 8), torch.randn(5, 2))]}], torch.float32))
+    path.install(network)
+    with path.gated(((1.0,),)):
+        network.part(torch.randn(2, 8))
+    assert not path.exchange_bypassed() and path.bypassed() == ["part.layers.0"]
+    path.remove()

@@ -3,6 +3,7 @@
 import math
 
 import pytest
+from diffusion_blend.blending.equal_preference import EqualPreference
 from diffusion_blend.blending.preference import Preference
 from hypothesis import given
 from hypothesis import strategies as st
@@ -72,3 +73,19 @@ def test_bad_numbers_are_refused_where_they_enter(values, kl_scale, message):
 def test_weights_that_do_not_match_the_adapters_are_refused(values, names, message):
     with pytest.raises(ValueError, match=message):
         Preference(values).normalised(names)
+
+
+def test_equal_preference_is_equal_weights_of_any_number() -> None:
+    equal = EqualPreference(1.5)
+    for count in (1, 2, 3, 7):
+        names = [f"adapter {i}" for i in range(count)]
+        alphas = [0.1 * (i + 1) for i in range(count)]
+        written = Preference((0.25,) * count, 1.5)
+        assert equal.coefficients(names, alphas) == pytest.approx(written.coefficients(names, alphas))
+        assert equal.arranged([[True, False], [True] * (count - 1)], names).coefficients(names) == pytest.approx(
+            [1.5 / count] * count
+        )
+        assert equal.described(names) == written.described(names)
+    assert equal.at_kl_scale(0.5).coefficients(["a", "b"]) == (0.25, 0.25)
+    with pytest.raises(ValueError, match="2 weights cannot follow equal weights"):
+        equal.followed_by(Preference((1.0, 0.0)))

@@ -3,7 +3,8 @@
 import pytest
 import torch
 from diffusion_blend.blending.adapters import AdapterBank, LowRank
-from diffusion_blend.blending.side_path import RowsDoNotFit, SidePath
+from diffusion_blend.blending.exchange import RowsDoNotFit
+from diffusion_blend.blending.side_path import SidePath
 from torch import nn
 
 LAYERS = {

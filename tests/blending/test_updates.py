@@ -3,8 +3,9 @@
 import pytest
 import torch
 from diffusion_blend.blending.adapters import AdapterBank, LowRank
+from diffusion_blend.blending.exchange import RowsDoNotFit
 from diffusion_blend.blending.layers import layer_of
-from diffusion_blend.blending.side_path import RowsDoNotFit, SidePath
+from diffusion_blend.blending.side_path import SidePath
 from diffusion_blend.blending.updates import (
     BiasDifference,
     Difference,
@@ -202,7 +203,7 @@ def test_a_parameter_of_no_layer_is_exchanged_during_the_call_and_put_back():
             result = network(x)
         with pytest.raises(KeyboardInterrupt), path.gated(((1.0, 0.0),)):
             raise KeyboardInterrupt
-        with pytest.raises(RowsDoNotFit, match="outside of the network's layers"), path.gated(((1.0, 0.0), (0.0, 1.0))):
+        with pytest.raises(RowsDoNotFit, match="that all images of a call share"), path.gated(((1.0, 0.0), (0.0, 1.0))):
             network(x)
         assert network.modulation is original
         path.remove()

@@ -1,4 +1,4 @@
-"""How the pad looks: text that is whole and can be read, in every theme; what its words and colours say."""
+"""How the pad looks: text that is whole and can be read, in every theme, and the meaning of its words and colours."""
 
 from __future__ import annotations
 

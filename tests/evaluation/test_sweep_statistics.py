@@ -47,10 +47,10 @@ def test_means_and_intervals_are_scipys() -> None:
     assert math.isnan(row["KL"][0]) and row["s/picture"] == 2 and row["calls/picture"] == 5
 
 
-def test_intervals_within_pictures_leave_shared_luck_out() -> None:
+def test_intervals_within_pictures_leave_shared_chance_out() -> None:
     """Of two points, sqrt(2) times either bar is the paired interval of their difference."""
-    luck = np.random.default_rng(0).normal(scale=50, size=15)
-    a, b = luck + np.random.default_rng(1).normal(size=(2, 15))
+    chance = np.random.default_rng(0).normal(scale=50, size=15)
+    a, b = chance + np.random.default_rng(1).normal(size=(2, 15))
     results = collect_results(
         rows("blend", (1, 0), a.tolist(), a.tolist()) + rows("soup", (1, 0), b.tolist(), b.tolist()),
         ADAPTERS,
@@ -107,19 +107,19 @@ def test_hypervolume_of_points_known_by_hand() -> None:
     assert (volumes["soup"]["low"], volumes["soup"]["high"]) == pytest.approx((0.125, 0.125))
 
 
-def test_hypervolume_interval_ignores_luck_that_all_methods_share() -> None:
-    luck = np.random.default_rng(0).normal(scale=100, size=20)
+def test_hypervolume_interval_ignores_chance_that_all_methods_share() -> None:
+    chance = np.random.default_rng(0).normal(scale=100, size=20)
     found: list[dict[str, Any]] = []
     for method, gain in (("blend", 1.0), ("soup", 0.5)):
-        found += rows(method, (1, 0), (luck + gain).tolist(), luck.tolist())
-        found += rows(method, (0, 1), luck.tolist(), (luck + gain).tolist())
+        found += rows(method, (1, 0), (chance + gain).tolist(), chance.tolist())
+        found += rows(method, (0, 1), chance.tolist(), (chance + gain).tolist())
     results = collect_results(found, ADAPTERS, ADAPTERS, [1.0, 1.0])
     [_, soup] = hypervolumes(results, ADAPTERS, ADAPTERS, 200, 0)
     assert soup["- blend, low"] == pytest.approx(soup["- blend"], abs=1e-6) == soup["- blend, high"]
-    noisy = rows("blend", (1, 0), luck.tolist(), [0] * 20) + rows("soup", (1, 0), luck[::-1].tolist(), [1] * 20)
-    noisy += rows("blend", (0, 1), [0] * 20, luck.tolist()) + rows("soup", (0, 1), [1] * 20, luck[::-1].tolist())
+    noisy = rows("blend", (1, 0), chance.tolist(), [0] * 20) + rows("soup", (1, 0), chance[::-1].tolist(), [1] * 20)
+    noisy += rows("blend", (0, 1), [0] * 20, chance.tolist()) + rows("soup", (0, 1), [1] * 20, chance[::-1].tolist())
     [_, soup] = hypervolumes(collect_results(noisy, ADAPTERS, ADAPTERS, [1.0, 1.0]), ADAPTERS, ADAPTERS, 200, 0)
-    assert soup["high"] - soup["low"] > 0.05  # luck of one's own does not cancel
+    assert soup["high"] - soup["low"] > 0.05  # chance of one's own does not cancel
 
 
 def test_methods_are_compared_on_shared_preferences_only() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+import zlib
+from collections.abc import Generator
 
 import comfy_hosts
 import pytest
@@ -25,18 +27,49 @@ else:
         raise pytest.UsageError(comfy_hosts.HOW_TO_GET_ONE)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--one-case-in",
+        type=int,
+        default=1,
+        help="of a test with many cases run the first, and one in this many of the others. The host's folder decides which, "
+        "so that several hosts share the cases.",
+    )
+
+
 def pytest_report_header() -> str:
     if not hosts:
         return f"HOST TESTS SKIPPED: {comfy_hosts.HOW_TO_GET_ONE}"
     return f"ComfyUI {'.'.join(map(str, comfy_hosts.version(hosts[0])))} at {hosts[0]}"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def is_sampled(case: str, share: int) -> bool:
+    """Return whether a further case of a test is among one in ``share``, by a checksum of its name and the host's folder."""
+    return zlib.crc32(f"{hosts[0].name} {case}".encode()) % share == 0
+
+
+def sample_cases(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect the cases that ``--one-case-in`` leaves out."""
+    share, seen, chosen, left_out = config.getoption("--one-case-in"), set(), [], []
+    for item in items:
+        test = item.nodeid.partition("[")[0]
+        first = test not in seen
+        seen.add(test)
+        of_others = "/tests/host/" not in str(item.path)
+        (chosen if of_others or first or is_sampled(item.nodeid, share) else left_out).append(item)
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = chosen
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None]:
     for item in items:
         if "/tests/host/" in str(item.path):
             item.add_marker(pytest.mark.host)
             if item.path.stem in ASK_NOTHING_OF_THE_HOST:
                 item.add_marker(pytest.mark.newest)
+    yield  # pytest leaves out what -m asks it to
+    sample_cases(config, items)
 
 
 @pytest.fixture(autouse=True)

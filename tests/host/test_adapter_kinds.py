@@ -14,6 +14,7 @@ from adapter_makers import (
     KERNEL,
     LINEAR,
     boft,
+    dora,
     glora,
     kohya_key,
     locon_tucker,
@@ -23,6 +24,7 @@ from adapter_makers import (
     lokr,
     lokr_128,
     lora,
+    oft,
     put,
     random,
     rs_lora,
@@ -92,14 +94,13 @@ TWICE = {
 
 
 @pytest.mark.parametrize("name", TWICE)
-def test_two_updates_of_one_layer_are_refused_as_the_host_takes_only_one(name):
-    tensors, model = TWICE[name], comfy_models.load("sd15")
-    key_map = comfy.lora.model_lora_keys_unet(model.model, {})
-    assert len(comfy.lora.load_lora(dict(tensors), key_map)) == 1
-    with pytest.raises(ValueError, match="are both updates of") as error:
-        fit(model, tensors)
-    assert str(error.value).startswith("a.safetensors: ") and f"diffusion_model.{LINEAR}.weight" in str(error.value)
-    assert "save them as two files and load both." in str(error.value)
+def test_of_two_updates_of_one_layer_the_one_that_the_host_takes_is_applied_and_the_other_said(name):
+    tensors = TWICE[name]
+    ours, hosts, report = fitted("sd15", tensors, 1.0)
+    assert set(hosts) == {f"diffusion_model.{LINEAR}.weight"}
+    assert_same(ours, hosts)
+    (key, *_) = report.without_effect
+    assert f"{len(report.without_effect)} of its updates have no effect ({key}" in report.text()
 
 
 def test_a_lokr_with_a_tucker_core_is_right_where_the_host_applies_nothing():
@@ -139,10 +140,52 @@ def test_a_boft_without_alpha_is_one_with_alpha_0_where_the_host_applies_nothing
     assert not hosts
 
 
-def test_a_lora_that_changes_the_layers_shape_is_refused_by_name():
-    tensors = lora(LINEAR) | put(LINEAR, reshape_weight=torch.tensor([320, 1024]))
-    with pytest.raises(ValueError, match=r"a\.safetensors: .*changes the layer's shape from .* to \[320, 1024\]"):
-        fit(comfy_models.load("sd15"), tensors)
+def test_a_layer_whose_shape_a_control_lora_changes_is_skipped_and_said():
+    tensors = lora(LINEAR) | put(LINEAR, reshape_weight=torch.tensor([320, 1024])) | lora(KERNEL)
+    updates, report = fit(comfy_models.load("sd15"), tensors)
+    assert set(updates) == {f"diffusion_model.{KERNEL}"}
+    assert "1 of 2 layers applied. Skipped: 1 of another shape" in report.text()
+    assert "from [320, 768] to [320, 1024], as control LoRAs do, which have their effect on the MODEL" in report.text()
+
+
+def test_a_parameter_that_is_stored_as_integers_is_skipped_and_said():
+    model = comfy_models.load("sd3")
+    network = model.model.diffusion_model
+    tensors = {"diffusion_model.pos_embed.diff": random(1, 2304, 128)}
+    pair = {
+        f"diffusion_model.joint_blocks.0.x_block.mlp.fc1.{name}.weight": random(*shape)
+        for name, shape in (("lora_up", (512, 2)), ("lora_down", (2, 128)))
+    }
+    held = network.pos_embed
+    network.pos_embed = torch.zeros(held.shape, dtype=torch.uint8)
+    try:
+        updates, report = fit(model, tensors | pair)
+        assert set(updates) == {"diffusion_model.joint_blocks.0.x_block.mlp.fc1"}
+        assert "1 of 2 layers applied. Skipped: 1 that this checkpoint stores in no form for it" in report.text()
+        assert "diffusion_model.pos_embed: its parameter has to be exchanged" in report.text()
+        with pytest.raises(ValueError, match="none of its layers can be applied. Skipped: 1 .* stores it as uint8"):
+            fit(model, tensors)
+    finally:
+        network.pos_embed = held
+
+
+@pytest.mark.parametrize("make", [dora, oft, glora])
+def test_a_kind_that_needs_weights_that_only_another_extension_can_read_is_skipped_and_said(make):
+    """As on GGUF bases: the scales of the integers are in the extension's layers."""
+    model = comfy_models.load("sd15")
+    layer = model.model.get_submodule(f"diffusion_model.{LINEAR}")
+    held, layer.weight = layer.weight, torch.nn.Parameter(torch.ones(320, 768, dtype=torch.int8), requires_grad=False)
+    tensors = make(LINEAR, 0) if make is dora else make(LINEAR)
+    try:
+        if make is not oft:  # which multiplies the layer's output, and needs no weight
+            updates, report = fit(model, tensors | lora(KERNEL))
+            assert set(updates) == {f"diffusion_model.{KERNEL}"}
+            assert "its kind needs the base's own weight, which this checkpoint stores as int8" in report.text()
+        else:
+            updates, report = fit(model, tensors)
+            assert set(updates) == {f"diffusion_model.{LINEAR}"} and not report.unreadable
+    finally:
+        layer.weight = held
 
 
 COMPLETE = {

@@ -33,7 +33,7 @@ def folder(loras_folder):
 
 
 def bake(model, loras, weights, filename="baked", rank=0, precision="float32"):
-    return BakeBlend.execute(model, loras, weights, filename, rank, precision).args
+    return BakeBlend.execute(model, loras, weights, filename=filename, rank=rank, precision=precision).args
 
 
 def read(folder, name):
@@ -148,7 +148,9 @@ def test_an_interrupt_stops_before_the_file_is_written(sd15, folder):
 def test_a_preference_without_effect_or_by_region_is_refused(sd15):
     with pytest.raises(ValueError, match="All coefficients are 0"):
         bake(sd15.model, sd15.loras(2), preference(0.5, 0.5, kl_scale=0.0))
-    region = RegionalPreferenceNode.execute(preference(1.0, 0.0), preference(0.0, 1.0), torch.ones(1, 8, 8), 0).args[0]
+    region = RegionalPreferenceNode.execute(
+        preference(1.0, 0.0), preference(0.0, 1.0), mask=torch.ones(1, 8, 8), feather=0
+    ).args[0]
     with pytest.raises(ValueError, match="cannot be one LoRA"):
         bake(sd15.model, sd15.loras(2), region)
 

@@ -18,6 +18,7 @@ def run(program, *options):
     command = [sys.executable, "-P", str(ROOT / "benchmarks" / program), *map(str, options)]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def test_methods_of_fewer_calls_are_the_blend_where_they_blend_every_step(tmp_path):
@@ -48,3 +49,17 @@ def test_the_costs_of_all_ways_to_one_image_are_measured_and_drawn(tmp_path):
     assert counted["soup of 4"] - 1 == pytest.approx(4 * adapter)
     run("speed_figure.py", picture, figures)
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_kinds_of_update_are_measured_and_compared_with_another_version_of_the_code():
+    """The comparison itself stops if the two versions give other results; here both are this checkout."""
+    small = ("--width", 64, "--tokens", 4, "--rounds", 3)
+    kinds = run("update_kinds.py", *small)
+    assert {"low rank 16", "Kronecker, factor 4", "DoRA", "bias difference"} < named(kinds)
+    before = run("update_kinds.py", *small, "--before", ROOT / "blending")
+    assert named(before) == {"stochastic", "soup", "blend", "stochastic, per image"}
+
+
+def named(output):
+    """Return the first column of a printed table."""
+    return {line[:28].strip() for line in output.splitlines()[1:]}

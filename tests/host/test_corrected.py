@@ -161,7 +161,7 @@ def test_a_region_is_refused(sd15):
 
     mask = torch.zeros(1, 8, 8)
     mask[:, :, :4] = 1
-    region = RegionalPreferenceNode.execute(preference(1.0, 0.0), preference(0.0, 1.0), mask, 0).args[0]
+    region = RegionalPreferenceNode.execute(preference(1.0, 0.0), preference(0.0, 1.0), mask=mask, feather=0).args[0]
     inputs = sd15.node_sampling()
     inputs.pop("sampler_name")
     with pytest.raises(ValueError, match="weighs whole images"):

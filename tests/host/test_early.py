@@ -98,6 +98,6 @@ def test_a_region_is_refused_with_the_reason(sd3):
 
     mask = torch.zeros(1, 8, 8)
     mask[..., 4:] = 1
-    regional = RegionalPreferenceNode.execute(preference(1, 0), preference(0, 1), mask, 0).args[0]
+    regional = RegionalPreferenceNode.execute(preference(1, 0), preference(0, 1), mask=mask, feather=0).args[0]
     with pytest.raises(ValueError, match="After the first steps a soup averages the weights of the whole network"):
         blend_model(sd3.model, sd3.loras(2), regional, "early")

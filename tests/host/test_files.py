@@ -16,6 +16,7 @@ from comfy_adapters import ATTENTION, CONVOLUTIONS, JOINT, kohya, layers, low_ra
 from comfy_world import blend_model, difference, load_loras, preference
 from diffusion_blend.nodes.adapters.files import RewardLoRAs, read_lora
 from diffusion_blend.nodes.adapters.fitting import bank_patcher
+from diffusion_blend.nodes.inputs import LoadRewardLoRAs
 
 
 def renamed(tensors, rename):
@@ -192,8 +193,33 @@ def test_a_scale_that_only_the_header_has_is_said(sd3, loras_folder, caplog, set
     write(loras_folder, "peft", kohya("sd3", 1), {"lora_adapter_metadata": json.dumps(settings)})
     with caplog.at_level(logging.INFO, logger="diffusion_blend"):
         blend_model(sd3.model, load_loras(["peft.safetensors"]), preference(1.0))
-    assert ("set its strength to 2 to have it as trained" in caplog.text) == (factor == 2)
+    assert ("in Load Reward LoRAs, or set its strength to 2" in caplog.text) == (factor == 2)
     assert ("alpha / rank" in caplog.text) == (factor is not None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "factor"),
+    [
+        ({"unet.r": 8, "unet.lora_alpha": 20, "text_encoder.r": 8, "text_encoder.lora_alpha": 4}, 2.5),
+        ({"transformer.r": 16, "transformer.lora_alpha": 2, "transformer.use_rslora": True}, 0.5),
+        ({"unet.r": 8, "unet.lora_alpha": 16, "unet.rank_pattern": {"to_k": 4}}, 1),
+        ({}, 1),
+    ],
+)
+def test_the_scale_of_the_header_is_applied_where_it_is_chosen(sd3, loras_folder, caplog, settings, factor):
+    write(loras_folder, "scaled", kohya("sd3", 1), {"lora_adapter_metadata": json.dumps(settings)})
+    write(loras_folder, "plain", kohya("sd3", 1))
+    loras = LoadRewardLoRAs.execute(lora_1="scaled.safetensors", strength_1=0.6, scale="as trained").args[0]
+    expected = sd3.sample(blend_model(sd3.model, load_loras(["plain.safetensors"], [0.6 * factor]), preference(1.0)))
+    caplog.clear()
+    with caplog.at_level(logging.INFO, logger="diffusion_blend"):
+        assert difference(sd3.sample(blend_model(sd3.model, loras, preference(1.0))), expected) < 1e-6
+    assert "alpha / rank" not in caplog.text
+    (adapter,) = loras
+    assert adapter.strength == 0.6
+    assert adapter.text_strength == pytest.approx(0.3 if "text_encoder.r" in settings else 0.6)
+    as_comfyui = LoadRewardLoRAs.execute(lora_1="scaled.safetensors", strength_1=0.6, scale="as ComfyUI").args[0]
+    assert [adapter.network_strength for adapter in as_comfyui] == [0.6]
 
 
 def test_a_title_in_the_header_is_the_name(loras_folder):

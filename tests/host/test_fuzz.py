@@ -1,11 +1,13 @@
 """Mutated adapter files: each fits and equals the host's own patching, or gives our own error that names the file.
 
 ``make test`` runs a hundred and fifty; ``pytest -m full tests/host/test_fuzz.py`` runs 100,000 files and 10,000 preferences.
+``FUZZ_FILES=20000 FUZZ_SEED=3`` makes it another number of files, others for each seed.
 ``make fuzz`` checks the same law on files that coverage guides (`fuzz_reader.py`).
 """
 
 import json
 import math
+import os
 import struct
 
 import pytest
@@ -13,13 +15,14 @@ import torch
 from diffusion_blend.blending.plans import make_planner
 from diffusion_blend.blending.preference import Preference
 from diffusion_blend.blending.step_info import StepInfo
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from reader_law import ENDINGS, NUMBERS, World, check_file
 from safetensors.torch import save
 
 FEW = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
-MANY = settings(max_examples=100_000, deadline=None, suppress_health_check=list(HealthCheck))
+FILES, SEED = (int(os.environ.get(name, default)) for name, default in (("FUZZ_FILES", "100000"), ("FUZZ_SEED", "0")))
+MANY = settings(max_examples=FILES, deadline=None, suppress_health_check=list(HealthCheck))
 
 DTYPES = [
     torch.float32,
@@ -128,6 +131,7 @@ def test_mutated_files_fit_or_are_refused_by_name(reader_world, tmp_path_factory
 
 
 @pytest.mark.full
+@seed(SEED)
 @MANY
 @given(data=st.data())
 def test_a_hundred_thousand_mutated_files(reader_world, tmp_path_factory, data):

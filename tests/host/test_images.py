@@ -45,7 +45,7 @@ def test_frames_of_a_window_have_their_own_masks(sd3):
     masks = torch.zeros(6, 8, 8)
     for frame in range(6):
         masks[frame, :, frame:] = 1
-    wanted = RegionalPreferenceNode.execute(preference(1, 0), preference(0, 1), masks, 0).args[0]
+    wanted = RegionalPreferenceNode.execute(preference(1, 0), preference(0, 1), mask=masks, feather=0).args[0]
     blended = blend_model(sd3.model, sd3.loras(2), wanted)
     latent = comfy_models.latent("sd3", 6)
     whole = sd3.sample(blended, latent=latent, steps=5)

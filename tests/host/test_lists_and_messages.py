@@ -158,7 +158,7 @@ def test_every_object_on_a_link_has_a_short_repr(sd3):
     """The host prints a failed node's inputs into the log and the error dialog."""
     loras = sd3.loras(2)
     mask = torch.rand(4, 64, 64)
-    regional = RegionalPreferenceNode.execute(preference(1, 0), preference(0, 1), mask, 4).args[0]
+    regional = RegionalPreferenceNode.execute(preference(1, 0), preference(0, 1), mask=mask, feather=4).args[0]
     objects = [loras, loras.adapters[0], preference(1, 2), regional, PreferenceSchedule(preference(1, 0), regional)]
     objects += [Scores(("a",), (tuple(map(float, range(1000))),)), regional.coefficients(loras.names)]
     objects += blend_model(sd3.model, loras, regional).get_wrappers("outer_sample", "diffusion_blend")

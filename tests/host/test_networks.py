@@ -5,6 +5,7 @@ host patched; for images with draws of their own, one plain call for each adapte
 """
 
 import comfy.model_management
+import comfy_architectures
 import comfy_networks
 import nodes as host_nodes
 import pytest
@@ -13,7 +14,7 @@ from comfy_adapters import hooks_on, predict, write
 from comfy_world import blend_model, difference, load_loras, preference
 
 WEIGHTS = (0.3, 0.7)
-BY_NAME = {each.name: each for each in comfy_networks.ARCHITECTURES}
+BY_NAME = {each.name: each for each in (*comfy_networks.ARCHITECTURES, *comfy_architectures.FURTHER)}
 DEFAULT = ["Hunyuan3D 2.1", "Qwen-Image-Edit 2511", "PixArt"]
 
 
@@ -40,13 +41,24 @@ class Setting:
     def sample(self, model, batch=1, steps=2):
         positive, negative = (self.architecture.conditioning(seed) for seed in (1, 2))
         latent = self.architecture.empty(batch)
-        return host_nodes.common_ksampler(model, 5, steps, 4.0, "euler", "simple", positive, negative, latent)[0][
-            "samples"
-        ]
+        inputs = (model, 5, steps, 4.0, "euler", "simple", positive, negative, latent)
+        samples = host_nodes.common_ksampler(*inputs)[0]["samples"]
+        if self.architecture.beside is None:
+            return samples
+        return torch.cat([part.flatten(1) for part in samples.unbind()], dim=1)  # the video and its sound
+
+    def with_own_text(self, copy, call):
+        """The call with the text as the copy's network prepares it."""
+        if not self.architecture.prepares_texts:
+            return call
+        batch = call["input"].shape[0] // len(call["cond_or_uncond"])
+        text = self.architecture.text_of(copy, call["cond_or_uncond"], batch)
+        return {**call, "c": {**call["c"], "c_crossattn": text}}
 
     def reference(self):
         def summed(_, call):
-            return sum(weight * predict(copy, call) for weight, copy in zip(WEIGHTS, self.copies, strict=True))
+            parts = zip(WEIGHTS, self.copies, strict=True)
+            return sum(weight * predict(copy, self.with_own_text(copy, call)) for weight, copy in parts)
 
         model = self.model.clone()
         model.set_model_unet_function_wrapper(summed)

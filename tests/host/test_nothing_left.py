@@ -228,7 +228,7 @@ def test_too_little_free_memory_is_not_even_tried(sd3, monkeypatch):
 
 def test_a_network_that_mixes_images_in_a_row_falls_back_to_one_row_a_call(sd3):
     """A layer is made to lose the batch of its input."""
-    from diffusion_blend.blending.side_path import RowsDoNotFit
+    from diffusion_blend.blending.exchange import RowsDoNotFit
 
     def refuse(_, args):
         if args[0].shape[0] > 4:
@@ -259,13 +259,22 @@ def test_a_layer_that_is_passed_by_is_refused_and_an_unused_part_is_named_once(s
     block = network(sd3.model).joint_blocks[0].x_block
 
     # A network that computes a layer without calling it stands for a fused kernel.
-    block.mlp.forward = lambda x: x
+    block.mlp.forward = lambda x: x @ block.mlp.fc1.weight.T @ block.mlp.fc2.weight.T
     try:
         with pytest.raises(RuntimeError, match=r"1 of the adapters' layers|1 .*joint_blocks.0.x_block.mlp.fc1"):
             sd3.sample(blended)
     finally:
         del block.mlp.forward
     assert not [r for r in caplog.records if r.name == "diffusion_blend"]
+    # A layer that the network has but does not use is no fault: ACE-Step has some in every block.
+    block.mlp.forward = lambda x: x
+    try:
+        sd3.sample(blended)
+    finally:
+        del block.mlp.forward
+    (record,) = [r for r in caplog.records if r.name == "diffusion_blend"]
+    assert "1 of the adapters' layers were not called" in record.getMessage()
+    caplog.clear()
     # A part that this run does not use is no fault.
     mlp = block.mlp
     call = type(mlp).__call__

@@ -19,11 +19,13 @@ EVALUATIONS = {"euler": [0, 1, 2, 3], "heun": [0, 0, 1, 1, 2, 2, 3], "dpmpp_2m":
 
 
 def schedule(start, end, curve="linear", start_percent=0.0, end_percent=1.0):
-    return PreferenceScheduleNode.execute(start, end, curve, start_percent, end_percent).args[0]
+    return PreferenceScheduleNode.execute(
+        start, end, curve=curve, start_percent=start_percent, end_percent=end_percent
+    ).args[0]
 
 
 def regional(outside, inside, mask, feather=0):
-    return RegionalPreferenceNode.execute(outside, inside, mask, feather).args[0]
+    return RegionalPreferenceNode.execute(outside, inside, mask=mask, feather=feather).args[0]
 
 
 def by_hand(world, coefficients_of_evaluation):

@@ -89,7 +89,8 @@ def test_gaps_are_those_of_the_hosts_patched_copies(sd3):
 def test_the_latent_is_blended_ksamplers_bit_for_bit(sd3, sampler_name, moving):
     wanted = preference(0.3, 0.7)
     if moving:
-        wanted = PreferenceScheduleNode.execute(wanted, preference(0.9, 0.1), "linear", 0.0, 1.0).args[0]
+        moving = {"curve": "linear", "start_percent": 0.0, "end_percent": 1.0}
+        wanted = PreferenceScheduleNode.execute(wanted, preference(0.9, 0.1), **moving).args[0]
     run = sampling(sd3, sampler_name=sampler_name, steps=4)
     found, latent = probe(sd3, wanted, sampler_name=sampler_name, steps=4)
     (expected,) = BlendedKSampler.execute(sd3.model, sd3.loras(2), wanted, denoise=1.0, **run).args
@@ -130,7 +131,9 @@ def test_seconds_are_the_median_after_the_first_step(sd3):
 def test_what_cannot_be_compared_is_refused(sd3):
     with pytest.raises(ValueError, match="is kl_scale 0"):
         probe(sd3, preference(0.5, 0.5, kl_scale=0.0))
-    region = RegionalPreferenceNode.execute(preference(1, 0), preference(0, 1), torch.ones(1, 8, 8), 0).args[0]
+    region = RegionalPreferenceNode.execute(
+        preference(1, 0), preference(0, 1), mask=torch.ones(1, 8, 8), feather=0
+    ).args[0]
     with pytest.raises(ValueError, match="connect a preference without regions"):
         probe(sd3, region)
 

@@ -69,7 +69,7 @@ def test_a_lora_after_the_blend_belongs_to_the_base(sd15, blended):
 def test_a_regional_preference_names_the_node_that_calls_with_tiles(sd3):
     mask = torch.zeros(1, 8, 8)
     mask[..., 4:] = 1
-    wanted = RegionalPreferenceNode.execute(preference(1, 0), preference(0, 1), mask, 0).args[0]
+    wanted = RegionalPreferenceNode.execute(preference(1, 0), preference(0, 1), mask=mask, feather=0).args[0]
     model = blend_model(sd3.model, sd3.loras(2), wanted)
 
     class TiledDiffusion:

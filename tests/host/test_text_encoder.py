@@ -167,21 +167,35 @@ def test_combined_prompts_keep_their_encodings(miniature, files, loras):
     assert difference(both(blended, texts), both(part, part_clip)) < 1e-5
 
 
+def test_a_node_that_takes_plain_tensors_gets_every_adapters_encoding(miniature, files, loras):
+    _, clip = miniature
+    text, pooled = (
+        BlendTextEncoder.execute(clip, loras)
+        .args[0]
+        .encode_from_tokens(clip.tokenize("a red circle"), return_pooled=True)
+    )
+    for index, tensors in enumerate(files):
+        expected = by_the_host(miniature, tensors)[1].encode_from_tokens(clip.tokenize("a red circle"), True)
+        assert torch.equal(text.others[index], expected[0])
+        assert torch.equal(pooled.others[index], expected[1])
+
+
+def test_the_node_says_which_files_have_text_encoder_weights(miniature, files, loras, caplog):
+    _, clip = miniature
+    with caplog.at_level("INFO", logger="diffusion_blend"):
+        BlendTextEncoder.execute(clip, loras)
+        assert "With text-encoder weights: text-0, text-1." in caplog.text
+        assert BlendTextEncoder.execute(clip, load_loras(["text-2.safetensors"])).args[0] is clip
+    assert "None of the adapters has weights for this text encoder" in caplog.text
+
+
 def test_what_would_be_wrong_is_refused_in_words(miniature, files, loras, loras_folder):
     model, clip = miniature
     texts = BlendTextEncoder.execute(clip, loras).args[0]
-    blended = blend_model(model, loras, preference(0.5, 0.5, 0.0))
     positive, negative = encode(texts, "a red circle"), encode(texts, "blue")
-    averaged = host_nodes.ConditioningAverage().addWeighted(positive, negative, 0.5)[0]
-    with pytest.raises(ValueError, match="changes the encoded text"):
-        sample(blended, averaged, negative)
     fewer = load_loras(["text-0.safetensors", "text-1.safetensors"])
     with pytest.raises(ValueError, match="encoded for 3 adapters .* blends 2"):
         sample(blend_model(model, fewer, preference(0.5, 0.5)), positive, negative)
-    with pytest.raises(ValueError, match="takes plain tensors"):
-        texts.encode("a red circle")
-    with pytest.raises(ValueError, match="None of the adapters has weights for this text encoder"):
-        BlendTextEncoder.execute(clip, load_loras(["text-2.safetensors"]))
     damaged = {key: tensor * math.nan if "lora_te" in key else tensor for key, tensor in files[0].items()}
     write(loras_folder, "text-damaged", damaged)
     with pytest.raises(ValueError, match="text-damaged.safetensors: its text-encoder weights hold NaN"):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from diffusion_blend.blending.updates import Difference
+from diffusion_blend.pipelines import blend
 from diffusion_blend.pipelines.adapter_files import fit_adapter, open_adapter, read_adapter
-from peft import LoraConfig, get_peft_model
+from peft import LoHaConfig, LoKrConfig, LoraConfig, get_peft_model
 from safetensors.torch import save_file
 from tiny_pipelines import save_tiny_sd
 from tiny_transformers import tiny_flux
@@ -58,8 +61,6 @@ def test_every_layout_gives_the_same_update(unet: Any, layout: str, tmp_path: Pa
 
 @pytest.mark.parametrize("stabilised", [False, True])
 def test_a_peft_model_its_folder_and_its_layers_agree(unet: Any, tmp_path: Path, stabilised: bool) -> None:
-    import copy
-
     config = LoraConfig(
         r=4,
         lora_alpha=6,
@@ -99,8 +100,8 @@ def test_flux_layers_of_kohyas_trainer_are_renamed(tmp_path: Path) -> None:
 def test_kinds_that_are_not_low_rank_are_named(unet: Any) -> None:
     plain = layouts()["diffusers"]
     for key, kind in (
-        (f"unet.{LAYER}.lora_magnitude_vector", "DoRA"),
-        (f"unet.{LAYER}.hada_w1_a", "LoHa"),
+        (f"unet.{LAYER}.oft_blocks", "OFT"),
+        (f"unet.{LAYER}.diff", "full"),
         ("x", "unknown"),
     ):
         with pytest.raises(ValueError, match=kind):
@@ -112,3 +113,74 @@ def test_kinds_that_are_not_low_rank_are_named(unet: Any) -> None:
     half = {key: value for key, value in plain.items() if "lora_B" not in key}
     with pytest.raises(ValueError, match="no lora_up; the file is not whole"):
         fit_adapter(open_adapter("a", half), unet)
+
+
+PEFT_KINDS = {
+    "dora": lambda: LoraConfig(r=3, lora_alpha=5, target_modules=["to_q", "to_v", "conv1"], use_dora=True),
+    "loha": lambda: LoHaConfig(r=3, alpha=5, target_modules=["to_q", "conv1"]),
+    "loha of low rank": lambda: LoHaConfig(r=1, alpha=2, target_modules=["to_q"]),
+    "lokr": lambda: LoKrConfig(r=2, alpha=3, target_modules=["to_q"], decompose_both=True, decompose_factor=4),
+}
+
+
+@pytest.mark.parametrize("kind", PEFT_KINDS)
+def test_kinds_of_peft_change_the_network_as_peft_does(kind: str, unet: Any, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = get_peft_model(copy.deepcopy(unet), PEFT_KINDS[kind]())
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if any(part in name for part in ("lora_", "hada_", "lokr_")):
+                parameter.add_(0.3 * torch.randn(parameter.shape))
+    model.save_pretrained(str(tmp_path))
+    call = torch.randn(2, 4, 2, 2), torch.tensor([10, 700]), torch.randn(2, 5, 32)
+    wanted, base = model(*call).sample, unet(*call).sample
+    for source in (tmp_path, model):
+        with blend(unet, {"a": source}, [1.0]) as network:
+            torch.testing.assert_close(network(*call).sample, wanted, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(unet(*call).sample, base)
+    assert float((wanted - base).abs().max()) > 1e-2
+
+
+def test_kinds_of_lycoris_are_its_own_forward_pass(unet: Any) -> None:
+    lycoris = pytest.importorskip("lycoris")
+    call = torch.randn(2, 4, 2, 2), torch.tensor([10, 700]), torch.randn(2, 5, 32)
+    base = unet(*call).sample
+    for settings in ({"algo": "loha"}, {"algo": "lokr", "factor": 4}, {"algo": "locon", "weight_decompose": True}):
+        trained = copy.deepcopy(unet)
+        lycoris.LycorisNetwork.apply_preset({"target_name": [".*attn1.to_q", ".*resnets.0.conv1"]})
+        network = lycoris.create_lycoris(trained, 1.0, linear_dim=4, linear_alpha=2.0, **settings)
+        network.apply_to()
+        torch.manual_seed(0)
+        for parameter in network.parameters():
+            parameter.data += 0.3 * torch.randn(parameter.shape)
+        wanted = trained(*call).sample
+        tensors = {key.replace("lycoris_", "lora_unet_"): value for key, value in network.state_dict().items()}
+        with blend(unet, {"a": tensors}, [1.0]) as blended:
+            torch.testing.assert_close(blended(*call).sample, wanted, rtol=1e-4, atol=1e-5)
+        assert float((wanted - base).abs().max()) > 1e-3
+
+
+def test_a_dora_scale_by_input_is_the_columns_norm(unet: Any) -> None:
+    layer = LAYER.replace("attn1.to_q", "attn2.to_k")  # 32 inputs, 16 outputs
+    draw = torch.Generator().manual_seed(0)
+    down, up = torch.randn(2, 32, generator=draw), torch.randn(16, 2, generator=draw)
+    weight, scale = unet.get_submodule(layer).weight.detach(), torch.rand(1, 32, generator=draw) + 0.5
+    flat = f"lora_unet_{layer.replace('.', '_')}"
+    tensors = {f"{flat}.lora_down.weight": down, f"{flat}.lora_up.weight": up, f"{flat}.dora_scale": scale}
+    total = weight + up @ down
+    wanted = total * scale / total.norm(dim=0, keepdim=True) - weight
+    (update,) = read_adapter("a", tensors, unet).update[layer]
+    assert isinstance(update, Difference)
+    torch.testing.assert_close(update.weight, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_damaged_kinds_are_named(unet: Any) -> None:
+    half = {f"unet.{LAYER}.hada_w1_a": torch.ones(16, 2), f"unet.{LAYER}.hada_w1_b": torch.ones(2, 16)}
+    with pytest.raises(ValueError, match="no hada_w2_a"):
+        read_adapter("a", half, unet)
+    wrong = {f"unet.{LAYER}.lokr_w1": torch.ones(3, 3), f"unet.{LAYER}.lokr_w2": torch.ones(3, 3)}
+    with pytest.raises(ValueError, match="does not fit this base in layer"):
+        read_adapter("a", wrong, unet)
+    both = {**half, f"unet.{LAYER}.hada_w2_a": torch.ones(16, 2), f"unet.{LAYER}.hada_w2_b": torch.ones(2, 16)}
+    with pytest.raises(ValueError, match="a DoRA of LoHa or LoKr"):
+        read_adapter("a", {**both, f"unet.{LAYER}.dora_scale": torch.ones(16, 1)}, unet)

@@ -9,11 +9,24 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DiffusionPipeline, EulerAncestralDiscreteScheduler, HeunDiscreteScheduler
+from diffusion_blend.blending.groups import Group
+from diffusion_blend.blending.plans import Soup
 from diffusion_blend.pipelines import BlendedPipeline, blend
+from diffusion_blend.pipelines.adapter_files import Adapter
+from diffusion_blend.pipelines.blended import make_planner
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from tiny_pipelines import save_tiny_sd, save_tiny_sdxl
-from tiny_transformers import flux_prompt, sd3_prompt, tiny_flux, tiny_sd3
+from tiny_transformers import (
+    flux_prompt,
+    qwen_prompt,
+    sd3_prompt,
+    tiny_flux,
+    tiny_qwen,
+    tiny_sd3,
+    tiny_z_image,
+    z_image_prompt,
+)
 from torch import Tensor
 
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
@@ -77,6 +90,8 @@ MAKERS: dict[str, Callable[[Path], Case]] = {
     "sdxl": lambda folder: sd(save_tiny_sdxl, folder),
     "sd3": lambda folder: Case(tiny_sd3(), sd3_prompt(), folder),
     "flux": lambda folder: Case(tiny_flux(), flux_prompt(), folder),
+    "qwen": lambda folder: Case(tiny_qwen(), qwen_prompt(), folder),
+    "z_image": lambda folder: Case(tiny_z_image(), z_image_prompt(), folder),
 }
 
 
@@ -182,3 +197,26 @@ def test_errors_name_the_value(tmp_path: Path) -> None:
         blend(case.network, case.files, [1, 1], method="stochastic", steps=STEPS, images=3),
     ):
         case.pipe(**case.made())
+
+
+def test_a_group_that_was_trained_to_be_stacked_is_recognised(caplog: pytest.LogCaptureFixture) -> None:
+    def member(i: int, group: str = "one") -> Adapter:
+        return Adapter(f"r{i}", {}, 0.1, "", Group("stacked", group, i, ("r0", "r1")))
+
+    plain = Adapter("p", {}, None, "")
+    cases = [
+        ("blend", [member(0), member(1)], "r0, r1 were trained to be stacked: method='stacked' needs one call"),
+        ("stacked", [member(0), member(1)], ""),
+        ("stacked", [member(1)], "more adapters, which count as weight 0: r0"),
+        ("stacked", [member(0), member(1, "two")], "different groups"),
+        ("stacked", [member(0), plain], "p was not trained to be stacked"),
+        ("stacked", [plain, plain], ""),
+        ("blend", [member(0), plain], ""),
+    ]
+    for method, adapters, said in cases:
+        caplog.clear()
+        with caplog.at_level("INFO", "diffusion_blend"):
+            planner = make_planner(method, adapters, [0.5] * len(adapters), 1.0)
+        assert said in caplog.text and bool(said) == bool(caplog.text), (method, caplog.text)
+        if method == "stacked":
+            assert planner == Soup((0.5,) * len(adapters))

@@ -71,7 +71,7 @@ def test_the_server_gives_both_languages(server: ComfyServer) -> None:
 
 @pytest.mark.parametrize("name", sorted(CONTRACT))
 def test_help_page(server: ComfyServer, name: str) -> None:
-    """Served; names every input; its pictures exist; it warns of mistakes."""
+    """The page is served, names every input, warns of mistakes, and its pictures exist."""
     page = server.get(f"/extensions/{FOLDER}/docs/{name}.md").decode()
     assert page.startswith(f"# {CONTRACT[name]['display_name']}\n")
     for entry in CONTRACT[name]["inputs"]:

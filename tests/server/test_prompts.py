@@ -161,6 +161,75 @@ def test_a_wrong_choice_of_loras_is_found_before_anything_runs(server: ComfyServ
     assert "Traceback" not in str(caught.value)
 
 
+REFUSED = {
+    "all weights 0": (comfy_prompts.blended(0.0, 0.0), "preference", "All weights are 0 for aesthetic, faithful"),
+    "weights of a switched-off adapter": (
+        comfy_prompts.blended(1.0, 0.0) | {"loras": comfy_prompts.loras("None", LORAS[0])},
+        "preference",
+        "All weights are 0 for aesthetic",
+    ),
+    "a node without a loader": (
+        chain(LORAS[:1], LORAS[1:2], (0.5,), (0.5,), (0.25,)),
+        "preference",
+        "weight_1 of Preference Weights number 3 is 0.25, but there is no adapter for it",
+    ),
+    "a weight out of range": (comfy_prompts.blended(1.5, 0.5), "preference", "weight_1 is 1.5: it must be from 0 to 1"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_weights_without_an_adapter_are_found_before_anything_runs(server: ComfyServer, case: str) -> None:
+    """Also where the adapters are linked to the sampler only, and behind a schedule."""
+    prompt, node, message = REFUSED[case]
+    before = set(server.get_json("/history"))
+    bare = {name: item | {"inputs": dict(item["inputs"])} for name, item in prompt.items()}
+    bare[node]["inputs"].pop("reward_loras", None)
+    moving = dict(bare) | {
+        "moving": comfy_prompts.node(
+            "PreferenceSchedule",
+            preference_start=[node, 0],
+            preference_end=[node, 0],
+            curve="linear",
+            start_percent=0.0,
+            end_percent=1.0,
+        )
+    }
+    moving["sampler"] = bare["sampler"] | {"inputs": bare["sampler"]["inputs"] | {"preference": ["moving", 0]}}
+    for graph in (prompt, bare, moving):
+        with pytest.raises(PromptError) as caught:
+            server.run(graph)
+        refused = json.loads(str(caught.value))["node_errors"]
+        assert list(refused) == [node]
+        assert all(message in error["details"] for error in refused[node]["errors"])
+    assert set(server.get_json("/history")) == before
+
+
+@pytest.mark.parametrize("class_type", ["BlendedKSampler", "StochasticAdapterSampler", "MSDDASampler", "BlendModel"])
+def test_a_bypassed_preference_is_equal_weights(server: ComfyServer, class_type: str) -> None:
+    """The front end leaves the link of a bypassed node out."""
+    more = {
+        "StochasticAdapterSampler": {"draws": "stratified"},
+        "MSDDASampler": {f"eta_{i}": 1.0 for i in range(1, 5)} | {"renormalise": False},
+    }
+
+    def image(bypassed: bool) -> np.ndarray:
+        kind = "BlendedKSampler" if class_type == "BlendModel" else class_type
+        prompt = comfy_prompts.blended(0.5, 0.5, class_type=kind, sampler=more.get(class_type))
+        owner = "sampler"
+        if class_type == "BlendModel":
+            method = {"method": "blend", "draws": "stratified", "evaluation": "auto"}
+            inputs = prompt["sampler"]["inputs"]
+            links = {name: inputs.pop(name) for name in ("reward_loras", "preference")}
+            prompt["blended"] = comfy_prompts.node("BlendModel", model=["checkpoint", 0], **links, **method)
+            prompt["sampler"] = comfy_prompts.node("KSampler", **inputs | {"model": ["blended", 0]})
+            owner = "blended"
+        if bypassed:
+            del prompt["preference"], prompt[owner]["inputs"]["preference"]
+        return pixels(server, server.run(prompt))
+
+    assert largest_difference(image(bypassed=True), image(bypassed=False)) == 0
+
+
 def test_a_loader_without_loras_may_pass_others_on(server: ComfyServer) -> None:
     prompt = chain(LORAS[:1], (), (1.0,), (0.0,))
     alone = pixels(server, server.run(comfy_prompts.blended(1.0, files=LORAS[:1])))

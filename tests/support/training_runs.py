@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ def make_trainer(
 
 def tiny_trainer(folder: Path, config: TrainConfig) -> Trainer:
     """Make a trainer on a tiny pipeline with the redness reward."""
-    base = load_base(BaseConfig(path=str(folder)), torch.device("cpu"), allow_download=False)
+    base = load_base(dataclasses.replace(config.base, path=str(folder)), torch.device("cpu"), allow_download=False)
     model = DiffusersModel(base, config.adapter, config.run.seed)
     return make_trainer(config, model, {"redness": redness})
 

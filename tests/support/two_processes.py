@@ -1,6 +1,6 @@
-"""Runs one training iteration on all processes of the launcher, and saves adapter and figures.
+"""Runs two training iterations of each algorithm on all processes of the launcher, and saves adapters and figures.
 
-``accelerate launch ... two_processes.py BASE OUT``
+``accelerate launch ... two_processes.py BASE OUT ALGORITHM ...`` makes a folder for each algorithm in OUT.
 """
 
 from __future__ import annotations
@@ -19,12 +19,11 @@ from safetensors.torch import save_file
 from training_runs import PROMPTS, redness, settings
 
 
-def main(base: str, out: str, name: str) -> None:
-    torch.set_num_threads(1)
-    accelerator = Accelerator(cpu=True)
+def run(base: str, out: Path, name: str, accelerator: Accelerator) -> None:
+    out.mkdir(parents=True, exist_ok=True)
     share = 2 // accelerator.num_processes  # a single process takes twice the batch
     config = settings(
-        Path(out) / "run",
+        out / "run",
         name,
         sampling={"steps": 4, "samples": 4 * share, "batch": 2},
         algorithm={"buffer": 100 * share, "updates": 2, "statistics_minimum": 2},
@@ -38,9 +37,16 @@ def main(base: str, out: str, name: str) -> None:
     trainer = Trainer(config, model, {"redness": redness}, {}, PROMPTS, accelerator)
     trainer.run()
     parameters = {key: value.detach().clone() for key, value in model.trainable().items()}
-    save_file(parameters, Path(out) / f"rank{accelerator.process_index}.safetensors")
+    save_file(parameters, out / f"rank{accelerator.process_index}.safetensors")
     if accelerator.is_main_process:
-        (Path(out) / "history.json").write_text(json.dumps(trainer.state.history))
+        (out / "history.json").write_text(json.dumps(trainer.state.history))
+
+
+def main(base: str, out: str, *names: str) -> None:
+    torch.set_num_threads(1)
+    accelerator = Accelerator(cpu=True)
+    for name in names:
+        run(base, Path(out) / name, name, accelerator)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from workflow_parts import (
     preference,
     sampler,
 )
+from workflow_taste import find_my_taste_no_downloads
 
 _IDS = "5b1f6c1e-0d0f-4a52-9d53-3a1c8f1d2b{:02x}"
 _LEFT: list[tuple[int, list[str]]] = [(300, ["note"]), (300, ["checkpoint", "loras", "latent"])]
@@ -302,5 +303,6 @@ TEMPLATES: dict[str, Template] = {
         any_two_style_loras,
         sweep_with_pareto,
         stochastic_blend_model,
+        find_my_taste_no_downloads,
     )
 }

@@ -68,30 +68,32 @@ def hosts() -> list[Path]:
 
 
 @pytest.mark.host
-@pytest.mark.parametrize("alpha", [4.0, 1.0])
-def test_comfyui_reads_the_file_as_peft_does(alpha: float, tmp_path: Path) -> None:
+def test_comfyui_reads_the_file_as_peft_does(tmp_path: Path) -> None:
     found = hosts()
     if not found:
         if os.environ.get("CI") == "true":
             pytest.fail(HOW_TO_GET_ONE)
         pytest.skip(HOW_TO_GET_ONE)
-    model = DiffusersModel(shallow_sd15(), AdapterConfig(rank=4, alpha=alpha), 0)
-    disturb(model.trainable())
-    expected = peft_changes(model.base.unet)
-    (tmp_path / "adapter.safetensors").write_bytes(model.export({}))
+    expected = {}
+    for alpha in (4.0, 1.0):
+        model = DiffusersModel(shallow_sd15(), AdapterConfig(rank=4, alpha=alpha), 0)
+        disturb(model.trainable())
+        file = tmp_path / f"alpha{alpha}.safetensors"
+        file.write_bytes(model.export({}))
+        expected[file] = peft_changes(model.base.unet)
     for host in found:
-        out = tmp_path / f"{host.name}.safetensors"
+        out = tmp_path / host.name
+        out.mkdir()
         # A process of its own: the host's folders must not leak into the trainer's sys.path.
-        script = [sys.executable, str(SUPPORT / "read_adapter_in_host.py"), str(host)]
-        done = subprocess.run(
-            [*script, str(tmp_path / "adapter.safetensors"), str(out)], capture_output=True, text=True
-        )
+        script = [sys.executable, str(SUPPORT / "read_adapter_in_host.py"), str(host), str(out)]
+        done = subprocess.run([*script, *map(str, expected)], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-3000:]
-        changes = load_file(out)
-        assert set(changes) == set(expected)
-        for name, change in changes.items():
-            torch.testing.assert_close(change, expected[name], rtol=1e-5, atol=1e-7)
-    assert len(expected) == 7 * 8  # seven transformer blocks, eight projections each
+        for file, by_peft in expected.items():
+            changes = load_file(out / file.name)
+            assert set(changes) == set(by_peft)
+            for name, change in changes.items():
+                torch.testing.assert_close(change, by_peft[name], rtol=1e-5, atol=1e-7)
+            assert len(by_peft) == 7 * 8  # seven transformer blocks, eight projections each
 
 
 def test_diffusers_reads_the_file_as_peft_does(tiny_sd: Path, tmp_path: Path) -> None:
@@ -180,5 +182,5 @@ def test_no_folder_of_the_maker_gets_into_the_file() -> None:
     )
     assert header["diffusion_blend.base_model"] == "base"
     assert header["diffusion_blend.prompts"] == "prompts.txt"
-    told = json.loads(header["diffusion_blend.config"])
-    assert told == {"base": {"path": "owner/name"}, "folders": ["x", "relative/x"], "steps": 3}
+    recorded = json.loads(header["diffusion_blend.config"])
+    assert recorded == {"base": {"path": "owner/name"}, "folders": ["x", "relative/x"], "steps": 3}

@@ -84,7 +84,7 @@ def test_a_larger_kl_weight_gives_a_smaller_kl(tmp_path: Path) -> None:
 
 
 def test_without_later_kl_in_the_return_the_optimum_is_missed(tmp_path: Path) -> None:
-    """DPOK's code leaves out what a step does to later KLs: with a curved reward and a loose leash that shows."""
+    """DPOK's code leaves out what a step does to later KLs: with a curved reward and a small KL weight the difference shows."""
     curvature, kl_weight = 4.0, 0.5
     exact = train(tmp_path, curvature, 0.0, kl_weight)
     short = train(tmp_path, curvature, 0.0, kl_weight, kl_in_return=False)

@@ -38,7 +38,7 @@ def trainer(tmp_path: Path, name: str, **over: Any) -> Trainer:
 def test_advantages_by_hand() -> None:
     scores = {"a": torch.tensor([1.0, 3.0, 10.0, 10.0]).double(), "b": torch.tensor([0.0, 200.0, 5.0, 7.0]).double()}
     found = group_advantages(scores, {"a": 2.0, "b": 0.5}, 2)
-    # Each reward is -1 and 1 within its group whatever its unit; a group of equal rewards says nothing.
+    # Each reward is -1 and 1 within its group, in any unit. A group of equal rewards has advantages of 0.
     torch.testing.assert_close(found, torch.tensor([-2.5, 2.5, -0.5, 0.5]).double(), rtol=1e-4, atol=1e-4)
 
 

@@ -57,7 +57,7 @@ def test_clip_fraction() -> None:
     assert float(clip_fraction(torch.tensor([1.0, 1.19, 1.21, 0.7]), 0.2)) == 0.5
 
 
-def test_returns_count_the_leash_of_later_steps_only() -> None:
+def test_returns_count_the_kl_of_later_steps_only() -> None:
     reward = torch.tensor([10.0], dtype=torch.float64)
     kl = torch.tensor([[1.0, 2.0, 4.0]], dtype=torch.float64)
     torch.testing.assert_close(returns_to_go(reward, kl, 0.5), torch.tensor([[7.0, 8.0, 10.0]], dtype=torch.float64))

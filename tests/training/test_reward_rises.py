@@ -1,4 +1,4 @@
-"""The whole loop on a tiny pipeline: the reward rises against its own noise, more leash means less KL."""
+"""The whole loop on a tiny pipeline: the reward rises against its own noise, a larger KL weight means less KL."""
 
 from __future__ import annotations
 

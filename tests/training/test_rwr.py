@@ -128,15 +128,15 @@ def test_it_reaches_the_tilted_gaussian(tmp_path: Path) -> None:
     assert variance == pytest.approx(expected[1], rel=0.08)
 
 
-@pytest.mark.parametrize("take_off", [True, False])
-def test_a_reward_without_preference_leaves_the_base_alone(tmp_path: Path, take_off: bool) -> None:
+@pytest.mark.parametrize("control_variate", [True, False])
+def test_a_reward_without_preference_leaves_the_base_alone(tmp_path: Path, control_variate: bool) -> None:
     """With eta 1 the sampler's own error is large: plain regression learns it, and so it is there twice."""
     trainer = train(
         tmp_path,
         gradient=0.0,
         kl_weight=0.8,
         sampling={"eta": 1.0, "steps": 10, "samples": 1024},
-        algorithm={"take_off_base_error": take_off, "updates": 100},
+        algorithm={"control_variate": control_variate, "updates": 100},
         run={"iterations": 2, "stop_diversity": 0.0},
     )
     model, steps = trainer.context.model, trainer.context.steps
@@ -144,7 +144,7 @@ def test_a_reward_without_preference_leaves_the_base_alone(tmp_path: Path, take_
     base = final_moments(chain(model, steps, base=True), steps.std)
     trained = final_moments(chain(model, steps, base=False), steps.std)
     print(f"base {base}, trained {trained}, truth (0.5, 0.6)")
-    if take_off:
+    if control_variate:
         assert trained == pytest.approx(base, abs=0.03)
     else:
         assert trained[1] < base[1] - 0.06  # the sampler loses variance, and loses it again
@@ -158,7 +158,7 @@ def test_the_samples_are_the_bases_throughout(tmp_path: Path) -> None:
     assert all(row["effective_share"] < 0.9 for row in trainer.state.history)
 
 
-def test_a_leash_of_no_weight_is_refused(tmp_path: Path) -> None:
+def test_a_kl_weight_of_zero_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"algorithm.kl_weight is 0: rwr weighs samples by exp\(reward / kl_weight\)"):
         check_config(settings(tmp_path / "x", "rwr", algorithm={"kl_weight": 0.0}))
 

@@ -115,3 +115,8 @@ def test_the_newest_hosts_come_first_and_their_titles_differ(tmp_path, monkeypat
     found = comfy_hosts.find_hosts()
     assert [host.name for host in found] == ["ComfyUI", "ComfyUI-head", "ComfyUI-old"]
     assert len({comfy_hosts.title(host) for host in found}) == 3
+
+
+def test_the_newest_host_runs_all_cases_and_the_others_a_share(tmp_path):
+    on_hosts = [job for job in run_all.jobs([tmp_path / "new", tmp_path / "old"]) if job.tiers == run_all.ON_EVERY_HOST]
+    assert [(job.host.name, job.share) for job in on_hosts] == [("new", 1), ("old", run_all.SHARE_ON_OTHERS)]

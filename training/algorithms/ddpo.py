@@ -7,16 +7,14 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
-from ..adapter_optimizer import AdapterOptimizer, mean_figures
+from ..adapter_optimizer import AdapterOptimizer
 from ..advantages import PromptStatistics
 from ..buffer import Transitions, denoising_steps
 from ..collection import Collection, Collector
 from ..context import RunContext
-from ..randomness import keyed_generator
-from .policy_gradient import check_fresh_ratio, clipped_loss, recorded_step, total_reward
+from .policy_gradient import clipped_loss, pass_over, recorded_step, total_reward
 from .requirements import check_passes
 
 
@@ -39,9 +37,8 @@ class Ddpo:
         data = self.collector.from_policy(iteration, measure_kl=False)
         reward, figures = total_reward(self.context, data)
         advantage = self._advantage(data, reward)[:, None].expand(-1, len(self.context.steps))
-        return figures | self._update(
-            denoising_steps(data, advantage, self.context.sampling_steps(iteration)), iteration
-        )
+        fresh = denoising_steps(data, advantage, self.context.sampling_steps(iteration))
+        return figures | pass_over(self.context, self.optimizer, fresh, iteration, self._loss)
 
     def _advantage(self, data: Collection, reward: Tensor) -> Tensor:
         """The clipped advantage of every image, float64[N], standard deviations."""
@@ -49,21 +46,9 @@ class Ddpo:
         prompts = self.context.prompts.texts(data.prompt)
         return self.statistics.update(prompts, reward).clamp(-largest, largest)
 
-    def _update(self, fresh: Transitions, iteration: int) -> dict[str, float]:
-        """Make the iteration's optimizer steps: every row once per pass."""
-        rows = []
-        for epoch in range(self.context.config.algorithm.epochs):
-            generator = keyed_generator(self.context.seed, "policy", iteration, epoch)
-            order = torch.randperm(len(fresh), generator=generator)
-            for drawn in order.split(self.optimizer.rows_per_step):
-                rows.append(self.optimizer.step(drawn, lambda micro: self._loss(fresh[micro])))
-                if len(rows) == 1:
-                    check_fresh_ratio(self.context, rows[0]["ratio_deviation"])
-        return mean_figures(rows)
-
     def _loss(self, batch: Transitions) -> tuple[Tensor, dict[str, float]]:
         mean, std = recorded_step(self.context, batch, base=False)
-        return clipped_loss(self.context, batch, mean, std, batch.returns.to(self.context.device))
+        return clipped_loss(self.context, batch, mean, std, batch.returns.to(self.context.exact_device))
 
     def state_dict(self) -> dict[str, Any]:
         """See `protocol.Algorithm.state_dict`."""

@@ -90,7 +90,7 @@ class Dpok:
         timesteps = context.steps.timesteps[batch.step].to(context.device)
         features = context.prompts.conditioning(batch.prompt).features.to(context.device)
         value = self.value.value(batch.latents.to(context.device), timesteps, features)
-        return batch.returns.to(context.device) - value
+        return batch.returns.to(context.exact_device) - value.to(context.exact_device)
 
     def state_dict(self) -> dict[str, Any]:
         """See `protocol.Algorithm.state_dict`."""

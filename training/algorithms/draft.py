@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ...rewards.protocol import score, weighted_sum
+from ...rewards.protocol import score
 from ..adapter_optimizer import AdapterOptimizer, mean_figures
 from ..context import RunContext
 from ..models.protocol import Conditioning, predict_guided, rows_at_once
@@ -63,7 +63,7 @@ class Draft:
             ValueError: a reward returned the wrong number of scores, or one that is not finite.
             RewardFailed: a reward raised an error, or exceeded its time limit.
         """
-        context, weights = self.context, self.context.config.rewards
+        context = self.context
         latents, kl = self._trajectories(iteration, prompt, rows)
         copies = context.config.algorithm.draft_noises
         if copies > 1:
@@ -71,7 +71,8 @@ class Draft:
             rows = rows.repeat(copies)
         images, prompts = self._decode(latents), context.prompts.texts(prompt[rows])
         scores = score(context.limited_rewards, images, prompts, gradient=True)
-        reward = weighted_sum(scores, weights).to(kl.device)
+        context.reward_mix.observe({name: context.processes.gather(values.detach()) for name, values in scores.items()})
+        reward = context.trained_reward(scores, prompt[rows]).to(kl.device)
         with torch.no_grad():
             figures = {"reward": reward.mean(), "reward_std": reward.std(correction=0)}
             figures |= {f"reward/{name}": values.mean() for name, values in scores.items()}
@@ -86,7 +87,7 @@ class Draft:
         draws = [trajectory_noise(context.seed, key, len(context.steps), shape) for key in keys]
         noise = torch.stack(draws).to(context.device)
         conditioning = context.prompts.conditioning(prompt[rows]).to(context.device)
-        latents, kl = noise[:, 0], torch.zeros(len(noise), dtype=torch.float64, device=context.device)
+        latents, kl = noise[:, 0], torch.zeros(len(noise), dtype=torch.float64, device=context.exact_device)
         first = len(context.steps) - (context.config.algorithm.draft_steps or len(context.steps))
         for k in range(len(context.steps)):
             with torch.set_grad_enabled(k >= first):
@@ -133,7 +134,7 @@ class Draft:
         predict = partial(predict_guided, context.model, latents, timesteps, conditioning, scale)
         mean, std = step_mean(steps, index, latents, predict(base=False)), step_std(steps, index, latents)
         if float(steps.std[k]) == 0:
-            return mean, torch.zeros(len(latents), dtype=torch.float64, device=latents.device)
+            return mean, torch.zeros(len(latents), dtype=torch.float64, device=context.exact_device)
         kl = gaussian_kl(mean, step_mean(steps, index, latents, predict(base=True)), std)
         return mean + std * noise, kl
 

@@ -14,12 +14,10 @@ from ..adapter_optimizer import AdapterOptimizer, mean_figures
 from ..buffer import Transitions, clean_latents
 from ..collection import Collector
 from ..context import RunContext
-from ..models.protocol import predict_guided
-from ..policy import PolicySteps, noise_to_level, training_target
 from ..randomness import keyed_generator
 from ..state import adapter_copy, restore_adapter
-from .grpo import group_advantages
-from .policy_gradient import total_reward
+from .grpo import bounded_advantages
+from .policy_gradient import at_random_levels, predicted, total_reward
 
 
 def contrastive_loss(
@@ -73,9 +71,9 @@ class Nft:
         data = self.collector.from_policy(iteration, measure_kl=False)
         restore_adapter(context.model, trained)
         _, figures = total_reward(context, data)
-        advantage = group_advantages(data.scores, context.config.rewards, algorithm.group)
         # Advantages are in standard deviations; the paper's clip(r - mean, -1, 1) / 2 + 1 / 2.
-        fresh = clean_latents(data, (advantage / algorithm.nft_spread).clamp(-1, 1) / 2 + 0.5)
+        advantage = bounded_advantages(context, data, algorithm.nft_spread)
+        fresh = clean_latents(data, advantage / algorithm.nft_spread / 2 + 0.5)
         rows = []
         for update in range(algorithm.updates):
             noisy = self._noisy_rows(fresh, keyed_generator(context.seed, "policy", iteration, update))
@@ -92,27 +90,19 @@ class Nft:
         chosen = fresh[torch.cat(passes)[:size]]
         index = torch.randint(len(steps), (size,), generator=generator)
         noise = torch.randn(chosen.latents.shape, generator=generator)
-        return Transitions(
-            latents=noise_to_level(steps, index, chosen.latents, noise),
-            next_latents=training_target(steps, index, chosen.latents, noise),
-            step=index,
-            prompt=chosen.prompt,
-            log_prob=chosen.log_prob,
-            returns=chosen.returns,
-            base_mean=chosen.base_mean,
-        )
+        return at_random_levels(steps, chosen, index, noise, chosen.returns)
 
     def _loss(self, batch: Transitions) -> tuple[Tensor, dict[str, float]]:
         algorithm, steps = self.context.config.algorithm, self.context.steps
         old = self._old_output(batch)
-        output = self._predict(batch, steps)
+        output = predicted(self.context, batch)
         optimality = batch.returns.to(output)
         divisor = steps.x0_divisor[batch.step].to(output)
         target = batch.next_latents.to(output)
         loss = contrastive_loss(output, old, target, optimality, divisor, algorithm.nft_strength).mean()
         if algorithm.kl_weight > 0:
             with torch.no_grad():
-                base = self._predict(batch, steps, base=True)
+                base = predicted(self.context, batch, base=True)
             drift = ((output - base).square().flatten(1).mean(1) / divisor).mean()
             loss = loss + algorithm.kl_weight * drift
         return loss, {"drift": float((output.detach() - old).square().mean())}
@@ -121,16 +111,9 @@ class Nft:
     def _old_output(self, batch: Transitions) -> Tensor:
         trained = adapter_copy(self.context.model)
         restore_adapter(self.context.model, self.old)
-        output = self._predict(batch, self.context.steps)
+        output = predicted(self.context, batch)
         restore_adapter(self.context.model, trained)
         return output
-
-    def _predict(self, batch: Transitions, steps: PolicySteps, *, base: bool = False) -> Tensor:
-        context = self.context
-        conditioning = context.prompts.conditioning(batch.prompt).to(context.device)
-        timesteps, latents = steps.timesteps[batch.step].to(context.device), batch.latents.to(context.device)
-        scale = context.config.sampling.guidance_scale
-        return predict_guided(context.model, latents, timesteps, conditioning, scale, base=base)
 
     def _follow(self, decay: float) -> None:
         """Move the sampling adapter towards the trained one."""

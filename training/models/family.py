@@ -25,6 +25,10 @@ FAMILIES = {
     "StableDiffusionXLPipeline": Family("sdxl", "SDXL", ("xl_base",)),
     "StableDiffusion3Pipeline": Family("sd3", "Stable Diffusion 3 and 3.5", ("sd3", "sd35_large", "sd35_medium")),
     "FluxPipeline": Family("flux", "Flux.1", ("flux-dev", "flux-schnell")),
+    "Flux2KleinPipeline": Family("flux2_klein", "FLUX.2-klein"),
+    "QwenImagePipeline": Family("qwen_image", "Qwen-Image"),
+    "ZImagePipeline": Family("z_image", "Z-Image"),
+    "WanPipeline": Family("wan", "Wan 2.1"),
 }
 """The name of diffusers' pipeline class -> its family."""
 

@@ -14,13 +14,23 @@ from torch import Tensor
 from ..export import transformer_bytes
 from ..flow import flow_steps
 from ..policy import PolicySteps
-from .diffusers_model import Base, NetworkCall
+from .diffusers_model import AdapterWriter, Base, NetworkCall
 from .protocol import Conditioning
+from .quantised import placed
 from .vae import VaeDecoder
+
+Shift = Callable[[Any, int, int], float]
 
 
 def flow_run(
-    tokens: int, scheduler: Mapping[str, Any], steps: int, eta: float, noisy: Iterable[int] | None = None
+    tokens: int,
+    scheduler: Mapping[str, Any],
+    steps: int,
+    eta: float,
+    noisy: Iterable[int] | None = None,
+    *,
+    even: bool = False,
+    shift: Shift | None = None,
 ) -> PolicySteps:
     """The coefficients of a run over a flow schedule, at the times that diffusers' pipelines take.
 
@@ -30,16 +40,20 @@ def flow_run(
         steps: the number of steps.
         eta: noise scale, above 0 to 1.
         noisy: numbers of the steps with noise; None takes all.
+        even: shift the evenly spaced times 1, 1 - 1/steps, ..., 1/steps, as most pipelines do. Otherwise only a dynamic
+            schedule takes these times, and the others are the scheduler's own.
+        shift: a dynamic shift from configuration, tokens and steps; None grows linearly with the tokens.
     """
     flow: Any = FlowMatchEulerDiscreteScheduler.from_config(dict(scheduler))
-    if flow.config.use_dynamic_shifting:
-        flow.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps).tolist(), mu=_shift(flow.config, tokens))
+    if even or flow.config.use_dynamic_shifting:
+        shifted_by = (shift or linear_shift)(flow.config, tokens, steps)
+        flow.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps).tolist(), mu=shifted_by)
     else:
         flow.set_timesteps(steps)
     return flow_steps(torch.as_tensor(flow.sigmas), eta, noisy)
 
 
-def _shift(config: Any, tokens: int) -> float:
+def linear_shift(config: Any, tokens: int, _steps: int) -> float:
     """The shift grows linearly with the number of tokens (Esser et al. 2024, arXiv 2403.03206, section 5.3.2)."""
     slope = (config.max_shift - config.base_shift) / (config.max_image_seq_len - config.base_image_seq_len)
     return config.base_shift + slope * (tokens - config.base_image_seq_len)
@@ -56,6 +70,11 @@ def transformer_base(
     patch: int,
     encode: Callable[[Sequence[str]], Conditioning],
     call: NetworkCall,
+    even: bool = False,
+    shift: Shift | None = None,
+    pixels: int = 0,
+    decode: Callable[[Tensor], Tensor] | None = None,
+    save: AdapterWriter = transformer_bytes,
 ) -> Base:
     """The base of a pipeline with a transformer and an image VAE.
 
@@ -69,30 +88,55 @@ def transformer_base(
         patch: latent pixels that a token is wide.
         encode: prompts -> conditioning.
         call: how the transformer is called.
+        even, shift: see `flow_run`.
+        pixels: side of a latent pixel in the image; 0 takes the VAE's.
+        decode: clean latents -> images; None takes the VAE's `VaeDecoder`.
+        save: writes the adapter file.
     """
-    height = side // pipeline.vae_scale_factor
+    height = side // (pixels or pipeline.vae_scale_factor)
     return Base(
         name=name,
         architecture=architecture,
-        unet=pipeline.transformer.to(device),
+        unet=placed(pipeline.transformer, device),
         scheduler=dict(pipeline.scheduler.config),
         latent_shape=(channels, height, height),
         resolution=(side, side),
         encode=encode,
-        decode=VaeDecoder(pipeline.vae.to(device)),
+        decode=decode or VaeDecoder(pipeline.vae.to(device)),
         call=call,
-        make_steps=partial(flow_run, (height // patch) ** 2),
-        save=transformer_bytes,
+        make_steps=partial(flow_run, (height // patch) ** 2, even=even, shift=shift),
+        save=save,
     )
+
+
+def padded(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Texts of several lengths as one batch, with zeros at the end.
+
+    Args:
+        rows: the tokens' features of each text, float[L, D].
+
+    Returns:
+        Features float[B, longest L, D], and 1 for each token of a text, int64[B, longest L].
+    """
+    mask = torch.nn.utils.rnn.pad_sequence(
+        [row.new_ones(len(row), dtype=torch.int64) for row in rows], batch_first=True
+    )
+    return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True), mask
+
+
+def masked_mean(features: Tensor, mask: Tensor) -> Tensor:
+    """The mean of each text's own tokens, float32[B, D], for the value function."""
+    weights = mask.float()[..., None]
+    return (features.float() * weights).sum(1) / weights.sum(1)
 
 
 def visiting(encoders: Sequence[Any], device: torch.device, encode: Callable[[], tuple[Tensor, ...]]) -> list[Tensor]:
     """Encode with text encoders that are on the device only meanwhile; the results are on the CPU."""
     present = [encoder for encoder in encoders if encoder is not None]
     for encoder in present:
-        encoder.to(device)
+        placed(encoder, device)
     with torch.no_grad():
         results = [tensor.cpu() for tensor in encode()]
     for encoder in present:
-        encoder.to("cpu")
+        placed(encoder, torch.device("cpu"))
     return results

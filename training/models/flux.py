@@ -47,6 +47,7 @@ def take_apart(pipeline: Any, name: str, resolution: int, device: torch.device) 
         patch=2,
         encode=encode,
         call=_call,
+        even=True,
     )
 
 

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from ..config import BaseConfig
 from .family import FAMILIES, family_of, supported
+from .quantised import quantisation_config
 
 
 def read_pipeline(config: BaseConfig, dtype: torch.dtype, *, allow_download: bool) -> Any:
@@ -46,6 +47,11 @@ def _from_folder_or_hub(config: BaseConfig, dtype: torch.dtype, *, allow_downloa
             use_safetensors=True,
             local_files_only=not allow_download,
             **(_left_out(folder) if folder.is_dir() else {}),
+            **(
+                {}
+                if config.quantise == "none"
+                else {"quantization_config": quantisation_config(config.quantise, dtype)}
+            ),
         )
     except (OSError, ValueError, SafetensorError) as error:
         advice = (
@@ -60,7 +66,7 @@ def _from_folder_or_hub(config: BaseConfig, dtype: torch.dtype, *, allow_downloa
 
 
 def _left_out(folder: Path) -> dict[str, None]:
-    """The parts that a folder lists without a class, such as SD3's T5, which diffusers wants to be told; and the checker."""
+    """The parts that a folder lists without a class, such as SD3's T5, which diffusers takes as arguments; and the checker."""
     index = _index(folder)
     empty = [name for name, entry in index.items() if isinstance(entry, list) and entry[:1] == [None]]
     return dict.fromkeys([*empty, *(name for name in index if name == "safety_checker")])

@@ -11,13 +11,16 @@ from torch import Tensor
 
 from ..policy import PolicySteps, guide
 
+GATES = "stacked_gates"
+"""The entry of a conditioning that holds the gates of adapters trained to be stacked, float32[B, m]."""
+
 
 @dataclass(frozen=True)
 class Conditioning:
     """Encoded prompts, one row per image.
 
     Attributes:
-        prompt: the network's keyword tensors for the prompts, float[B, ...] each.
+        prompt: the network's keyword tensors for the prompts, float[B, ...] each; and `GATES`, where there are any.
         empty: the same for the negative (empty) prompt.
         features: one vector per prompt for the value function, float32[B, F].
     """
@@ -36,12 +39,25 @@ class Conditioning:
 
 
 def stack_conditioning(rows: Sequence[Conditioning]) -> Conditioning:
-    """Join rows of conditioning into one batch, in order."""
+    """Join rows of conditioning into one batch, in order. Shorter texts get zeros at the end."""
     return Conditioning(
-        {name: torch.cat([row.prompt[name] for row in rows]) for name in rows[0].prompt},
-        {name: torch.cat([row.empty[name] for row in rows]) for name in rows[0].empty},
+        {name: join([row.prompt[name] for row in rows]) for name in rows[0].prompt},
+        {name: join([row.empty[name] for row in rows]) for name in rows[0].empty},
         torch.cat([row.features for row in rows]),
     )
+
+
+def join(parts: Sequence[Tensor]) -> Tensor:
+    """Join [B, L, ...] over the rows; where L differs (tokens of texts, and their masks), zeros fill the shorter parts."""
+    if parts[0].ndim < 2 or len({part.shape[1] for part in parts}) == 1:
+        return torch.cat(list(parts))
+    longest = max(part.shape[1] for part in parts)
+    return torch.cat([lengthened(part, longest) for part in parts])
+
+
+def lengthened(part: Tensor, length: int) -> Tensor:
+    """A tensor [B, L, ...] with zeros at the end of its second dimension."""
+    return torch.cat([part, part.new_zeros(len(part), length - part.shape[1], *part.shape[2:])], dim=1)
 
 
 # A VAE's activations outweigh the denoiser's. At most one SD 1.5 image of 512 x 512 is decoded at once.
@@ -95,6 +111,14 @@ class TextToImageModel(Protocol):
         ...
 
 
+class StackedModel(TextToImageModel, Protocol):
+    """A model whose trained part is several adapters, added up with the gates of each image (`GATES`)."""
+
+    def export_member(self, member: int, metadata: Mapping[str, str]) -> bytes:
+        """One adapter as the bytes of a ``.safetensors`` file."""
+        ...
+
+
 def predict_guided(
     model: TextToImageModel, latents: Tensor, timesteps: Tensor, conditioning: Conditioning, scale: float, *, base: bool
 ) -> Tensor:
@@ -113,7 +137,7 @@ def predict_guided(
     """
     if scale == 1:
         return model.predict(latents, timesteps, conditioning.prompt, base=base)
-    both = {name: torch.cat([conditioning.empty[name], tensor]) for name, tensor in conditioning.prompt.items()}
+    both = {name: join([conditioning.empty[name], tensor]) for name, tensor in conditioning.prompt.items()}
     output = model.predict(torch.cat([latents, latents]), torch.cat([timesteps, timesteps]), both, base=base)
     unconditional, conditional = output.chunk(2)
     return guide(conditional, unconditional, scale)

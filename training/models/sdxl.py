@@ -9,6 +9,7 @@ import torch
 
 from .diffusers_model import Base
 from .protocol import Conditioning
+from .quantised import placed
 from .stable_diffusion import unet_base
 
 
@@ -31,12 +32,12 @@ class Encoder:
         """Encode prompts, one conditioning row each, on the CPU."""
         encoders = (self.pipeline.text_encoder, self.pipeline.text_encoder_2)
         for encoder in encoders:
-            encoder.to(self.device)
+            placed(encoder, self.device)
         prompt, empty, pooled, empty_pooled = self.pipeline.encode_prompt(
             list(prompts), device=self.device, num_images_per_prompt=1, do_classifier_free_guidance=True
         )
         for encoder in encoders:
-            encoder.to("cpu")
+            placed(encoder, torch.device("cpu"))
         ids = torch.tensor([[self.side, self.side, 0, 0, self.side, self.side]], dtype=torch.float32)
         ids = ids.repeat(len(prompts), 1)
         return Conditioning(

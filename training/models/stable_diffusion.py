@@ -9,6 +9,7 @@ import torch
 
 from .diffusers_model import Base
 from .protocol import Conditioning
+from .quantised import placed
 from .vae import VaeDecoder, image_side
 
 _ARCHITECTURES = {768: "sd_v1", 1024: "sd_v2"}
@@ -42,7 +43,7 @@ def unet_base(
     Raises:
         ValueError: a resolution that the VAE and the UNet cannot halve evenly.
     """
-    unet, scale = pipeline.unet.to(device), pipeline.vae_scale_factor
+    unet, scale = placed(pipeline.unet, device), pipeline.vae_scale_factor
     halvings = 2 ** (len(unet.config.block_out_channels) - 1)
     side = image_side(resolution, unet.config.sample_size * scale, scale * halvings, name)
     return Base(
@@ -66,11 +67,11 @@ class Encoder:
     @torch.no_grad()
     def __call__(self, prompts: Sequence[str]) -> Conditioning:
         """Encode prompts, one conditioning row each, on the CPU."""
-        self.pipeline.text_encoder.to(self.device)
+        placed(self.pipeline.text_encoder, self.device)
         prompt, empty = self.pipeline.encode_prompt(
             list(prompts), self.device, num_images_per_prompt=1, do_classifier_free_guidance=True, negative_prompt=None
         )
-        self.pipeline.text_encoder.to("cpu")
+        placed(self.pipeline.text_encoder, torch.device("cpu"))
         prompt, empty = prompt.cpu(), empty.cpu()
         return Conditioning(
             {"encoder_hidden_states": prompt}, {"encoder_hidden_states": empty}, prompt.float().mean(dim=1)

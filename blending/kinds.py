@@ -1,14 +1,29 @@
-"""LoRA, LoHa and LoKr as ComfyUI's reader gives them, in their cheapest exact form."""
+"""LoRA, LoHa and LoKr from the factors of their files, in their cheapest exact form."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...blending.updates import HadamardProduct, KroneckerProduct, LowRank, Update
+from .updates import HadamardProduct, KroneckerProduct, LowRank, Update
+
+
+@dataclass(frozen=True)
+class Factors:
+    """The factors of one layer, in the order of ComfyUI's reader.
+
+    Args:
+        name: ``lora`` (up, down, alpha, Tucker core, None, None), ``loha`` (w1_a, w1_b, alpha, w2_a, w2_b, t1, t2, None) or
+            ``lokr`` (w1, w2, alpha, w1_a, w1_b, w2_a, w2_b, t2, None).
+        weights: tensors, alpha as a number, and None for what the file does not have.
+    """
+
+    name: str
+    weights: tuple[Any, ...]
 
 
 class OtherShape(ValueError):
@@ -24,7 +39,7 @@ def factored_form(patch: Any, rows: int, inputs: tuple[int, ...]) -> Update:
     LoKr (LyCORIS): ``(alpha / r) * kron(W1, W2)``, of rank r1 r2. The rank of a factor that is stored whole is its smaller side.
 
     Args:
-        patch: a value of ``comfy.lora.load_lora`` of these kinds, without a DoRA scale.
+        patch: a value of ``comfy.lora.load_lora`` of these kinds, without a DoRA scale; or a `Factors`.
         rows: outputs of the weight, or of the slice of the weight, that it belongs to.
         inputs: its input side, ``(in, *kernel)``.
 
@@ -147,7 +162,7 @@ def _lokr(
 
 
 def _kronecker_or_low_rank(product: KroneckerProduct, sides: tuple[int, int]) -> Update:
-    """``kron(A1 B1, A2 B2) = kron(A1, A2) kron(B1, B2)`` is low-rank; it is taken where that is cheaper."""
+    """``kron(A1 B1, A2 B2) = kron(A1, A2) kron(B1, B2)`` is low-rank; it is taken where it is faster and not much larger."""
     up1, down1 = _split(product.left)
     up2, down2 = _split(product.right) if product.up is None else (product.up, product.right)
     (a, b), right = product.left.shape, product.right
@@ -155,7 +170,7 @@ def _kronecker_or_low_rank(product: KroneckerProduct, sides: tuple[int, int]) ->
     whole = right.numel() if product.up is None else right.numel() + product.up.numel()
     rows2 = right.shape[0] if product.up is None else product.up.shape[0]
     cost = min(b * whole + a * b * rows2, a * whole + a * b * right.shape[1])
-    if rank * sum(sides) > cost:
+    if rank * sum(sides) > min(cost, 2 * (product.left.numel() + whole)):
         return product
     down = torch.kron(down1.reshape(*down1.shape, *[1] * (down2.ndim - 2)), down2)
     return _checked(LowRank(down, torch.kron(up1, up2)))

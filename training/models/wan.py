@@ -1,0 +1,91 @@
+"""Wan 2.1: a video transformer on flow matching with UMT5's text features. Pictures are videos of one frame."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from torch import Tensor
+
+from ..export import transformer_bytes
+from .diffusers_model import Base
+from .flow_base import transformer_base, visiting
+from .protocol import Conditioning
+from .vae import FrameDecoder, image_side
+
+_DEFAULT_SIDE = 480
+_TOKENS = 512
+"""The length of every text, as in diffusers' pipeline. The zeros after the words count in the attention."""
+_COMFYUI_NAMES = {
+    "attn1.to_q": "self_attn.q",
+    "attn1.to_k": "self_attn.k",
+    "attn1.to_v": "self_attn.v",
+    "attn1.to_out.0": "self_attn.o",
+    "attn2.to_q": "cross_attn.q",
+    "attn2.to_k": "cross_attn.k",
+    "attn2.to_v": "cross_attn.v",
+    "attn2.to_out.0": "cross_attn.o",
+    "ffn.net.0.proj": "ffn.0",
+    "ffn.net.2": "ffn.2",
+}
+"""The name of a block's layer in diffusers -> in Wan's own code, which ComfyUI and diffusers read."""
+
+
+def take_apart(pipeline: Any, name: str, resolution: int, device: torch.device) -> Base:
+    """Take a WanPipeline apart; see `bases.base_from_pipeline`.
+
+    Raises:
+        ValueError: a base with two transformers, or with a time for each token (Wan 2.2).
+    """
+    if pipeline.transformer_2 is not None or pipeline.config.expand_timesteps:
+        raise ValueError(
+            f"base {name!r}: Wan 2.2 has two transformers or a time for each token; use a Wan 2.1 text-to-video base"
+        )
+    scale = pipeline.vae_scale_factor_spatial
+    side = image_side(resolution, _DEFAULT_SIDE, scale * pipeline.transformer.config.patch_size[1], name)
+
+    def encode(prompts: Sequence[str]) -> Conditioning:
+        def run() -> tuple[Tensor, ...]:
+            return pipeline.encode_prompt(list(prompts), device=device, max_sequence_length=_TOKENS)
+
+        prompt, empty = visiting((pipeline.text_encoder,), device, run)
+        features = prompt.float().mean(dim=1)
+        return Conditioning({"encoder_hidden_states": prompt}, {"encoder_hidden_states": empty}, features)
+
+    base = transformer_base(
+        pipeline,
+        name,
+        side,
+        device,
+        architecture="wan",
+        channels=pipeline.transformer.config.in_channels,
+        patch=pipeline.transformer.config.patch_size[1],
+        encode=encode,
+        call=_call,
+        pixels=scale,
+        decode=FrameDecoder(pipeline.vae.to(device)),
+        # with the names of Wan's own code: diffusion_model.blocks.0.self_attn.q.lora_A.weight
+        save=partial(transformer_bytes, rename=_in_comfyui),
+    )
+    return replace(base, scheduler=dict(_euler(pipeline.scheduler).config))
+
+
+def _euler(scheduler: Any) -> FlowMatchEulerDiscreteScheduler:
+    """Wan's folders name UniPC with a flow shift; the policy takes Euler steps at the same shift."""
+    shift = scheduler.config.get("flow_shift", scheduler.config.get("shift", 1.0))
+    return FlowMatchEulerDiscreteScheduler(shift=shift)
+
+
+def _call(network: Any, latents: Tensor, timesteps: Tensor, conditioning: Mapping[str, Tensor]) -> Tensor:
+    frames = latents[:, :, None]  # [B, C, H, W] -> [B, C, 1, H, W]
+    return network(hidden_states=frames, timestep=timesteps, return_dict=False, **conditioning)[0][:, :, 0]
+
+
+def _in_comfyui(key: str) -> str:
+    block, number, rest = key.split(".", 2)
+    layer, _, factor = rest.partition(".lora_")
+    return f"diffusion_model.{block}.{number}.{_COMFYUI_NAMES.get(layer, layer)}.lora_{factor}"
