@@ -212,7 +212,7 @@ def _text_pairs(adapter: RewardLoRA, tensors: Mapping[str, Tensor], baked: Baked
     patches = comfy.lora.load_lora(dict(tensors), {name: name for name in names}, log_missing=False)
     read: set[str] = set()
     for name, patch in patches.items():
-        factors = patch.weights if isinstance(patch, comfy.weight_adapter.WeightAdapterBase) else ()
+        factors: Any = patch.weights if isinstance(patch, comfy.weight_adapter.WeightAdapterBase) else ()
         if getattr(patch, "name", "") != "lora" or factors[3] is not None or factors[4] is not None:
             continue
         up, down, alpha = factors[0].float(), factors[1].float(), factors[2]
