@@ -8,10 +8,10 @@ from .bake import BakeBlend
 from .blend_model import BlendModel
 from .corrected import CorrectedBlendSampler
 from .duel import PreferenceDuel, PreferenceDuelView
-from .engine import metadata, wanted_prompt
+from .engine import metadata, previews, template_names, wanted_prompt
 from .from_model import RewardLoRAFromModel, RewardLoRAsFromStack
 from .grid import PreferenceGrid
-from .inputs import LoadRewardLoRAs, PreferenceWeights
+from .inputs import LoadRewardLoRAs, PreferenceWeights, adapter_files, file_path
 from .keep_best import KeepBest
 from .miniature import LoadMiniature
 from .probe import BlendProbe
@@ -29,6 +29,8 @@ class DiffusionBlendExtension(ComfyExtension):
     async def on_load(self) -> None:
         metadata.install()
         wanted_prompt.install()
+        template_names.install()
+        previews.install(adapter_files, file_path)
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [

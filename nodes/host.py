@@ -35,6 +35,8 @@ class Patcher(Protocol):
     offload_device: torch.device
     patches: dict[str, list[Any]]
     patches_uuid: Any
+    backup: dict[str, Any]
+    hook_backup: dict[str, Any]
 
     def clone(self) -> Any: ...
 
@@ -42,7 +44,7 @@ class Patcher(Protocol):
 
     def add_wrapper_with_key(self, wrapper_type: str, key: str, wrapper: Any) -> None: ...
 
-    def get_key_patches(self, filter_prefix: str | None = ...) -> dict[str, list[Any]]: ...
+    def model_state_dict(self, filter_prefix: str | None = ...) -> dict[str, Any]: ...
 
     def set_additional_models(self, key: str, models: list[Any]) -> None: ...
 

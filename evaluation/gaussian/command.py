@@ -23,16 +23,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def work() -> None:
         check_options(options, {"points": 2, "seed": 0, "people": 2})
+        if chosen.subcommand in ("corrected", "cross"):
+            check_options(options, {"seeds": 2})
         for count in getattr(options, "adapters", []):
             check_options(Namespace(adapters=count), {"adapters": 2})
         if not getattr(options, "alpha", 1.0) > 0:
             raise ValueError(f"--alpha is {options.alpha}: a KL weight must be above 0")
-        seeds = getattr(options, "seeds", [])
-        if isinstance(seeds, int):  # a number of seeds
-            check_options(options, {"seeds": 2})
-        else:
-            for seed in seeds:
-                check_options(Namespace(seeds=seed), {"seeds": 0})
+        for seed in options.seeds if chosen.subcommand in ("learned", "stacked") else []:
+            check_options(Namespace(seeds=seed), {"seeds": 0})
         check_folder(options.output)
         import torch as torch  # a missing library is reported before a folder is made
 
@@ -127,23 +125,6 @@ def _learned(options: Namespace) -> None:
     learned_figure(rows, METHODS, options.output / "learned.png")
 
 
-def _corrected(options: Namespace) -> None:
-    from .corrected_study import STEPS, study
-    from .figures import corrected_figure
-
-    tables = study(options.output, options.seeds, options.points, tuple(options.parts))
-    _publish(options, "corrected", f"seeds 0 to {options.seeds - 1}, {options.points} points, {STEPS} steps", tables)
-    corrected_figure(list(tables.values()), options.output / "corrected.png")
-
-
-def _cross(options: Namespace) -> None:
-    from .cross_study import study
-    from .learned_study import STEPS
-
-    tables = study(options.output, options.seeds, options.points)
-    _publish(options, "cross", f"seeds 0 to {options.seeds - 1}, {options.points} points, {STEPS} steps", tables)
-
-
 def _stacked(options: Namespace) -> None:
     from .figures import stacked_figure
     from .stacked_study import METHODS, STEPS, Effort, study
@@ -164,6 +145,23 @@ def _taste(options: Namespace) -> None:
     from ..taste.command import run
 
     run(options)
+
+
+def _corrected(options: Namespace) -> None:
+    from .corrected_study import STEPS, study
+    from .figures import corrected_figure
+
+    tables = study(options.output, options.seeds, options.points, tuple(options.parts))
+    _publish(options, "corrected", f"seeds 0 to {options.seeds - 1}, {options.points} points, {STEPS} steps", tables)
+    corrected_figure(list(tables.values()), options.output / "corrected.png")
+
+
+def _cross(options: Namespace) -> None:
+    from .cross_study import study
+    from .learned_study import STEPS
+
+    tables = study(options.output, options.seeds, options.points)
+    _publish(options, "cross", f"seeds 0 to {options.seeds - 1}, {options.points} points, {STEPS} steps", tables)
 
 
 def _publish(options: Namespace, name: str, setting: str, tables: dict[str, list[dict[str, Any]]]) -> None:

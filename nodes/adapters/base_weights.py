@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import comfy.lora
+from comfy.model_patcher import get_key_weight
 from torch import Tensor
 
 from ..host import Patcher
@@ -24,10 +23,12 @@ class BaseWeights:
     def __init__(self, model: Patcher) -> None:
         self.model = model
         self.used = False
-        self._parts: dict[str, list[Any]] | None = None
+        self._names: frozenset[str] | None = None
 
     def __contains__(self, key: str) -> bool:
-        return key in self._all()
+        if self._names is None:
+            self._names = frozenset(self.model.model_state_dict())
+        return key in self._names
 
     def read(self, key: str) -> Tensor:
         """Return a weight, float32, on the model's load device.
@@ -39,15 +40,17 @@ class BaseWeights:
             Unreadable: another extension stores the weight as integers, with scales that the host does not know.
         """
         self.used = True
-        (weight, convert), *patches = self._all()[key]
-        weight = convert(weight.to(self.model.load_device, copy=True), inplace=True)
+        # Like the host's `get_key_patches`, which cannot list the weights of a quantised network.
+        weight, _, convert = get_key_weight(self.model.model, key)
+        if key in self.model.backup:
+            weight = self.model.backup[key].weight
+        if key in self.model.hook_backup:
+            weight = self.model.hook_backup[key][0]
+        weight = weight.to(self.model.load_device, copy=True)
+        if convert is not None:
+            weight = convert(weight, inplace=True)
         if not weight.is_floating_point():
             kind = str(weight.dtype).removeprefix("torch.")
             raise Unreadable(f"its kind needs the base's own weight, which this checkpoint stores as {kind}.")
-        weight = weight.float()
+        weight, patches = weight.float(), self.model.patches.get(key)
         return comfy.lora.calculate_weight(patches, weight, key) if patches else weight
-
-    def _all(self) -> dict[str, list[Any]]:
-        if self._parts is None:
-            self._parts = self.model.get_key_patches()
-        return self._parts
