@@ -99,3 +99,19 @@ def reduce_rank(update: LowRank | Tensor, rank: int) -> tuple[LowRank, float]:
     root = values[:count].sqrt()
     down = (root[:, None] * right[:count]).float().view(count, *kernel)
     return LowRank(down, (left[:, :count] * root).float()), error
+
+
+def with_one_alpha(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Give all layers of a file with kohya's keys the same alpha, the largest rank; ``up`` makes up for it.
+
+    Readers scale a layer by alpha / rank. diffusers (0.42.1) takes the most frequent alpha for every layer of a UNet, so a
+    file with ``alpha = rank`` and layers of different ranks would be scaled wrongly there.
+
+    Args:
+        tensors: by key, with the scale in ``.lora_up.weight``. Other keys stay as they are.
+    """
+    ends = ".lora_down.weight", ".lora_up.weight"
+    ranks = {key.removesuffix(ends[0]): tensor.shape[0] for key, tensor in tensors.items() if key.endswith(ends[0])}
+    alpha = float(max(ranks.values(), default=1))
+    scaled = {f"{name}{ends[1]}": tensors[f"{name}{ends[1]}"] * (rank / alpha) for name, rank in ranks.items()}
+    return tensors | scaled | {f"{name}.alpha": torch.tensor(alpha) for name in ranks}

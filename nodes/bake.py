@@ -84,20 +84,21 @@ class BakeBlend(io.ComfyNode):
         model: Any,
         reward_loras: RewardLoRAs,
         preference: AnyPreference | None = None,
-        filename: str = "my_blend",
-        rank: int = 0,
-        precision: str = "float32",
+        *,
+        filename: str,
+        rank: int,
+        precision: str,
     ) -> io.NodeOutput:
         place(filename)  # a wrong name is refused before the work
         preference = or_equal(preference)
-        weights = reward_loras.arrange(preference)
-        if not isinstance(weights, Preference):
+        wanted = reward_loras.arrange(preference)
+        if not isinstance(wanted, Preference):
             raise ValueError(
                 "A preference that moves over the run or differs by region cannot be one LoRA: connect a plain Preference Weights."
             )
-        coefficients = [float(c) for c in coefficients_of(preference, reward_loras)]  # pyright: ignore[reportGeneralTypeIssues]
+        coefficients: list[float] = [float(c) for c in coefficients_of(preference, reward_loras)]  # pyright: ignore[reportGeneralTypeIssues]
         baked = bake_merge(model, reward_loras, coefficients, rank, PRECISIONS[precision], _progress())
-        metadata = baked_metadata(reward_loras, weights.weights, weights.kl_scale, coefficients, rank)
+        metadata = baked_metadata(reward_loras, wanted.weights, wanted.kl_scale, coefficients, rank)
         file = write_new(place(filename), save(baked.tensors, metadata))
         text = report(baked, file.name)
         notify(text.split("\n", 1)[0])

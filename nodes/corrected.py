@@ -8,6 +8,7 @@ from comfy_api.latest import io
 
 from ..blending.preference import AnyPreference
 from .adapters.files import RewardLoRAs
+from .adapters.groups import note_stacked
 from .engine.corrected import sample_with_correction
 from .engine.metadata import RECORDED, record_blend
 from .samplers import coefficients_of, or_equal
@@ -72,6 +73,7 @@ class CorrectedBlendSampler(io.ComfyNode):
         **sampling: Unpack[SamplingWithoutSampler],
     ) -> io.NodeOutput:
         preference = or_equal(preference)
+        note_stacked("corrected", reward_loras)
         coefficients = coefficients_of(preference, reward_loras)
         record_blend(cls, "corrected", preference, reward_loras, particles=particles, resample_below=resample_below)
         latent = sample_with_correction(model, reward_loras, coefficients, particles, resample_below, **sampling)

@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from ..blending.baking import join_pairs, reduce_rank
+from ..blending.baking import dense_difference, join_pairs, reduce_rank, with_one_alpha
+from ..blending.layers import find_layer
 from ..blending.plans import is_significant
 from ..blending.preference import Preference
-from ..blending.updates import LowRank
+from ..blending.updates import LowRank, Update
 from .adapter_files import Adapter, read_adapter
 
 logger = logging.getLogger("diffusion_blend")
@@ -62,14 +63,16 @@ class BakedFile:
         return save({key: tensor.contiguous() for key, tensor in self.tensors.items()}, self.metadata)
 
 
-def skeleton(base: str) -> tuple[nn.Module, bool, bool]:
-    """Return a base's denoiser without its weights.
+def skeleton(base: str, with_weights: bool = False) -> tuple[nn.Module, bool, bool]:
+    """Return a base's denoiser, without its weights unless they are asked for.
 
     Args:
         base: a folder of diffusers, with ``model_index.json``.
+        with_weights: read the weights, for the kinds of adapter that multiply them.
 
     Returns:
-        The network on the meta device, whether it is a UNet, and whether the base has several text encoders.
+        The network, on the meta device if it has no weights; whether it is a UNet; whether the base has several text
+        encoders.
 
     Raises:
         ValueError: the folder is not one of diffusers, or its network is of an unknown class.
@@ -84,10 +87,14 @@ def skeleton(base: str) -> tuple[nn.Module, bool, bool]:
         kind = getattr(diffusers, str(index[part][1]))
     except (OSError, ValueError, StopIteration, AttributeError, IndexError, TypeError) as error:
         raise ValueError(
-            f"base {base!r}: cannot read a diffusers folder with a unet or a transformer there ({error or type(error).__name__})"
+            f"base {base!r}: cannot read a diffusers folder with a unet or a transformer there "
+            f"({error or type(error).__name__})"
         ) from error
-    with torch.device("meta"):
-        network = kind.from_config(config)
+    if with_weights:
+        network = kind.from_pretrained(folder / part, use_safetensors=True)
+    else:
+        with torch.device("meta"):
+            network = kind.from_config(config)
     return network, part == "unet", "text_encoder_2" in index
 
 
@@ -111,7 +118,7 @@ def bake_files(
     """
     if len(files) != len(weights):
         raise ValueError(f"{len(weights)} weights for {len(files)} adapters: give one for each file")
-    network, is_unet, several = skeleton(base)
+    network, is_unet, several = skeleton(base, with_weights=any(map(_multiplies_weights, files)))
     adapters = [read_adapter(Path(file).stem, file, network) for file in files]
     names = [adapter.name for adapter in adapters]
     found = Preference(tuple(weights), kl_scale).coefficients(names, [adapter.kl_weight for adapter in adapters])
@@ -121,24 +128,45 @@ def bake_files(
             f"kl_scale is {kl_scale:g}: all coefficients are 0, so the file would be the base model itself"
         )
     baked = BakedFile()
-    for layer, pairs in _network_pairs(adapters, coefficients).items():
-        pair = _reduced(baked, layer, join_pairs(pairs), rank)
+    for layer, updates in _network_updates(adapters, coefficients).items():
+        pair = _reduced(baked, layer, _summed(layer, updates, network), rank)
         _write(baked.tensors, f"lora_unet_{layer.replace('.', '_')}" if is_unet else f"transformer.{layer}", pair)
     for layer, pairs in _text_pairs(files, coefficients, is_unet, several).items():
         _write(baked.tensors, layer, _reduced(baked, layer, join_pairs(pairs), rank))
+    baked.tensors = with_one_alpha(baked.tensors)
     baked.metadata = _metadata(files, weights, kl_scale, coefficients, rank)
     return baked
 
 
-def _network_pairs(
+def _multiplies_weights(file: str) -> bool:
+    """Whether a file holds DoRA, which scales the base's own weights."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return any("dora_scale" in key or "magnitude" in key for key in opened.keys())  # noqa: SIM118
+    except (OSError, SafetensorError):
+        return False  # the reader says what is wrong with the file
+
+
+def _network_updates(
     adapters: Sequence[Adapter], coefficients: Sequence[float]
-) -> dict[str, list[tuple[float, LowRank]]]:
-    layers: dict[str, list[tuple[float, LowRank]]] = {}
+) -> dict[str, list[tuple[float, Update]]]:
+    layers: dict[str, list[tuple[float, Update]]] = {}
     for adapter, coefficient in zip(adapters, coefficients, strict=True):
         if is_significant(coefficient):
-            for layer, pairs in adapter.update.items():
-                layers.setdefault(layer, []).extend((coefficient, pair) for pair in pairs)
+            for layer, updates in adapter.update.items():
+                layers.setdefault(layer, []).extend((coefficient, update) for update in updates)
     return layers
+
+
+def _summed(layer: str, updates: Sequence[tuple[float, Update]], network: nn.Module) -> LowRank:
+    """The sum of a layer's updates, exactly. Kinds that are not low-rank make a pair of the weight's full rank."""
+    pairs = [(c, update) for c, update in updates if isinstance(update, LowRank)]
+    if len(pairs) == len(updates):
+        return join_pairs(pairs)
+    weight: Any = find_layer(network, layer).weight
+    parts = [c * dense_difference(update, lambda: weight.detach().float()) for c, update in updates]
+    difference = torch.stack(parts).sum(0)
+    return reduce_rank(difference, min(difference.flatten(1).shape))[0]
 
 
 def _text_pairs(
@@ -204,7 +232,6 @@ def _write(tensors: dict[str, Tensor], key: str, pair: LowRank) -> None:
     up = pair.up.view(*pair.up.shape, *[1] * (pair.down.ndim - 2))
     if key.startswith("lora_"):
         tensors[f"{key}.lora_down.weight"], tensors[f"{key}.lora_up.weight"] = pair.down, up
-        tensors[f"{key}.alpha"] = torch.tensor(float(pair.down.shape[0]))
     else:
         tensors[f"{key}.lora_A.weight"], tensors[f"{key}.lora_B.weight"] = pair.down, up
 

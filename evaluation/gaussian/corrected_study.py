@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from ..intervals import interval
 from .corrected import Models, corrected_blend, denoiser
@@ -22,7 +23,9 @@ from .exact_world import World
 from .learned_study import Adapted, Effort
 from .mixture import GaussianMixture, QuadraticReward, ring
 from .networks import train_adapters, train_base
-from .resumed import Row, run_units
+from .units import Units
+
+Row = dict[str, Any]
 
 STEPS = 100
 PARTICLES = (1, 4, 16, 64)
@@ -43,7 +46,7 @@ def worlds(alpha: float) -> dict[str, World]:
 
 
 def study(output: Path, seeds: int, points: int, parts: tuple[str, ...]) -> dict[str, list[Row]]:
-    """Run the units that are not yet in ``output/corrected.jsonl``, and return a table for each part.
+    """Run the units that are not yet in the folder, and return a table for each part.
 
     Args:
         output: the folder.
@@ -51,43 +54,46 @@ def study(output: Path, seeds: int, points: int, parts: tuple[str, ...]) -> dict
         points: samples of each setting and seed.
         parts: of `PARTS`.
     """
-    units = {part: list(PARTS[part](seeds, points)) for part in parts}
     setting = {"seeds": seeds, "points": points, "steps": STEPS}
-    found = run_units(output / "corrected.jsonl", setting, [unit for part in parts for unit in units[part]])
-    return {TITLES[part]: _summary([found[name] for name, _ in units[part]]) for part in parts}
+    kept = Units(output, setting)
+    tables: dict[str, list[Row]] = {}
+    for part in parts:
+        units = tqdm(list(PARTS[part](seeds, points)), desc=part, mininterval=5)
+        tables[TITLES[part]] = _summary([kept.result(name, run) for name, run in units])
+    return tables
 
 
-Units = Iterator[tuple[str, Callable[[], Row]]]
+NamedRuns = Iterator[tuple[str, Callable[[], Row]]]
 
 
-def _particles(seeds: int, points: int) -> Units:
+def _particles(seeds: int, points: int) -> NamedRuns:
     for count in PARTICLES:
         for name in ("wide ring", "ring"):
             for seed in range(seeds):
-                yield f"particles {name} {count} {seed}", partial(_exact_row, name, 0.25, count, points, seed)
+                yield f"particles-{name}-{count}-{seed}", partial(_exact_row, name, 0.25, count, points, seed)
 
 
-def _dimension(seeds: int, points: int) -> Units:
+def _dimension(seeds: int, points: int) -> NamedRuns:
     for copies in COPIES:
         for count in DIMENSION_PARTICLES:
             groups = max(8, points // copies)
             for seed in range(seeds):
                 run = partial(_exact_row, "wide ring", 0.5, count, groups, seed, copies=copies)
-                yield f"dimension {copies} {count} {seed}", run
+                yield f"dimension-{copies}-{count}-{seed}", run
 
 
-def _noise(seeds: int, points: int) -> Units:
+def _noise(seeds: int, points: int) -> NamedRuns:
     for name in ("ring", "wide ring"):
         for eta in ETAS:
             for seed in range(seeds):
-                yield f"noise {name} {eta:g} {seed}", partial(_exact_row, name, 0.5, 1, points, seed, eta=eta)
+                yield f"noise-{name}-{eta:g}-{seed}", partial(_exact_row, name, 0.5, 1, points, seed, eta=eta)
 
 
-def _learned(seeds: int, points: int) -> Units:
+def _learned(seeds: int, points: int) -> NamedRuns:
     for seed in range(min(seeds, LEARNED_SEEDS)):
         for alpha in (0.5, 0.25):
             for count in PARTICLES:
-                yield f"learned {alpha:g} {count} {seed}", partial(_learned_row, alpha, count, points, seed)
+                yield f"learned-{alpha:g}-{count}-{seed}", partial(_learned_row, alpha, count, points, seed)
 
 
 def _exact_row(
@@ -181,7 +187,7 @@ def ratio(numerators: list[float], denominators: list[float]) -> tuple[float, fl
     return value, interval(residuals)[1]
 
 
-PARTS: dict[str, Callable[[int, int], Units]] = {
+PARTS: dict[str, Callable[[int, int], NamedRuns]] = {
     "particles": _particles,
     "noise": _noise,
     "dimension": _dimension,

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from ...blending.adapters import LowRank
 from ...blending.baking import join_pairs, reduce_rank
-from .networks import DATA_DEVIATION, LOG_SIGMA, RANK, Denoiser, _fit, precondition
+from .networks import LOG_SIGMA, RANK, Denoiser, denoising_loss, fit, precondition
 
 Adapter = dict[str, list[LowRank]]
 Pairs = list[tuple[Tensor, Tensor]]
@@ -83,7 +83,7 @@ def train_cross(base: Denoiser, adapters: Sequence[Adapter], points: Tensor, see
         with torch.no_grad():
             blend = w * predict(base, [first], [1.0], x, sigma) + (1 - w) * predict(base, [second], [1.0], x, sigma)
         found = predict(base, [first, second, new], [w, 1 - w, cross_gate(w, 1 - w)], x, sigma)
-        return _loss(found, blend, sigma)
+        return denoising_loss(found[None], blend[None], sigma[None])
 
     return _trained(adapters[0], new, batch_loss, steps)
 
@@ -123,7 +123,7 @@ def train_distilled(
             parts = [predict(base, [pairs], [1.0], x, sigma) for pairs in own]
             parts.append(predict(base, [], [], x, sigma))
             blend = sum((c * part for c, part in zip(mix, parts, strict=True)), torch.zeros_like(x))
-        return _loss(predict(base, [new], [1.0], x, sigma), blend, sigma)
+        return denoising_loss(predict(base, [new], [1.0], x, sigma)[None], blend[None], sigma[None])
 
     return _trained(adapters[0], new, batch_loss, steps)
 
@@ -135,12 +135,6 @@ def _noised(points: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]
     return clean + sigma[:, None] * torch.randn(clean.shape, generator=generator), sigma
 
 
-def _loss(found: Tensor, target: Tensor, sigma: Tensor) -> Tensor:
-    # The weight of score matching (Karras et al. 2022), so that all noise levels count alike.
-    weight = (sigma**2 + DATA_DEVIATION**2) / (sigma * DATA_DEVIATION) ** 2
-    return (weight[:, None] * (found - target).square()).mean()
-
-
 def _trained(like: Adapter, new: Pairs, loss: Callable[[], Tensor], steps: int) -> Adapter:
-    _fit([factor for pair in new for factor in pair], loss, steps, 3e-3)
+    fit([factor for pair in new for factor in pair], loss, steps, 3e-3)
     return {name: [LowRank(down.detach(), up.detach())] for name, (down, up) in zip(like, new, strict=True)}

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from ..intervals import interval
 from .ancestral import Denoise, sample
@@ -23,7 +24,9 @@ from .exact_world import World
 from .learned_study import PAIRS, STEPS, Adapted, Effort
 from .mixture import ring
 from .networks import train_adapters, train_base
-from .resumed import Row, run_units
+from .units import Units
+
+Row = dict[str, Any]
 
 ALPHAS = (0.5, 0.25)
 WEIGHTS = (0.25, 0.5, 0.75)
@@ -45,7 +48,7 @@ class Trained:
 def study(
     output: Path, seeds: int, points: int, effort: Effort | None = None, fit_steps: int = FIT_STEPS
 ) -> dict[str, list[Row]]:
-    """Run the units that are not yet in ``output/cross.jsonl``, and return the tables.
+    """Run the units that are not yet in the folder, and return the tables.
 
     Args:
         output: the folder.
@@ -57,13 +60,14 @@ def study(
     effort = effort or Effort()
     work = partial(_unit, points=points, effort=effort, fit_steps=fit_steps)
     units = [
-        (f"{'/'.join(pair)} {alpha:g} {seed}", partial(work, pair, alpha, seed))
+        (f"cross-{'-'.join(pair)}-{alpha:g}-{seed}", partial(work, pair, alpha, seed))
         for seed in range(seeds)
         for pair in PAIRS
         for alpha in ALPHAS
     ]
     setting = {"points": points, "steps": [effort.base_steps, effort.adapter_steps, fit_steps]}
-    rows = [row for unit in run_units(output / "cross.jsonl", setting, units).values() for row in unit["rows"]]
+    kept = Units(output, setting)
+    rows = [row for name, run in tqdm(units, desc="cross", mininterval=5) for row in kept.result(name, run)["rows"]]
     return {
         "Distance to the blend's samples (rms) and to the truth (sliced Wasserstein)": _summary(rows),
         "In all": _overall(rows),

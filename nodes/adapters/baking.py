@@ -14,7 +14,7 @@ import comfy.weight_adapter
 import torch
 from torch import Tensor
 
-from ...blending.baking import dense_difference, join_pairs, reduce_rank
+from ...blending.baking import dense_difference, join_pairs, reduce_rank, with_one_alpha
 from ...blending.plans import is_significant
 from ...blending.updates import BiasDifference, LowRank, Update
 from ..engine.notices import notify
@@ -93,7 +93,7 @@ def bake_merge(
         _write_pair(baked, name, _reduced(baked, name, join_pairs(pairs), rank))
     baked.tensors = {
         key: tensor.to("cpu", torch.float32 if key.endswith(".alpha") else dtype).contiguous()
-        for key, tensor in baked.tensors.items()
+        for key, tensor in with_one_alpha(baked.tensors).items()
     }
     return baked
 
@@ -187,7 +187,6 @@ def _write_pair(baked: Baked, key: str, pair: LowRank) -> None:
     kernel = [1] * (pair.down.ndim - 2)
     baked.tensors[f"{key}.lora_down.weight"] = pair.down
     baked.tensors[f"{key}.lora_up.weight"] = pair.up.view(*pair.up.shape, *kernel)
-    baked.tensors[f"{key}.alpha"] = torch.tensor(float(pair.down.shape[0]))  # alpha / rank is 1
 
 
 def _text_layers(used: Sequence[tuple[RewardLoRA, float]], baked: Baked) -> dict[str, list[tuple[float, LowRank]]]:
@@ -213,7 +212,7 @@ def _text_pairs(adapter: RewardLoRA, tensors: Mapping[str, Tensor], baked: Baked
     patches = comfy.lora.load_lora(dict(tensors), {name: name for name in names}, log_missing=False)
     read: set[str] = set()
     for name, patch in patches.items():
-        factors = patch.weights if isinstance(patch, comfy.weight_adapter.WeightAdapterBase) else ()
+        factors: Any = patch.weights if isinstance(patch, comfy.weight_adapter.WeightAdapterBase) else ()
         if getattr(patch, "name", "") != "lora" or factors[3] is not None or factors[4] is not None:
             continue
         up, down, alpha = factors[0].float(), factors[1].float(), factors[2]

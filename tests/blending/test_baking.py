@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from diffusion_blend.blending.baking import dense_difference, join_pairs, reduce_rank
+from diffusion_blend.blending.baking import dense_difference, join_pairs, reduce_rank, with_one_alpha
 from diffusion_blend.blending.layers import layer_of
 from diffusion_blend.blending.updates import (
     BiasDifference,
@@ -89,3 +89,17 @@ def test_a_reduced_update_is_the_closest_of_its_rank(rank, dense):
 
 def test_an_update_of_zero_has_no_error():
     assert reduce_rank(torch.zeros(3, 4), 1)[1] == 0
+
+
+def test_one_alpha_leaves_every_update_as_it_is():
+    tensors = {f"a.lora_{part}.weight": normal(*shape) for part, shape in (("down", (2, 5)), ("up", (4, 2)))}
+    tensors |= {
+        f"b.lora_{part}.weight": normal(*shape) for part, shape in (("down", (3, 5, 1, 1)), ("up", (4, 3, 1, 1)))
+    }
+    found = with_one_alpha(tensors | {"c.diff": normal(2)})
+    assert {float(tensor) for key, tensor in found.items() if key.endswith(".alpha")} == {3.0}
+    for name in "ab":
+        up, down = (found[f"{name}.lora_{part}.weight"].flatten(1) for part in ("up", "down"))
+        own = [tensors[f"{name}.lora_{part}.weight"].flatten(1) for part in ("up", "down")]
+        assert torch.allclose(found[f"{name}.alpha"] / len(down) * (up @ down), own[0] @ own[1])
+    assert torch.equal(found["c.diff"], normal(2))

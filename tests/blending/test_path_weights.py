@@ -111,7 +111,7 @@ def test_disagreement_is_the_mean_of_squares_less_the_square_of_the_mean(mix):
     generator = torch.Generator().manual_seed(2)
     points = [torch.randn((4, 6), generator=generator, dtype=torch.double) for _ in mix]
     square = sum(c * (p**2).sum(1) for c, p in zip(mix, points, strict=True))
-    mean = sum(c * p for c, p in zip(mix, points, strict=True))
+    mean = torch.stack([c * p for c, p in zip(mix, points, strict=True)]).sum(0)
     assert torch.allclose(disagreement(points, mix), square - (mean**2).sum(1))
 
 

@@ -8,7 +8,6 @@ from diffusion_blend.evaluation.gaussian.command import main
 from diffusion_blend.evaluation.gaussian.corrected import corrected_blend, denoiser
 from diffusion_blend.evaluation.gaussian.corrected_study import ratio, worlds
 from diffusion_blend.evaluation.gaussian.distance import sliced_wasserstein
-from diffusion_blend.evaluation.gaussian.resumed import run_units
 
 
 @pytest.mark.parametrize("name", ["ring", "wide ring"])
@@ -66,27 +65,6 @@ def test_the_ratio_of_paired_values_has_the_interval_of_its_residuals():
     value, half = ratio([2.0, 4.0, 7.0], [1.0, 2.0, 3.0])
     assert value == pytest.approx(13 / 6)
     assert 0 < half < 1
-
-
-def test_an_interrupted_study_goes_on_where_it_stopped(tmp_path):
-    ran = []
-
-    def unit(name):
-        return name, lambda: ran.append(name) or {"value": name}
-
-    path = tmp_path / "study.jsonl"
-    run_units(path, {"points": 1}, [unit("a"), unit("b")])
-    with path.open("a") as file:
-        file.write('{"unit": "c", "ro')  # killed while it wrote
-    found = run_units(path, {"points": 1}, [unit("a"), unit("b"), unit("c")])
-    assert ran == ["a", "b", "c"]
-    assert found == {name: {"value": name} for name in "abc"}
-    assert len(path.read_text().splitlines()) == 4
-    with pytest.raises(ValueError, match="of another setting"):
-        run_units(path, {"points": 2}, [])
-    path.write_text('{"setting": {"points": 1}}\n[]\n')
-    with pytest.raises(ValueError, match="cannot be read as the results"):
-        run_units(path, {"points": 1}, [])
 
 
 def test_the_command_writes_tables_figure_and_json(tmp_path, capsys):

@@ -76,5 +76,5 @@ def test_a_small_study_is_printed_and_resumed(tmp_path, monkeypatch):
     table, overall = first.values()
     assert [row["w"] for row in table] == [0.25, 0.5, 0.75]
     assert [row["runs"] for row in overall] == [6, 6]
-    assert len((tmp_path / "cross.jsonl").read_text().splitlines()) == 3
+    assert len(list((tmp_path / "units").glob("cross-right-up-0.5-*.json"))) == 2
     assert json.dumps(first)

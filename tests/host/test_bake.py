@@ -33,7 +33,7 @@ def folder(loras_folder):
 
 
 def bake(model, loras, weights, filename="baked", rank=0, precision="float32"):
-    return BakeBlend.execute(model, loras, weights, filename, rank, precision).args
+    return BakeBlend.execute(model, loras, weights, filename=filename, rank=rank, precision=precision).args
 
 
 def read(folder, name):

@@ -10,6 +10,7 @@ import torch
 from diffusers import DiffusionPipeline
 from diffusion_blend import command
 from diffusion_blend.blending.layers import layer_shape
+from diffusion_blend.pipelines import BlendedPipeline
 from diffusion_blend.pipelines.baking import bake_files, skeleton
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -155,6 +156,41 @@ def test_refusals_say_the_value(base: Base, tmp_path: Path, capsys: Any) -> None
     assert taken.read_bytes() == b"mine"
     with pytest.raises(ValueError, match="cannot read a diffusers folder"):
         skeleton(str(tmp_path))
+
+
+@pytest.mark.parametrize("kind", ["loha", "dora"])
+def test_other_kinds_of_adapter_are_summed_exactly(kind: str, tmp_path: Path) -> None:
+    """The soup of the package's own pipeline is the truth; DoRA needs the base's weights, which are then read."""
+    base = Base("sd", tmp_path)
+    name = next(name for name, _ in base.network.named_modules() if name.endswith("attn1.to_q"))
+    out, (taken,) = layer_shape(base.network, name)
+    generator = torch.Generator().manual_seed(5)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator) * 0.4
+
+    key = "lora_unet_" + name.replace(".", "_")
+    factors = {f"hada_w{i}_{part}": random(*((out, 2) if part == "a" else (2, taken))) for i in (1, 2) for part in "ab"}
+    if kind == "dora":
+        factors = {
+            "lora_up.weight": random(out, 2),
+            "lora_down.weight": random(2, taken),
+            "dora_scale": random(out, 1).abs() + 1,
+        }
+    save_file({f"{key}.{part}": tensor for part, tensor in factors.items()}, tmp_path / "other.safetensors")
+    files = [str(tmp_path / "other.safetensors"), base.files[0]]
+    (tmp_path / "baked.safetensors").write_bytes(bake_files(str(base.path), files, [0.6, 0.4]).content())
+    with safe_open(base.files[0], framework="pt") as file:
+        plain = {key: file.get_tensor(key) for key in file.keys() if key.startswith("lora_unet")}  # noqa: SIM118
+    with safe_open(tmp_path / "baked.safetensors", framework="pt") as file:
+        found = {key: file.get_tensor(key) for key in file.keys() if key.startswith("lora_unet")}  # noqa: SIM118
+    save_file(found, tmp_path / "baked.safetensors")
+    given = {"prompt": "a cat", "height": 8, "width": 8, "num_inference_steps": 2, "output_type": "latent"}
+    soup = BlendedPipeline(base.pipe, {"other": files[0], "plain": plain})
+    expected = soup(**given, weights=[0.6, 0.4], method="soup", generator=torch.Generator().manual_seed(0)).images
+    base.pipe.load_lora_weights(str(tmp_path), weight_name="baked.safetensors")
+    baked = base.pipe(**given, generator=torch.Generator().manual_seed(0)).images
+    torch.testing.assert_close(baked, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_other_kinds_of_the_text_encoder_are_left_out_and_said(tmp_path: Path, caplog: Any) -> None:
