@@ -111,11 +111,14 @@ def equivalence(values: Sequence[float] | Array, margin: float, clusters: NDArra
 
 @dataclass(frozen=True)
 class Ratio:
-    """A ratio of positive numbers: the geometric mean and its 95 % interval."""
+    """A ratio of positive numbers: the geometric mean and its 95 % interval; nan where there is none."""
 
     mean: float
     low: float
     high: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.2f}" if math.isnan(self.low) else f"{self.mean:.2f} ({self.low:.2f} to {self.high:.2f})"
 
 
 def ratio_interval(first: Sequence[float], second: Sequence[float], clusters: NDArray[np.int64]) -> Ratio:
@@ -124,12 +127,13 @@ def ratio_interval(first: Sequence[float], second: Sequence[float], clusters: ND
     Args:
         first: float[n], above 0.
         second: float[n], above 0.
-        clusters: as in `clustered_interval`.
+        clusters: the cluster of each value, int[n]; one cluster alone has no interval.
 
     Raises:
         ValueError: a number is not above 0.
     """
     mean, half = clustered_interval(log_ratios(first, second), clusters)
+    half = math.nan if len(np.unique(clusters)) < 2 else half
     return Ratio(math.exp(mean), math.exp(mean - half), math.exp(mean + half))
 
 

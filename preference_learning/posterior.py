@@ -123,7 +123,8 @@ def _curvature(covariance: Array, z: Array, signs: Array, ties: Array) -> tuple[
     """The gradient of the log likelihood, sqrt(W), and the Cholesky factor."""
     gradient, curvature = _derivatives(z, signs, ties)
     root = np.sqrt(curvature)
-    return gradient, root, np.linalg.cholesky(np.eye(len(z)) + root[:, None] * covariance * root[None])
+    factor: Array = np.asarray(np.linalg.cholesky(np.eye(len(z)) + root[:, None] * covariance * root[None]), float)
+    return gradient, root, factor
 
 
 def _log_likelihood(z: Array, signs: Array, ties: Array) -> float:

@@ -106,7 +106,8 @@ def load_taste(file: Path, folders: Mapping[str, str] | None = None, *, allow_do
         ValueError: a feature that cannot be had.
     """
     content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    taste = Taste(**{key: tuple(value) if isinstance(value, list) else value for key, value in content.items()})
+    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
+    taste = Taste(**fields)
     rewards = load_rewards(taste.features, folders or {}, torch.device("cpu"), allow_download=allow_download)
 
     def reward(images: Tensor, prompts: Sequence[str]) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..intervals import Equivalence, Ratio, equivalence, log_ratios, ratio_interval
+from ..intervals import Equivalence, equivalence, log_ratios, ratio_interval
 from .learned_study import Measured, title
 
 MARGIN = 1.25
@@ -28,7 +28,7 @@ def ratio_table(measured: Measured) -> list[dict[str, Any]]:
     """
     return [
         {"rewards": name, "alpha": alpha}
-        | {f"{a} / {b}": _ratio_text(ratio_interval(_column(rows, a), _column(rows, b), seeds)) for a, b in RATIOS}
+        | {f"{a} / {b}": str(ratio_interval(_column(rows, a), _column(rows, b), seeds)) for a, b in RATIOS}
         for name, alpha, rows, seeds in _groups(measured)
     ]
 
@@ -51,7 +51,7 @@ def _groups(measured: Measured) -> Iterator[tuple[str, str, list[dict[str, float
         ("all, alpha .25", [setting for setting in measured if setting[1] == 0.25]),
         ("all", list(measured)),
     ):
-        if chosen:
+        if chosen and len(measured[chosen[0]]) > 1:  # with one seed there is nothing to pool over
             rows = [row for setting in chosen for row in measured[setting]]
             yield label, "pooled", rows, np.concatenate([np.arange(len(measured[setting])) for setting in chosen])
 
@@ -68,7 +68,3 @@ def _verdict(test: Equivalence) -> str:
     verdict = "equal" if test.is_equal else "not shown"
     low, high = math.exp(test.mean - test.half), math.exp(test.mean + test.half)
     return f"{verdict}: {low:.2f} to {high:.2f}, p {test.p:.1g}"
-
-
-def _ratio_text(ratio: Ratio) -> str:
-    return f"{ratio.mean:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"

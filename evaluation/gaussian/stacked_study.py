@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ class Effort:
 def study(
     effort: Effort, folder: Path | None
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
-    """Run every seed; seeds that a stopped run has finished are read from the folder.
+    """Run every pair of every seed; those that a stopped run has finished are read from the folder.
 
     Returns:
         Rows for each pair and weight: distances with 95 % intervals over seeds; ratios to the adapter trained for w; and rows of
@@ -59,19 +60,18 @@ def study(
     """
     decisive = {key: value for key, value in asdict(effort).items() if key != "seeds"}
     units = Units(folder, decisive | {"steps": STEPS, "weights": WEIGHTS, "held_out": HELD_OUT})
-    found = [
-        units.result(f"stacked-{seed}", lambda seed=seed: _of_seed(seed, effort))
-        for seed in tqdm(effort.seeds, desc="stacked", mininterval=5)
-    ]
-    settings = [("/".join(pair), f"{w:g}") for pair in PAIRS for w in WEIGHTS]
-    columns = {
-        (pair, w): {m: [seed["distances"][pair][w][m] for seed in found] for m in METHODS} for pair, w in settings
-    }
+    work = [(seed, pair) for seed in effort.seeds for pair in PAIRS]
+    found: dict[str, list[Any]] = {"/".join(pair): [] for pair in PAIRS}
+    for seed, pair in tqdm(work, desc="stacked", mininterval=5):
+        made = units.result(f"stacked-{seed}-{'-'.join(pair)}", partial(_of_pair, pair, seed, effort))
+        found["/".join(pair)].append(made)
+    settings = [(pair, f"{w:g}") for pair in found for w in WEIGHTS]
+    columns = {(pair, w): {m: [of["distances"][w][m] for of in found[pair]] for m in METHODS} for pair, w in settings}
     distances = [
         {"rewards": pair, "w": w} | {m: interval(values) for m, values in columns[pair, w].items()}
         for pair, w in settings
     ]
-    return distances, _ratios(columns), _noise([seed["noise"] for seed in found])
+    return distances, _ratios(columns), _noise(found)
 
 
 def _ratios(columns: dict[tuple[str, str], dict[str, list[float]]]) -> list[dict[str, Any]]:
@@ -80,11 +80,10 @@ def _ratios(columns: dict[tuple[str, str], dict[str, list[float]]]) -> list[dict
     def cells(of: Sequence[dict[str, list[float]]]) -> dict[str, str]:
         seeds = np.concatenate([np.arange(len(values["blend"])) for values in of])
         trained = [x for values in of for x in values["trained for w"]]
-        texts = {}
-        for method in METHODS[:-1]:
-            ratio = ratio_interval([x for values in of for x in values[method]], trained, seeds)
-            texts[method] = f"{ratio.mean:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
-        return texts
+        return {
+            method: str(ratio_interval([x for values in of for x in values[method]], trained, seeds))
+            for method in METHODS[:-1]
+        }
 
     rows: list[dict[str, Any]] = [{"rewards": pair, "w": w} | cells([of]) for (pair, w), of in columns.items()]
     inside = [of for (_, w), of in columns.items() if w not in ("0", "1")]
@@ -94,24 +93,23 @@ def _ratios(columns: dict[tuple[str, str], dict[str, list[float]]]) -> list[dict
     return rows
 
 
-def _noise(found: list[dict[str, dict[str, float]]]) -> list[dict[str, Any]]:
+def _noise(found: dict[str, list[Any]]) -> list[dict[str, Any]]:
     return [
-        {"rewards and scales": name} | {way: interval([seed[name][way] for seed in found]) for way in found[0][name]}
-        for name in found[0]
+        {"rewards": pair, "scales": scales} | {way: interval([of["noise"][scales][way] for of in made]) for way in ways}
+        for pair, made in found.items()
+        for scales, ways in made[0]["noise"].items()
     ]
 
 
-def _of_seed(seed: int, effort: Effort) -> dict[str, Any]:
+def _of_pair(pair: tuple[str, str], seed: int, effort: Effort) -> dict[str, Any]:
     base = train_base(ring(), 10 * seed, effort.base_steps)
     noise = {
-        f"{'/'.join(pair)}, {scales[0]:g} : {scales[1]:g}": gradient_noise(base, ring(), pick(pair), scales, seed)
-        for pair in PAIRS
-        for scales in SCALES
+        f"{one:g} : {other:g}": gradient_noise(base, ring(), pick(pair), (one, other), seed) for one, other in SCALES
     }
-    return {"distances": {"/".join(pair): _of_pair(base, pair, seed, effort) for pair in PAIRS}, "noise": noise}
+    return {"distances": _distances(base, pair, seed, effort), "noise": noise}
 
 
-def _of_pair(base: Denoiser, pair: tuple[str, str], seed: int, effort: Effort) -> Distances:
+def _distances(base: Denoiser, pair: tuple[str, str], seed: int, effort: Effort) -> Distances:
     rewards = pick(pair)
     truths = [ring().tilted(weighted_reward(rewards, [w, 1 - w]), effort.alpha) for w in WEIGHTS]
     trained = train_adapters(base, truths, 10 * seed + 1, effort.adapter_steps)

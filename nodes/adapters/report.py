@@ -128,7 +128,7 @@ class Report:
         if self.unreadable:
             layer, why = self.unreadable[0]
             reasons.append(
-                f"{len(self.unreadable)} that this checkpoint stores in no form for it ({layer}: {why.rstrip('.')})"
+                f"{len(self.unreadable)} for which the base has no readable weight ({layer}: {why.rstrip('.')})"
             )
         return f"Skipped: {'; '.join(reasons)}." if reasons else ""
 

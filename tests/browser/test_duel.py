@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
+import make_workflows
 import pytest
 from comfy_browser import FrontEnd
 from playwright.sync_api import Page
+from workflow_taste import find_my_taste_no_downloads
 
-TEMPLATE = Path(__file__).parents[2] / "workflows" / "find_my_taste_no_downloads.json"
 VIEW = ".diffusion-blend-duel"
 PATIENCE = 120_000
 NODE = "(type) => app.graph.nodes.find((node) => node.type === type)"
@@ -74,8 +73,7 @@ class Duel:
 
 def load(front: FrontEnd, steps: int = 1) -> Duel:
     """The template with few steps and one picture a side, and its first pair."""
-    front.load(json.loads(TEMPLATE.read_text()))
-    front.fit()
+    make_workflows.build(front, find_my_taste_no_downloads())
     duel = Duel(front)
     duel.write("steps", steps, "BlendedKSampler")
     duel.write("batch_size", 1, "LoadMiniature")
@@ -218,3 +216,22 @@ def test_typed_votes_run_without_the_view(duel: Duel) -> None:
     duel.page.keyboard.press("Backspace")
     assert duel.read() == "1 2"
     duel.wait("choose")
+
+
+def test_votes_in_app_mode(front: FrontEnd) -> None:
+    workflow = make_workflows.build(front, find_my_taste_no_downloads())
+    view = next(node["id"] for node in workflow["nodes"] if node["type"] == "PreferenceDuelView")
+    linear = {"inputs": [[str(view), "preference_duel"]], "outputs": []}
+    workflow["extra"] = {"linearMode": True, "linearData": linear}
+    front.open_file(workflow, "app")
+    try:
+        duel = Duel(front)
+        duel.page.locator(VIEW).wait_for(state="visible")
+        duel.write("steps", 1, "BlendedKSampler")
+        duel.part("run").click()
+        duel.wait("choose")
+        duel.click("side-1")
+        duel.press("2")
+        assert duel.outcomes == "><"
+    finally:
+        front.page.evaluate("() => app.extensionManager.command.execute('Comfy.ToggleLinear')")

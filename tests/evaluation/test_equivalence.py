@@ -58,6 +58,8 @@ def test_a_ratio_is_the_mean_of_the_logarithms() -> None:
     mean, half = interval(np.log(first))
     assert ratio.mean == pytest.approx(4.0)
     assert (ratio.low, ratio.high) == pytest.approx((math.exp(mean - half), math.exp(mean + half)))
+    assert str(ratio) == f"4.00 ({ratio.low:.2f} to {ratio.high:.2f})"
+    assert str(ratio_interval(first, second, np.zeros(3, dtype=np.int64))) == "4.00"  # one seed has no interval
     other = ratio_interval(second, first, singles(3))
     assert (1 / other.high, 1 / other.low) == pytest.approx((ratio.low, ratio.high))  # whichever way round
     with pytest.raises(ValueError, match=r"ratios of 0\.0: every number must be above 0"):

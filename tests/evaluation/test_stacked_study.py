@@ -111,10 +111,10 @@ def test_the_command_goes_on_where_it_stopped_and_prints_what_it_writes(tmp_path
     monkeypatch.setattr(stacked_study, "WEIGHTS", (0.0, 0.125, 0.5))
     monkeypatch.setattr(stacked_study, "gradient_noise", lambda *_: {"one loss of the sum": 1.0})
     command.main(["stacked", "--points", "40", "--seeds", "0", "--output", str(tmp_path)])
-    kept = (tmp_path / "units" / "stacked-0.json").stat().st_mtime_ns
+    kept = (tmp_path / "units" / "stacked-0-right-up.json").stat().st_mtime_ns
     capsys.readouterr()
     assert command.main(["stacked", "--points", "40", "--seeds", "0", "1", "--output", str(tmp_path)]) == 0
-    assert (tmp_path / "units" / "stacked-0.json").stat().st_mtime_ns == kept
+    assert (tmp_path / "units" / "stacked-0-right-up.json").stat().st_mtime_ns == kept
     printed = capsys.readouterr().out
     assert printed == (tmp_path / "stacked.md").read_text(encoding="utf-8")
     tables = json.loads((tmp_path / "stacked.json").read_text(encoding="utf-8"))["tables"]

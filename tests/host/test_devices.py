@@ -40,17 +40,17 @@ def recording(network):
 
     A double of the host's compiler, which expects the same allocations at every call of a block.
     """
-    allocated, state = {}, {"inside": False, "paused": False}
+    allocated, held, state = {}, [], {"inside": False, "paused": False}
 
     class Track(TorchDispatchMode):
         def __torch_dispatch__(self, function, types, args=(), kwargs=None):
             output = function(*args, **(kwargs or {}))
-            given = {part.untyped_storage().data_ptr() for part in args if isinstance(part, torch.Tensor)}
-            if isinstance(output, torch.Tensor) and output.untyped_storage().data_ptr() not in given:
-                place = output.untyped_storage().data_ptr()
-                allocated.pop(place, None)  # freed since
-                if state["inside"]:
-                    allocated[place] = state["paused"]
+            if state["inside"] and isinstance(output, torch.Tensor):
+                storage = output.untyped_storage()
+                given = {part.untyped_storage().data_ptr() for part in args if isinstance(part, torch.Tensor)}
+                if storage.data_ptr() not in given | allocated.keys():  # no view of an earlier tensor
+                    allocated[storage.data_ptr()] = state["paused"]
+                    held.append(storage)  # so that no later tensor gets its address
             return output
 
     @contextlib.contextmanager

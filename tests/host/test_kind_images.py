@@ -7,7 +7,6 @@ inference mode, as the host's nodes do.
 import json
 
 import comfy.model_management
-import comfy.quant_ops
 import comfy_models
 import nodes as host_nodes
 import pytest
@@ -108,7 +107,7 @@ def test_all_weight_on_one_file_is_the_hosts_loader(architecture, kind, files, p
     assert torch.equal(image(architecture, plain), before)
 
 
-@pytest.mark.parametrize(("architecture", "kind"), both(EVERY, [("sd3", "DoRA"), ("flux", "LoKr, whole")]))
+@pytest.mark.parametrize(("architecture", "kind"), both(EVERY, [("sd3", "DoRA")]))
 def test_a_chain_of_loaders_as_one_adapter_is_that_chain(architecture, kind, files, patched):
     plain = patched(architecture).model()
     name, _ = files(architecture, kind)
@@ -124,7 +123,7 @@ def test_a_chain_of_loaders_as_one_adapter_is_that_chain(architecture, kind, fil
     assert difference(image(architecture, blended), expected) < 1e-5
 
 
-@pytest.mark.parametrize(("architecture", "pair", "evaluation"), both(EVERY_BLEND, QUICK_BLENDS))
+@pytest.mark.parametrize(("architecture", "pair", "evaluation"), both(EVERY_BLEND, QUICK_BLENDS[::2]))
 def test_a_blend_of_two_kinds_is_the_sum_of_the_hosts_copies(architecture, pair, evaluation, files, patched):
     copies = patched(architecture)
     names, adapters = zip(*(files(architecture, kind, seed) for seed, kind in enumerate(pair, 1)), strict=True)
@@ -135,7 +134,7 @@ def test_a_blend_of_two_kinds_is_the_sum_of_the_hosts_copies(architecture, pair,
     assert difference(image(architecture, blended), expected) < 1e-4
 
 
-@pytest.mark.parametrize(("architecture", "pair"), both(EVERY_PAIR, QUICK_PAIRS[::2]))
+@pytest.mark.parametrize(("architecture", "pair"), both(EVERY_PAIR, QUICK_PAIRS[2:8:4]))
 def test_stochastic_gives_each_image_one_of_the_files(architecture, pair, files, patched):
     copies = patched(architecture)
     names, adapters = zip(*(files(architecture, kind, seed) for seed, kind in enumerate(pair, 1)), strict=True)
@@ -171,7 +170,8 @@ def in_fp8():
 
 def in_the_hosts_form(form):
     """Quantise as the host's own files, with a flag for products in full precision, so that the truth is exact."""
-    if form not in getattr(comfy.quant_ops, "QUANT_ALGOS", {}):
+    forms = pytest.importorskip("comfy.quant_ops", reason="this version of the host has no quantised tensors")
+    if form not in forms.QUANT_ALGOS:
         pytest.skip("this version of the host does not know this form")
     label = json.dumps({"format": form, "full_precision_matrix_mult": True})
     checkpoint, meant = {}, {}
@@ -195,18 +195,24 @@ BASES = {
 }
 
 
-@pytest.mark.parametrize("pair", PAIRS, ids="+".join)
-@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize(
+    ("base", "pair"),
+    both([(base, pair) for base in BASES for pair in PAIRS], [(base, PAIRS[i]) for i, base in enumerate(BASES)]),
+)
 def test_kinds_on_bases_of_8_bits(base, pair, files):
     model, meant = BASES[base]()
     names, adapters = zip(*(files("sd3", kind, seed) for seed, kind in enumerate(pair, 1)), strict=True)
-    expected = image("sd3", Patched("sd3", meant).blended(adapters, WEIGHTS))
+    copies = Patched("sd3", meant)
+    expected, plain = image("sd3", copies.blended(adapters, WEIGHTS)), image("sd3", copies.model())
     blended = blend_model(model, load_loras(names), preference(*WEIGHTS))
-    assert difference(image("sd3", blended), expected) < 1e-4
-    assert difference(image("sd3", model), expected) > 1e-3
+    # The host's int8 layers round their inputs, too: the base without adapters shows by how much.
+    tolerance = max(1e-4, 2 * difference(image("sd3", model), plain))
+    assert tolerance < 2e-2
+    assert difference(image("sd3", blended), expected) < tolerance
+    assert difference(plain, expected) > 5 * tolerance
 
 
-@pytest.mark.parametrize("pair", PAIRS, ids="+".join)
+@pytest.mark.parametrize(("pair",), both([(pair,) for pair in PAIRS], [(PAIRS[0],)]))
 def test_kinds_on_a_partly_loaded_base_with_a_lora_of_its_own(pair, files, monkeypatch):
     below_name, below = files("sd3", "LoRA", 3)
     base = comfy_models.load_tensors(comfy_models.state_dict("sd3"), dtype=torch.float32)

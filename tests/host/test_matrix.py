@@ -7,7 +7,9 @@ DEFAULT = [
     ("Skip Layer Guidance (DiT)", ("batched", "early")),
     ("Normalized Attention Guidance", ("batched",)),
     ("Self-Attention Guidance", ("batched",)),
-    ("EasyCache", ("blend",)),
+    ("LazyCache", ("early",)),
+    ("Dual CFG Guider", ("batched",)),
+    ("Split Sigmas in two stages", ("stochastic",)),
     ("Context windows over the batch (dim 0)", ("batched", "stochastic")),
 ]
 BY_NAME = {case.name: case for case in comfy_cases.CASES}

@@ -9,7 +9,7 @@ from typing import Any
 
 import comfy_models
 import torch
-from comfy_networks import Architecture, reference
+from comfy_networks import Architecture, reference, whole_text
 from torch import Tensor
 
 SMALL = {"attention_head_dim": 32, "num_attention_heads": 2, "num_layers": 2}
@@ -25,12 +25,8 @@ def pooled(width: int) -> Callable[[torch.Generator], dict[str, Any]]:
     return entries(pooled_output=(1, width))
 
 
-def _whole_texts(generator: torch.Generator) -> dict[str, Any]:
-    return {"attention_mask": torch.ones(1, 6, dtype=torch.long)}
-
-
 def _edited(generator: torch.Generator) -> dict[str, Any]:
-    return _whole_texts(generator) | reference(16, 8, 8)(generator)
+    return whole_text(generator) | reference(16, 8, 8)(generator)
 
 
 def _two_texts(generator: torch.Generator) -> dict[str, Any]:
@@ -101,12 +97,12 @@ IMAGES = [
     Architecture("Flux 2 with references", "Flux2", FLUX2, (6, 96), (128, 4, 4), reference(128, 4, 4)),
     Architecture("Flux 2 with references (index_timestep_zero)", "Flux2", FLUX2, (6, 96), (128, 4, 4),
                  reference(128, 4, 4, reference_latents_method="index_timestep_zero")),
-    Architecture("Chroma", "Chroma", CHROMA, (6, 96), (16, 8, 8)),
+    Architecture("Chroma", "Chroma", CHROMA, (6, 96), (16, 8, 8), pooled(64)),
     Architecture("OmniGen 2", "Omnigen2",
                  {"image_model": "omnigen2", "hidden_size": 64, "num_layers": 2, "num_refiner_layers": 1,
                   "num_attention_heads": 2, "num_kv_heads": 1, "multiple_of": 16, "text_feat_dim": 40,
                   "axes_dim_rope": (8, 12, 12)},
-                 (6, 40), (16, 8, 8), _whole_texts),
+                 (6, 40), (16, 8, 8), whole_text),
     Architecture("OmniGen 2 with references", "Omnigen2",
                  {"image_model": "omnigen2", "hidden_size": 64, "num_layers": 2, "num_refiner_layers": 1,
                   "num_attention_heads": 2, "num_kv_heads": 1, "multiple_of": 16, "text_feat_dim": 40,
@@ -142,7 +138,7 @@ VIDEOS_AND_SOUND = [
                  _known("comfy.ldm.hunyuan_video.model", "HunyuanVideoParams", HUNYUAN_VIDEO),
                  (6, 40), (16, 3, 8, 8), pooled(24)),
     Architecture("LTXV", "LTXV", SMALL | {"image_model": "ltxv", "cross_attention_dim": 64, "caption_channels": 40},
-                 (6, 40), (128, 3, 4, 4), _whole_texts),
+                 (6, 40), (128, 3, 4, 4), whole_text),
     Architecture("LTX-AV", "LTXAV", LTX_AV, (6, 80), (128, 3, 4, 4), beside=(8, 6, 16)),
     Architecture("LTX-AV with texts to prepare", "LTXAV", LTX_AV, (6, 40), (128, 3, 4, 4), beside=(8, 6, 16),
                  prepares_texts=True),

@@ -108,6 +108,11 @@ def reference(*shape: int, **more: Any) -> Callable[[torch.Generator], dict[str,
     return lambda generator: {"reference_latents": [torch.randn(1, *shape, generator=generator)], **more}
 
 
+def whole_text(_: torch.Generator) -> dict[str, Any]:
+    """A mask that shows all six tokens of the text."""
+    return {"attention_mask": torch.ones(1, 6, dtype=torch.long)}
+
+
 def _prompt(generator: torch.Generator) -> dict[str, Any]:
     """Ids of text tokens, and the token that stands for the noise level."""
     ids = torch.randint(10, 1000, (1, 12), generator=generator)
@@ -136,7 +141,7 @@ ARCHITECTURES = [
     Architecture("Qwen-Image-Edit", "QwenImage", QWEN, (6, 48), (16, 1, 8, 8), reference(16, 1, 4, 4)),
     Architecture("Qwen-Image-Edit 2511", "QwenImage", QWEN | {"default_ref_method": "index_timestep_zero"},
                  (6, 48), (16, 1, 8, 8), reference(16, 1, 4, 4)),
-    Architecture("Lumina 2", "Lumina2", NEXT_DIT, (6, 40), (16, 8, 8)),
+    Architecture("Lumina 2", "Lumina2", NEXT_DIT, (6, 40), (16, 8, 8), whole_text),
     Architecture("Z-Image", "ZImage", Z_IMAGE, (6, 40), (16, 8, 8)),
     Architecture("Z-Image with references", "ZImage",
                  Z_IMAGE, (6, 40), (16, 8, 8), reference(16, 8, 8)),

@@ -16,7 +16,6 @@ from workflow_parts import (
     preference,
     sampler,
 )
-from workflow_taste import find_my_taste_no_downloads
 
 _IDS = "5b1f6c1e-0d0f-4a52-9d53-3a1c8f1d2b{:02x}"
 _LEFT: list[tuple[int, list[str]]] = [(300, ["note"]), (300, ["checkpoint", "loras", "latent"])]
@@ -304,7 +303,6 @@ TITLES = {
     "stochastic_blend_model": "9 Fast - one LoRA a step",
     "app_try_it": "App 1 Try it - no downloads",
     "app_two_loras": "App 2 Two LoRAs and a pad",
-    "find_my_taste_no_downloads": "Find my taste - no downloads",
 }
 """The file names, which the templates window shows. The others are of earlier versions, and stay in code."""
 
@@ -347,7 +345,6 @@ TEMPLATES: dict[str, Template] = {
         any_two_style_loras,
         sweep_with_pareto,
         stochastic_blend_model,
-        find_my_taste_no_downloads,
         app_try_it,
         app_two_loras,
     )

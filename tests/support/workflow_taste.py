@@ -1,4 +1,4 @@
-"""The source of the template that finds a preference by votes."""
+"""A graph on the miniature that finds a preference by votes: of the browser tests, and of a template."""
 
 from __future__ import annotations
 
