@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-FOLDER = Path(__file__).resolve().parents[2]
+FOLDER = Path(__file__).absolute().parents[2]  # as installed: a link keeps the name that the host knows
 RENAMED = {
     "try_it_no_downloads": "1 Try it - no downloads",
     "blend_two_adapters": "2 Blend two LoRAs",

@@ -141,6 +141,7 @@ def test_each_number_has_its_adapters_colour(front: FrontEnd, renderer: str) -> 
     pad = preference_pad.make(front, LORAS)
     wanted = [list(colour) for colour in OKABE_ITO]
     front.page.mouse.move(5, 400)
+    marks: list[Any] = []
     for _ in range(20):  # Nodes 2.0 makes its elements a moment later, and the pad looks for them every two seconds
         marks = front.page.evaluate(MARKS, pad.node)
         if renderer == comfy_browser.CLASSIC:

@@ -42,7 +42,8 @@ def test_the_server_offers_and_serves_them(server: ComfyServer) -> None:
     """By their titles, and by the names of earlier versions, which links may have."""
     assert sorted(server.get_json("/workflow_templates")[FOLDER]) == sorted(TITLES.values())
     for name, title in TITLES.items():
-        names = [title] if name.startswith("app_") else [title, name]
+        had_that_name = (CHECKOUT / "tests" / "browser" / "saved_before" / f"{name}.json").exists()
+        names = [title, name] if had_that_name else [title]
         for each in map(urllib.parse.quote, names):
             assert server.get_json(f"/api/workflow_templates/{FOLDER}/{each}.json")["nodes"]
             assert server.get(f"/api/workflow_templates/{FOLDER}/{each}.jpg").startswith(b"\xff\xd8"), "no JPEG"
