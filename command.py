@@ -16,9 +16,11 @@ COMMANDS = {
     ),
     "train": (".training.command", "fine-tune a reward adapter (dpok, ddpo, grpo, nft, rwr, draft) and export it"),
     "score": (".rewards.command", "score images and prompts with rewards"),
+    "taste": (".rewards.taste_command", "make a reward of the votes of a Preference Duel"),
     "miniature": (".miniature.command", "the miniature world that needs no download"),
     "sweep": (".evaluation.sweep.command", "compare methods over preference weights: tables, Pareto figures"),
     "paper": (".evaluation.paper.command", "the experiments of the Diffusion Blend paper, from training to table"),
+    "bake": (".pipelines.command", "the adapters of a preference as one LoRA file, for any diffusers base"),
     "evaluate": (".evaluation.gaussian.command", "studies in a world where the answer is known"),
 }
 """Name -> module (relative to this package) with a ``main(arguments) -> int | None``, and one line of help."""

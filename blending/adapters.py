@@ -60,14 +60,22 @@ class AdapterBank(nn.Module):
                     others += [part.to(dtype) for part in tensors]
         self.factors = nn.ParameterList(nn.Parameter(part, requires_grad=False) for part in factors + others)
 
+    def names(self) -> set[str]:
+        """Return the names of the layers and parameters with updates."""
+        return {*self.spans, *(name for name, _, _ in self._others)}
+
     def stacks(self) -> dict[str, LayerStack]:
         """Return layer name -> stack, with the factors on their present device."""
-        factors = iter(self.factors)
+        factors = iter(self._tensors())
         return {name: LayerStack(next(factors), next(factors), spans) for name, spans in self.spans.items()}
+
+    def _tensors(self) -> list[Any]:
+        # The list's own iterator takes several microseconds for each.
+        return list(self.factors._parameters.values())
 
     def others(self) -> dict[str, list[tuple[int, Update]]]:
         """Return the updates that are not low-rank: name -> pairs of an adapter's index and its update."""
-        tensors = iter(list(self.factors)[2 * len(self.spans) :])
+        tensors = iter(self._tensors()[2 * len(self.spans) :])
         found: dict[str, list[tuple[int, Update]]] = {}
         for name, adapter, update in self._others:
             found.setdefault(name, []).append((adapter, update.with_tensors(tensors)))

@@ -43,7 +43,7 @@ class Exchange:
             updates: each with one difference, as `is_exchangeable` tells.
         """
         for attribute, kind in (("weight", Difference), ("bias", BiasDifference)):
-            own = [(adapter, update) for adapter, update in updates if isinstance(update, kind)]
+            own: Updates = [(adapter, update) for adapter, update in updates if isinstance(update, kind)]
             if own:
                 self._parameters.append(ExchangedParameter(f"{layer}.{attribute}", own))
                 self._parameters[-1].find(network)

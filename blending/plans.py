@@ -8,6 +8,7 @@ One model call is one row of gates. A plan is a few rows, and the coefficients t
 blend (DB-MPA, DB-KLA): a unit row per adapter and the zero row for the base; the mix is the affine coefficients.
 stochastic (DB-MPA-LS): one row, in which every image has a unit row drawn for this step; the mix is 1.
 soup (rewarded soup):   one row, the coefficients themselves; the mix is 1.
+stacked:                the row of the soup, for adapters that were trained together for it.
 early:                  the blend in the first steps, which decide most of the image. Later steps are the soup plus the
                         extrapolated residual of the last blended steps (``residual_mix``, ``extrapolation``).
 
@@ -284,14 +285,14 @@ def make_planner(
         return Blend(coefficients)
     if method == "stochastic":
         return Stochastic(coefficients, draws)
-    if method == "soup":
+    if method in ("soup", "stacked"):  # what differs is the adapters
         return Soup(coefficients)
     if method == "early":
         return EarlyBlend(coefficients, early_share)
     raise ValueError(f"method is {method!r}: choose one of {', '.join(METHODS)}.")
 
 
-METHODS = ("blend", "stochastic", "soup", "early")
+METHODS = ("blend", "stochastic", "soup", "early", "stacked")
 
 
 def unit_row(index: int, adapters: int) -> Gates:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
+from .bake import BakeBlend
 from .blend_model import BlendModel
-from .engine import metadata, wanted_prompt
+from .corrected import CorrectedBlendSampler
+from .duel import PreferenceDuel, PreferenceDuelView
+from .engine import metadata, previews, template_names, wanted_prompt
 from .from_model import RewardLoRAFromModel, RewardLoRAsFromStack
 from .grid import PreferenceGrid
-from .inputs import LoadRewardLoRAs, PreferenceWeights
+from .inputs import LoadRewardLoRAs, PreferenceWeights, adapter_files, file_path
 from .keep_best import KeepBest
 from .miniature import LoadMiniature
 from .probe import BlendProbe
@@ -26,6 +29,8 @@ class DiffusionBlendExtension(ComfyExtension):
     async def on_load(self) -> None:
         metadata.install()
         wanted_prompt.install()
+        template_names.install()
+        previews.install(adapter_files, file_path)
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
@@ -48,4 +53,8 @@ class DiffusionBlendExtension(ComfyExtension):
             RewardLoRAFromModel,
             RewardLoRAsFromStack,
             BlendTextEncoder,
+            PreferenceDuel,
+            PreferenceDuelView,
+            CorrectedBlendSampler,
+            BakeBlend,
         ]

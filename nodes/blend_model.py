@@ -9,6 +9,7 @@ from comfy_api.latest import io
 from ..blending.plans import EARLY_SHARE, METHODS, make_planner
 from ..blending.preference import AnyPreference
 from .adapters.files import RewardLoRAs
+from .adapters.groups import check_stacked, note_stacked
 from .engine.attach import EVALUATIONS, attach
 from .engine.metadata import RECORDED, record_blend
 from .samplers import coefficients_of, or_equal
@@ -41,7 +42,7 @@ class BlendModel(io.ComfyNode):
                     "method",
                     options=list(METHODS),
                     default="blend",
-                    tooltip="blend: every adapter's prediction at every step, summed (one model call each). stochastic: one adapter drawn per step (one call). soup: the averaged weights (one call). early: blend in the first steps, which decide most of the image, soup after (about 1.5 calls for four adapters).",
+                    tooltip="blend: every adapter's prediction at every step, summed (one model call each). stochastic: one adapter drawn per step (one call). soup: the averaged weights (one call). early: blend in the first steps, which decide most of the image, soup after (about 1.5 calls for four adapters). stacked: one call, for adapters that were trained together for it; the files name their group.",
                 ),
                 draws_input(),
                 io.Combo.Input(
@@ -78,6 +79,10 @@ class BlendModel(io.ComfyNode):
         early_share: float = EARLY_SHARE,
     ) -> io.NodeOutput:
         preference = or_equal(preference)
+        if method == "stacked":
+            check_stacked(reward_loras)
+        elif method != "soup":
+            note_stacked(method, reward_loras)
         planner = make_planner(method, coefficients_of(preference, reward_loras), draws, early_share)
         details = {"stochastic": {"draws": draws}, "early": {"early_share": early_share}}.get(method, {})
         record_blend(cls, method, preference, reward_loras, **details)

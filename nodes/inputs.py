@@ -85,7 +85,7 @@ class LoadRewardLoRAs(io.ComfyNode):
         """Find mistakes before anything runs. The host gives None for an input with a link."""
         files = (lora_1, lora_2, lora_3, lora_4, lora_5, lora_6, lora_7, lora_8)
         chosen = [file for file in files if file != NONE]
-        missing = sorted({file for file in chosen if file is not None} - set(_files()))
+        missing = sorted({file for file in chosen if file is not None} - set(adapter_files()))
         if missing:
             return (
                 f"{', '.join(missing)}: no such file in the loras folder. Choose another LoRA, or put the file there."
@@ -196,7 +196,7 @@ def file_path(file: str) -> str:
     return str(path or folder_paths.get_full_path_or_raise("loras", file))
 
 
-def _files() -> list[str]:
+def adapter_files() -> list[str]:
     """The files that may be chosen."""
     files = [file for file in folder_paths.get_filename_list("loras") if file.lower().endswith(".safetensors")]
     return list(dict.fromkeys([*files, *shipped_adapters()]))
@@ -218,7 +218,7 @@ def _switch_input(number: int) -> Any:
 
 
 def _lora_inputs(number: int, optional: bool = False) -> list[Any]:
-    options = [NONE, *_files()]
+    options = [NONE, *adapter_files()]
     return [
         io.Combo.Input(
             f"lora_{number}",

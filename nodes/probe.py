@@ -65,7 +65,7 @@ class BlendProbe(io.ComfyNode):
 
 
 def verdict(probe: Probe) -> str:
-    """What a probe found, in two plain sentences."""
+    """What a probe found, in two plain sentences; in three where path weights were measured."""
     gap, steps = f"{probe.mean_gap:.1%}", len(probe.gaps)
     if probe.mean_gap < SAME:
         found = (
@@ -78,7 +78,14 @@ def verdict(probe: Probe) -> str:
             f"steps (less than {SAME:.0%} would count as the same)."
         )
     seconds = {method: f"{probe.seconds_per_step(method):.3g} s" for method in probe.seconds}
-    return (
+    text = (
         f"{found} Measured here, one step takes {seconds['blend']} for the blend ({probe.calls} model calls), "
         f"{seconds['soup']} for plain stacking and {seconds['base']} for the base model."
+    )
+    if probe.share is None:
+        return text
+    images = 0 if probe.log_weights is None else len(probe.log_weights)
+    return (
+        f"{text} By their path weights the blend's {images} images have an effective share of {probe.share:.0%}: the nearer to "
+        f"100 %, the nearer the blend is to the exact one, and the less Corrected Blend Sampler would change."
     )

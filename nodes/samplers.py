@@ -14,6 +14,7 @@ from ..blending.preference import AnyPreference
 from ..blending.schedules import Coefficients, CoefficientSchedule
 from ..blending.slots import ignored_weights, weight_places
 from .adapters.files import RewardLoRAs
+from .adapters.groups import note_stacked
 from .engine.attach import attach
 from .engine.metadata import RECORDED, record_blend
 from .engine.msdda import sample_with_msdda
@@ -66,6 +67,7 @@ class BlendedKSampler(io.ComfyNode):
         **sampling: Unpack[Sampling],
     ) -> io.NodeOutput:
         preference = or_equal(preference)
+        note_stacked("blend", reward_loras)
         planner = make_planner("blend", coefficients_of(preference, reward_loras))
         record_blend(cls, "blend", preference, reward_loras)
         return io.NodeOutput(sample_blended(model, reward_loras, planner, **sampling))
@@ -112,6 +114,7 @@ class KLScaleSampler(io.ComfyNode):
         **sampling: Unpack[Sampling],
     ) -> io.NodeOutput:
         wanted = (EqualPreference() if preference is None else preference).at_kl_scale(kl_scale)
+        note_stacked("blend", reward_loras)
         planner = make_planner("blend", coefficients_of(wanted, reward_loras))
         record_blend(cls, "blend", wanted, reward_loras)
         return io.NodeOutput(sample_blended(model, reward_loras, planner, **sampling))
@@ -143,6 +146,7 @@ class StochasticAdapterSampler(io.ComfyNode):
         **sampling: Unpack[Sampling],
     ) -> io.NodeOutput:
         preference = or_equal(preference)
+        note_stacked("stochastic", reward_loras)
         planner = make_planner("stochastic", coefficients_of(preference, reward_loras), draws)
         record_blend(cls, "stochastic", preference, reward_loras, draws=draws)
         return io.NodeOutput(sample_blended(model, reward_loras, planner, **sampling))
@@ -189,6 +193,7 @@ class MSDDASampler(io.ComfyNode):
         **sampling: Unpack[SamplingWithoutSampler],
     ) -> io.NodeOutput:
         preference = or_equal(preference)
+        note_stacked("msdda", reward_loras)
         coefficients = coefficients_of(preference, reward_loras)
         shares = reward_loras.coefficients(preference.at_kl_scale(1.0))
         etas = _by_adapter((eta_1, eta_2, eta_3, eta_4), reward_loras)

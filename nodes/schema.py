@@ -15,6 +15,7 @@ RewardLoRAsType = io.Custom("REWARD_LORAS")
 PreferenceType = io.Custom("PREFERENCE")
 RewardModelType = io.Custom("REWARD_MODEL")
 ScoresType = io.Custom("SCORES")
+DuelType = io.Custom("PREFERENCE_DUEL")
 
 
 class Sampling(TypedDict):

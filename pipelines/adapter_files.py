@@ -18,6 +18,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from ..artifacts.files import find_file
+from ..blending.groups import Group, parse_group
 from ..blending.kl_weights import parse_kl_weight
 from ..blending.layers import layer_shape
 from ..blending.updates import LowRank, Update
@@ -77,6 +78,7 @@ class AdapterFile:
         kl_weight: the KL weight it was trained with, reward units per nat; None where it is unknown.
         digest: SHA-256 of the file, or of the tensors where there is no file.
         scaling: for layers without an alpha of their own.
+        group: its place in a group of adapters that were trained together; None where the file names none.
     """
 
     name: str
@@ -84,6 +86,7 @@ class AdapterFile:
     kl_weight: float | None
     digest: str
     scaling: Scaling = field(default_factory=Scaling)
+    group: Group | None = None
 
 
 @dataclass(frozen=True)
@@ -95,12 +98,14 @@ class Adapter:
         update: layer name -> its updates, alpha / rank multiplied in.
         kl_weight: see `AdapterFile`.
         digest: see `AdapterFile`.
+        group: see `AdapterFile`.
     """
 
     name: str
     update: Updates
     kl_weight: float | None
     digest: str
+    group: Group | None = None
 
 
 def open_adapter(name: str, source: Any) -> AdapterFile:
@@ -126,7 +131,11 @@ def open_adapter(name: str, source: Any) -> AdapterFile:
         logger.warning("adapter %s: the text-encoder weights are not blended", name)
     tensors = {key: tensor for key, tensor in tensors.items() if not key.startswith(_TEXT)}
     _check_kind(name, tensors)
-    return AdapterFile(name, tensors, _kl_weight(name, metadata), digest, scaling)
+    try:
+        kl_weight, group = parse_kl_weight(metadata.get("diffusion_blend.kl_weight")), parse_group(metadata)
+    except ValueError as error:
+        raise ValueError(f"adapter {name!r}: {error}") from error
+    return AdapterFile(name, tensors, kl_weight, digest, scaling, group)
 
 
 def _read(name: str, path: Path) -> tuple[dict[str, Tensor], dict[str, str], Scaling, str]:
@@ -193,13 +202,6 @@ def _check_kind(name: str, tensors: Mapping[str, Tensor]) -> None:
             )
 
 
-def _kl_weight(name: str, metadata: Mapping[str, str]) -> float | None:
-    try:
-        return parse_kl_weight(metadata.get("diffusion_blend.kl_weight"))
-    except ValueError as error:
-        raise ValueError(f"adapter {name!r}: {error}") from error
-
-
 def fit_adapter(file: AdapterFile, network: nn.Module) -> Adapter:
     """Fit an adapter to a diffusers network.
 
@@ -225,7 +227,7 @@ def fit_adapter(file: AdapterFile, network: nn.Module) -> Adapter:
             update[name] = updates_of_kind(others[layer], network, name, partial(file.scaling.of, layer))
         except ValueError as error:
             raise ValueError(f"adapter {file.name!r} does not fit this base in layer {layer!r}: {error}") from error
-    return Adapter(file.name, update, file.kl_weight, file.digest)
+    return Adapter(file.name, update, file.kl_weight, file.digest, file.group)
 
 
 def _scaled_pair(file: AdapterFile, layer: str, parts: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:

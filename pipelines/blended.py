@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,11 +14,14 @@ from torch import Tensor, nn
 
 from ..blending.adapters import AdapterBank
 from ..blending.combine import combine
+from ..blending.groups import is_stacked_group, missing_members, stacking_refusal
 from ..blending.plans import Blend, Gates, Planner, Soup, Stochastic
 from ..blending.preference import Preference
 from ..blending.side_path import SidePath
 from ..blending.step_info import StepInfo
 from .adapter_files import Adapter, device_of, read_adapter
+
+logger = logging.getLogger("diffusion_blend")
 
 Method = Literal["blend", "stochastic", "soup", "stacked"]
 
@@ -30,7 +34,8 @@ def make_planner(method: str, adapters: Sequence[Adapter], weights: Sequence[flo
 
     Args:
         method: ``blend`` sums predictions; ``stochastic`` draws an adapter for each image and step; ``soup`` averages the
-            weight updates; ``stacked`` adds every update times its weight as it is, as diffusers' ``set_adapters`` does.
+            weight updates; ``stacked`` adds every update times its weight as it is, as diffusers' ``set_adapters`` does, which
+            is all that adapters need that were trained to be stacked.
         adapters: in order.
         weights: one per adapter, divided by their sum except for ``stacked``.
         kl_scale: 0 is the base, 1 the adapters.
@@ -38,6 +43,7 @@ def make_planner(method: str, adapters: Sequence[Adapter], weights: Sequence[flo
     Raises:
         ValueError: an unknown method, or weights or a KL scale that it cannot have.
     """
+    _note_group(method, adapters)
     if method == "stacked":
         return Soup(tuple(kl_scale * weight for weight in Preference(tuple(weights)).weights))
     planners: dict[str, Callable[[Gates], Planner]] = {"blend": Blend, "stochastic": Stochastic, "soup": Soup}
@@ -47,6 +53,20 @@ def make_planner(method: str, adapters: Sequence[Adapter], weights: Sequence[flo
     known = [adapter.kl_weight for adapter in adapters]
     coefficients = Preference(tuple(weights), kl_scale).coefficients(names, known)
     return planners[method](tuple(float(c) for c in coefficients))
+
+
+def _note_group(method: str, adapters: Sequence[Adapter]) -> None:
+    """Say how a method fits adapters that were trained to be stacked."""
+    groups, names = [adapter.group for adapter in adapters], [adapter.name for adapter in adapters]
+    if method == "stacked" and any(groups):
+        refusal = stacking_refusal(groups, names)
+        missing = [] if refusal else missing_members(groups)
+        if refusal:
+            logger.warning("%s: stacked, they are no model of the mixed reward", refusal)
+        if missing:
+            logger.warning("the group has more adapters, which count as weight 0: %s", ", ".join(missing))
+    elif method in ("blend", "stochastic") and len(adapters) > 1 and is_stacked_group(groups):
+        logger.info("%s were trained to be stacked: method='stacked' needs one call a step", ", ".join(names))
 
 
 @dataclass

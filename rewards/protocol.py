@@ -83,8 +83,13 @@ def score(
     return scores
 
 
-def weighted_sum(scores: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
-    """``r = sum_k w_k r_k`` over the named scores, float64[B]; scores without a weight are left out."""
+def weighted_sum(scores: Mapping[str, Tensor], weights: Mapping[str, float | Tensor]) -> Tensor:
+    """``r = sum_k w_k r_k`` over the named scores, float64[B]; scores without a weight are left out.
+
+    Args:
+        scores: by name, float64[B].
+        weights: by name; a number, or one for each image, float64[B].
+    """
     return torch.stack([weight * scores[name] for name, weight in weights.items()]).sum(0)
 
 

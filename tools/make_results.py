@@ -1,7 +1,7 @@
 """Run the templates on the miniature, for their thumbnails and the help pages' pictures of results.
 
 ``python tools/make_results.py`` runs the graphs that ``make_workflows.py`` recorded on a real server without a browser. It
-writes ``workflows/NAME.jpg`` and the ``result_*``, sheet and Pareto pictures of ``web/docs/images``. With names of templates it
+writes ``workflows/TITLE.jpg`` and the ``result_*``, sheet and Pareto pictures of ``web/docs/images``. With names of templates it
 makes only their pictures. Run it again when the miniature's adapters or a template change.
 """
 
@@ -20,6 +20,7 @@ import comfy_hosts  # noqa: E402
 import comfy_server  # noqa: E402
 import workflow_results  # noqa: E402
 from PIL import Image  # noqa: E402
+from workflow_sources import TITLES  # noqa: E402
 
 # The picture of a template ("" is its main one) that a help page shows.
 HELP = {
@@ -34,20 +35,17 @@ HELP = {
 }
 
 
-def thumbnail(picture: Image.Image, path: Path, width: int = 600, height: int = 400) -> None:
-    """Fit a whole picture into a fixed size."""
-    scale = min(width / picture.width, height / picture.height)
-    size = round(picture.width * scale), round(picture.height * scale)
-    fitted = picture.resize(size, Image.Resampling.LANCZOS)
-    sheet = Image.new("RGB", (width, height), workflow_results.PAPER)
-    sheet.paste(fitted, ((width - fitted.width) // 2, (height - fitted.height) // 2))
-    sheet.save(path, quality=85, optimize=True)
+def thumbnail(picture: Image.Image, path: Path) -> None:
+    """Write a square picture. The front end's cards are square, so that nothing is cut and no frame shows."""
+    if picture.width != picture.height:
+        raise ValueError(f"{path.name}: the cover has {picture.width} x {picture.height} pixels and must be square.")
+    picture.save(path, quality=85, optimize=True)
 
 
 def write(server: comfy_server.ComfyServer, name: str) -> None:
     prompt = json.loads((CHECKOUT / "tests" / "server" / "templates" / f"{name}.json").read_text())
     drawn = workflow_results.DRAW[name](partial(workflow_results.pictures, server), prompt)
-    thumbnail(drawn[""], CHECKOUT / "workflows" / f"{name}.jpg")
+    thumbnail(drawn["cover"], CHECKOUT / "workflows" / f"{TITLES[name]}.jpg")
     for part, picture in drawn.items():
         page = HELP.get((name, part))
         if page is not None:

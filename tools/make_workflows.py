@@ -1,7 +1,7 @@
 """Build the templates of ``workflows/`` with the real front end, and their API forms for the server tests.
 
 ``python tools/make_workflows.py`` starts a server and a headless browser and places the nodes in columns. It writes
-``workflows/NAME.json``, ``tests/server/templates/NAME.json`` and the pictures of graphs in the README and the help pages. With
+``workflows/TITLE.json``, ``tests/server/templates/NAME.json`` and the pictures of graphs in the README and the help pages. With
 names (of a template, or of a picture with ``.png``) it makes only these. Run it again after a change of a node's inputs or of a
 template. Then run ``make_results.py`` for the thumbnails and the pictures of results.
 """
@@ -23,10 +23,11 @@ import comfy_browser  # noqa: E402
 import comfy_hosts  # noqa: E402
 import comfy_server  # noqa: E402
 import make_server_models  # noqa: E402
+import workflow_blueprint  # noqa: E402
 from PIL import Image  # noqa: E402
 from workflow_parts import CHECKPOINT, Template  # noqa: E402
 from workflow_pictures import blend_probe, kl_scale_sampler, pads, regional  # noqa: E402
-from workflow_sources import TEMPLATES  # noqa: E402
+from workflow_sources import TEMPLATES, TITLES  # noqa: E402
 
 BUILD = """(template) => {
     app.graph.clear()
@@ -82,6 +83,10 @@ def build(front: comfy_browser.FrontEnd, template: Template) -> dict[str, Any]:
     workflow = front.workflow()
     workflow["id"] = template["id"]
     workflow["extra"] = {}
+    if "app" in template:
+        inputs = [[ids[key], name] for key, name in template["app"]["inputs"]]
+        outputs = [ids[key] for key in template["app"]["outputs"]]
+        workflow["extra"] = {"linearMode": True, "linearData": {"inputs": inputs, "outputs": outputs}}
     return workflow
 
 
@@ -94,12 +99,30 @@ def prepare(base: Path) -> None:
 def write_template(front: comfy_browser.FrontEnd, name: str, template: Template) -> None:
     workflow = build(front, template)
     text = json.dumps(workflow, indent=2, ensure_ascii=True)
-    (CHECKOUT / "workflows" / f"{name}.json").write_text(text + "\n")
+    (CHECKOUT / "workflows" / f"{TITLES[name]}.json").write_text(text + "\n")
     prompt = json.dumps(front.prompt(), indent=1, ensure_ascii=True)
     target = CHECKOUT / "tests" / "server" / "templates" / f"{name}.json"
     target.parent.mkdir(exist_ok=True)
     target.write_text(prompt + "\n")
     print(name, len(workflow["nodes"]), "nodes")
+
+
+def write_blueprint(front: comfy_browser.FrontEnd) -> None:
+    """Write the graph of the whole blend as one node."""
+    ids = front.page.evaluate(BUILD, workflow_blueprint.GRAPH)
+    front.pause(600)
+    front.page.evaluate(PLACE, [workflow_blueprint.GRAPH, ids])
+    front.page.evaluate(workflow_blueprint.WRAP, [ids, workflow_blueprint.NAME, workflow_blueprint.INPUTS])
+    front.pause(600)
+    workflow = front.workflow() | {"id": workflow_blueprint.GRAPH["id"]}
+    workflow["extra"] = {
+        "BlueprintDescription": workflow_blueprint.DESCRIPTION,
+        "BlueprintSearchAliases": workflow_blueprint.ALIASES,
+    }
+    target = CHECKOUT / "subgraphs" / f"{workflow_blueprint.NAME}.json"
+    target.parent.mkdir(exist_ok=True)
+    target.write_text(json.dumps(workflow, indent=2, ensure_ascii=True) + "\n")
+    print(target.relative_to(CHECKOUT))
 
 
 def shoot(front: comfy_browser.FrontEnd, path: Path, widest: int, margin: int = 28) -> None:
@@ -216,7 +239,12 @@ def write_all(server: comfy_server.ComfyServer, browser: Any, only: list[str]) -
         f"{name}.png": partial(draw_help_pictures, name=name, template=template, types=types)
         for name, template, types in HELP_PICTURES
     }
-    steps |= {"graph.png": draw_blend, "preference_pad.png": draw_pads, "blend_probe.png": draw_probe}
+    steps |= {
+        "blueprint": write_blueprint,
+        "graph.png": draw_blend,
+        "preference_pad.png": draw_pads,
+        "blend_probe.png": draw_probe,
+    }
     unknown = sorted(set(only) - set(steps))
     if unknown:
         raise SystemExit(f"Nothing is called {', '.join(unknown)}; there are {', '.join(steps)}.")

@@ -47,7 +47,7 @@ def main(options: list[str]) -> int:
     port = options[options.index("--port") + 1] if "--port" in options else "8188"
     sys.stdout.write(
         f"{title(hosts[0])} with this checkout. Open http://127.0.0.1:{port} when it has started.\n"
-        "Templates > Extensions > Diffusion Blend > try_it_no_downloads needs no download. Ctrl+C ends the server.\n"
+        "Templates > Extensions > Diffusion Blend > 1 Try it - no downloads needs no download. Ctrl+C ends the server.\n"
     )
     sys.stdout.flush()
     try:

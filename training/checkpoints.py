@@ -12,6 +12,7 @@ import io
 import logging
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +35,16 @@ class DamagedCheckpoint(ValueError):
     """A checkpoint whose files differ from those that were written."""
 
 
-def save_checkpoint(folder: Path, iteration: int, state: dict[str, Any], adapter: bytes, keep: int) -> Path:
+def save_checkpoint(
+    folder: Path, iteration: int, state: dict[str, Any], adapter: bytes | Mapping[str, bytes], keep: int
+) -> Path:
     """Write a checkpoint and delete the oldest ones beyond ``keep``.
 
     Args:
         folder: holds the checkpoints. It is created if it is missing.
         iteration: iterations completed.
         state: tensors, numbers, strings and plain containers of them. Other objects could not be read without pickle.
-        adapter: content of the adapter file, so that ComfyUI can load any checkpoint.
+        adapter: content of the adapter file, or of several files by name, so that ComfyUI can load any checkpoint.
         keep: the number of complete checkpoints to keep.
 
     Returns:
@@ -56,7 +59,7 @@ def save_checkpoint(folder: Path, iteration: int, state: dict[str, Any], adapter
     _remove_partial(folder)
     content = io.BytesIO()
     torch.save(state, content)
-    files = {STATE: content.getvalue(), ADAPTER: adapter}
+    files = {STATE: content.getvalue(), **({ADAPTER: adapter} if isinstance(adapter, bytes) else adapter)}
     sums = "".join(f"{_digest(data)}  {name}\n" for name, data in files.items())
     try:
         partial.mkdir()
@@ -118,7 +121,8 @@ def verify(checkpoint: Path) -> None:
         )
     lines = [line.split() for line in sums.read_text(errors="replace").splitlines()]
     wanted = {line[1]: line[0] for line in lines if len(line) == 2}
-    for name in (STATE, ADAPTER):
+    adapters = [name for name in wanted if name.endswith(".safetensors") and Path(name).name == name]
+    for name in (STATE, *(adapters or [ADAPTER])):
         file = checkpoint / name
         if not file.is_file():
             raise DamagedCheckpoint(f"{checkpoint} has no {name}: it is damaged")

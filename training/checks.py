@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 
 from ..artifacts.settings import check_bounds
-from .algorithms import entry_of
+from .algorithms import ALGORITHMS, entry_of
 from .config import BaseConfig, TrainConfig
 from .noisy_steps import noisy_range
 from .prompts import load_prompts
@@ -34,6 +34,7 @@ def check_config(config: TrainConfig) -> None:
     if sampling.samples % sampling.batch:
         raise ValueError(f"sampling.samples {sampling.samples} is not a multiple of sampling.batch {sampling.batch}")
     entry = entry_of(config.algorithm.name)
+    _check_stacked(config)
     noisy = noisy_range(sampling.noisy_steps, sampling.steps, auto=entry.window)
     count = min(sampling.window_steps or len(noisy), len(noisy))
     prompts = load_prompts(config.prompts.source, config.prompts.count, config.prompts.seed)
@@ -81,6 +82,31 @@ def _check_trackers(names: list[str]) -> None:
         if importlib.util.find_spec(name) is None:
             raise ValueError(
                 f"run.trackers has {name!r}, which is not installed: run pip install {name}, or leave it out"
+            )
+
+
+def _check_stacked(config: TrainConfig) -> None:
+    if not config.algorithm.stacked:
+        return
+    name = config.algorithm.name
+    because = ALGORITHMS[name].not_stacked
+    if because:
+        able = ", ".join(other for other, entry in ALGORITHMS.items() if not entry.not_stacked)
+        raise ValueError(
+            f"algorithm.stacked: {name} cannot train adapters to be stacked, because {because}: take one of {able}"
+        )
+    if len(config.rewards) < 2:
+        raise ValueError(
+            f"algorithm.stacked trains one adapter for each reward, and there is only {', '.join(config.rewards)}: give at "
+            "least two rewards, or leave algorithm.stacked out"
+        )
+    if config.adapter.start:
+        raise ValueError("algorithm.stacked trains a new adapter for each reward: leave adapter.start out")
+    for reward, weight in config.rewards.items():
+        if weight == 0:
+            raise ValueError(
+                f"algorithm.stacked: the weight of reward {reward!r} is 0, so its adapter would learn nothing: the weight is "
+                "the reward's scale there, 1 as it is"
             )
 
 

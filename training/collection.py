@@ -135,7 +135,7 @@ class Collector:
     def _cache(self) -> BaseSamples:
         if self._base_samples is None:
             context, sampling = self.context, self.context.config.sampling
-            first = context.prompts.conditioning(torch.tensor([0]))
+            first = context.prompts.encoded(torch.tensor([0]))
             noise = probe_noise(context.model.latent_shape).to(context.device)
             timestep = context.steps.timesteps[:1].to(context.device)
             with torch.no_grad():

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
-from ..rewards.protocol import Reward
+from ..rewards.protocol import Reward, weighted_sum
 from .config import TrainConfig
 from .models.protocol import TextToImageModel
 from .policy import PolicySteps, has_float64
@@ -16,6 +17,7 @@ from .progress import Progress
 from .prompt_table import PromptTable
 from .randomness import keyed_generator
 from .reward_mix import RewardMix
+from .stacking import StackedPrompts
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,22 @@ class RunContext:
         first = int(torch.randint(places, (1,), generator=keyed_generator(self.seed, "window", iteration)))
         window = noisy[first : first + sampling.window_steps]
         return self.model.policy_steps(sampling.steps, sampling.eta, window)
+
+    def preferences(self, rows: Tensor) -> Tensor | None:
+        """The preference of each image, float64[B, m], where the adapters are trained to be stacked; otherwise None."""
+        return self.prompts.preferences(rows) if isinstance(self.prompts, StackedPrompts) else None
+
+    def reward_weights(self, rows: Tensor) -> Mapping[str, float | Tensor]:
+        """The weight of every reward for images of these rows of the prompt table: numbers, or float64[B] where the adapters
+        are trained to be stacked and every image has its own preference."""
+        weights, preferences = self.reward_mix.weights, self.preferences(rows)
+        if preferences is None:
+            return weights
+        return {name: weight * preferences[:, i] for i, (name, weight) in enumerate(weights.items())}
+
+    def trained_reward(self, scores: Mapping[str, Tensor], rows: Tensor) -> Tensor:
+        """The trained reward float64[B] of images of these rows of the prompt table, with the scores' gradient."""
+        return weighted_sum(self.reward_mix.terms(scores), self.reward_weights(rows))
 
     @property
     def seed(self) -> int:

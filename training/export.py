@@ -28,21 +28,24 @@ _ARCHITECTURES = {
 """modelspec.architecture (Stability AI's modelspec 1.0.0) and kohya's ss_base_model_version."""
 
 
-def adapter_bytes(unet: UNet2DConditionModel, alpha: float, metadata: Mapping[str, str]) -> bytes:
+def adapter_bytes(
+    unet: UNet2DConditionModel, alpha: float, metadata: Mapping[str, str], *, adapter_name: str = "default"
+) -> bytes:
     """A UNet's LoRA adapter as the bytes of a ``.safetensors`` file with kohya keys.
 
     The keys are ``lora_unet_<layer>.lora_down.weight``, ``.lora_up.weight`` and ``.alpha``. ComfyUI, A1111 and diffusers
     read these. ComfyUI does not map raw peft keys for SD 1.5 and SDXL.
 
     Args:
-        unet: a network with one peft LoRA adapter.
+        unet: a network with a peft LoRA adapter.
         alpha: the adapter's alpha. Readers scale the update by alpha / rank.
         metadata: strings for the file's header.
+        adapter_name: peft's name of the adapter, where the network has several.
 
     Returns:
         The file's content; tensors in float32.
     """
-    state = {f"unet.{key}": value for key, value in get_peft_model_state_dict(unet).items()}
+    state = {f"unet.{key}": value for key, value in get_peft_model_state_dict(unet, adapter_name=adapter_name).items()}
     tensors = convert_state_dict_to_kohya(state)
     for key, tensor in tensors.items():  # the converter writes the rank where alpha belongs
         tensors[key] = torch.tensor(alpha) if key.endswith(".alpha") else tensor.detach().float().cpu().contiguous()
@@ -54,6 +57,8 @@ def transformer_bytes(
     alpha: float,
     metadata: Mapping[str, str],
     rename: Callable[[str], str] = "transformer.{}".format,
+    *,
+    adapter_name: str = "default",
 ) -> bytes:
     """A transformer's LoRA adapter as the bytes of a ``.safetensors`` file with diffusers' keys.
 
@@ -62,15 +67,16 @@ def transformer_bytes(
     readers then scale by 1.
 
     Args:
-        transformer: a network with one peft LoRA adapter.
+        transformer: a network with a peft LoRA adapter.
         alpha: the adapter's alpha.
         metadata: strings for the file's header.
         rename: peft's key -> the file's, for families whose readers expect other names.
+        adapter_name: peft's name of the adapter, where the network has several.
 
     Returns:
         The file's content; tensors in float32.
     """
-    state = get_peft_model_state_dict(transformer)
+    state = get_peft_model_state_dict(transformer, adapter_name=adapter_name)
     tensors = {}
     for key, value in state.items():
         rank = state[key.replace("lora_B", "lora_A")].shape[0]

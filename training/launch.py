@@ -44,7 +44,11 @@ def launch(config: TrainConfig) -> Path:
     base = load_base(config.base, accelerator.device, allow_download=config.allow_download)
     start = read_adapter("adapter.start", config.adapter.start, base.unet) if config.adapter.start else None
     model = DiffusersModel(
-        base, config.adapter, config.run.seed, gradient_checkpointing=config.base.gradient_checkpointing
+        base,
+        config.adapter,
+        config.run.seed,
+        members=len(config.rewards) if config.algorithm.stacked else 1,
+        gradient_checkpointing=config.base.gradient_checkpointing,
     )
     if start is not None:
         begin_with(model, start, config.adapter)

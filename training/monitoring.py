@@ -85,14 +85,14 @@ class Monitor:
         if not every or seen or not (last or state.iteration % every == 0):
             return
         if self.processes.main:
-            images, prompts = self._samples()
-            scores = score(self.rewards, images, prompts)
+            images, rows = self._samples()
+            scores = score(self.rewards, images, self.context.prompts.texts(rows))
             figures = {name: float(values.mean()) for name, values in scores.items()}
-            total = float(weighted_sum(scores, self.config.rewards).mean())
+            total = float(weighted_sum(scores, self.context.reward_weights(rows)).mean())
             state.watched.append({"iteration": state.iteration, "reward": total, **figures})
             named = {f"watched/{name}": value for name, value in figures.items()}
             self.processes.accelerator.log(named, step=state.iteration)
-            self._picture(state.iteration, images, captions(prompts, scores))
+            self._picture(state.iteration, images, captions(self.context.prompts.texts(rows), scores))
             self._write_tables(state)
         self.processes.wait()
 
@@ -105,12 +105,12 @@ class Monitor:
             layout = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
             tracker.log_images({"watched": pixels[None]}, step=iteration, **layout)
 
-    def _samples(self) -> tuple[Tensor, list[str]]:
-        """Sample fixed prompts with fixed noise, so that only the adapter makes a difference."""
+    def _samples(self) -> tuple[Tensor, Tensor]:
+        """Sample fixed prompts with fixed noise, so that only the adapter makes a difference; images and prompt rows."""
         count = self.config.run.watch_samples
         prompt = torch.arange(count) % len(self.context.prompts)
         runs = self.collector.sample(prompt, [("watch", i) for i in range(count)], measure_kl=False)
-        return runs.images, self.context.prompts.texts(prompt)
+        return runs.images, prompt
 
     def _write_tables(self, state: TrainState) -> None:
         if not self.processes.main:

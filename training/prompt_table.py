@@ -51,9 +51,17 @@ class PromptTable:
     def __len__(self) -> int:
         return len(self.prompts)
 
+    def plain(self, rows: Tensor) -> Tensor:
+        """The rows' prompts alone, int64[B] below the number of prompts; see `stacking.StackedPrompts`."""
+        return rows % len(self)
+
     def conditioning(self, rows: Tensor) -> Conditioning:
         """The conditioning of rows int64[B], B rows."""
-        stored = [self._rows.get(self.prompts[i]) for i in rows.tolist()]
+        return self.encoded(rows)
+
+    def encoded(self, rows: Tensor) -> Conditioning:
+        """The texts' conditioning of rows int64[B] and nothing else."""
+        stored = [self._rows.get(self.prompts[i]) for i in self.plain(rows).tolist()]
         joined = {name: torch.cat([self._padded(name, row[name]) for row in stored]) for name in stored[0]}
         features = joined.pop(FEATURES)
         empty = {name: self._padded(name, tensor) for name, tensor in self._empty.items()}
@@ -81,7 +89,7 @@ class PromptTable:
 
     def texts(self, rows: Tensor) -> list[str]:
         """The prompts of rows int64[B]."""
-        return [self.prompts[i] for i in rows.tolist()]
+        return [self.prompts[i] for i in self.plain(rows).tolist()]
 
     def shuffled_rows(self, seed: int, first: int, count: int) -> Tensor:
         """A section of an endless list that goes through all prompts, reshuffled at every pass.

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..rewards.protocol import weighted_sum
 from .config import TrainConfig
 
 
@@ -49,11 +48,11 @@ class RewardMix:
             spread += float((values - own).square().sum()) + (own - mean) ** 2 * count * new / total
             self.moments[name] = [total, mean + (own - mean) * new / total, spread]
 
-    def total(self, scores: Mapping[str, Tensor]) -> Tensor:
-        """The trained reward float64[N], with the scores' gradient."""
-        if self.config.normalise_rewards:
-            scores = {name: self._normalized(name, values) for name, values in scores.items()}
-        return weighted_sum(scores, self.weights)
+    def terms(self, scores: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The terms of the trained reward by name, float64[N], with the scores' gradient."""
+        if not self.config.normalise_rewards:
+            return scores
+        return {name: self._normalized(name, values) for name, values in scores.items()}
 
     def _normalized(self, name: str, values: Tensor) -> Tensor:
         count, mean, spread = self.moments[name]

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from accelerate import Accelerator
 
@@ -19,13 +19,13 @@ from .algorithms import algorithm_class, entry_of
 from .checkpoints import ADAPTER, load_state, save_checkpoint
 from .config import TrainConfig
 from .context import RunContext
-from .models.protocol import TextToImageModel
+from .models.protocol import StackedModel, TextToImageModel
 from .monitoring import Monitor
 from .noisy_steps import noisy_range
 from .processes import Processes
-from .prompt_table import PromptTable
 from .resume import newest_checkpoint
 from .reward_mix import RewardMix
+from .stacking import member_files, member_metadata, prompt_table
 from .state import TrainState, adapter_copy, averaged, from_dict, restore_adapter, to_dict
 
 logger = logging.getLogger("diffusion_blend")
@@ -63,7 +63,7 @@ class Trainer:
             model.policy_steps(
                 sampling.steps, sampling.eta, noisy_range(sampling.noisy_steps, sampling.steps, auto=window)
             ),
-            PromptTable(model, prompts, negative=sampling.negative_prompt, cache=config.prompts.cache),
+            prompt_table(config, model, prompts),
             rewards,
             limited,
             Processes(accelerator),
@@ -78,7 +78,7 @@ class Trainer:
         """Train to the last iteration.
 
         Returns:
-            The adapter file.
+            The adapter file; with ``algorithm.stacked`` the folder that holds the group's files.
 
         Raises:
             TrainingCollapsed: a number was not finite or a stop rule fired; the last good adapter is in the output
@@ -167,18 +167,27 @@ class Trainer:
                 "processes": processes.count,
             }
             checkpoints = self.output / "checkpoints"
-            folder = save_checkpoint(checkpoints, self.state.iteration, state, self._adapter(), config.run.keep)
+            folder = save_checkpoint(checkpoints, self.state.iteration, state, self._adapters(), config.run.keep)
             logger.info("checkpoint %s", folder)
         processes.wait()
 
-    def _adapter(self) -> bytes:
+    def _adapters(self) -> dict[str, bytes]:
+        """The contents of the adapter files by name."""
+        config, model = self.context.config, self.context.model
         samples = self.state.iteration * self.context.images_per_iteration
-        with averaged(self.state, self.context.model):
-            return self.context.model.export({**self.metadata, "diffusion_blend.samples": str(samples)})
+        metadata = {**self.metadata, "diffusion_blend.samples": str(samples)}
+        with averaged(self.state, model):
+            if not config.algorithm.stacked:
+                return {ADAPTER: model.export(metadata)}
+            stacked = cast(StackedModel, model)
+            return {
+                name: stacked.export_member(i, member_metadata(metadata, config, i, samples))
+                for i, name in enumerate(member_files(config))
+            }
 
     def _export(self) -> Path:
-        path = self.output / ADAPTER
         if self.context.processes.main:
-            write_atomically(path, self._adapter())
+            for name, content in self._adapters().items():
+                write_atomically(self.output / name, content)
         self.context.processes.wait()
-        return path
+        return self.output if self.context.config.algorithm.stacked else self.output / ADAPTER

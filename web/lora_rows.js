@@ -6,6 +6,7 @@
 import { app } from '../../scripts/app.js'
 import { LOADER, NONE, numbered, ownersOfWeights, widgetOf } from './pad/adapters.js'
 import { keepFresh, retire } from './pad/live.js'
+import { previewOf, refreshPreviews } from './pad/previews.js'
 import { ROW_HEIGHT, RowsView } from './pad/rows_view.js'
 import { theme } from './pad/theme.js'
 import { say } from './pad/words.js'
@@ -16,6 +17,7 @@ const slotCount = (node) => numbered(node, 'lora').length
 
 /** @type {(node: any, index: number) => import('./pad/rows_view.js').Row} */
 const readRow = (node, index) => ({
+  picture: previewOf(widgetOf(node, `lora_${index + 1}`)?.value ?? NONE),
   file: widgetOf(node, `lora_${index + 1}`)?.value ?? NONE,
   strength: Number(widgetOf(node, `strength_${index + 1}`)?.value ?? 1),
   on: widgetOf(node, `on_${index + 1}`)?.value !== false
@@ -158,6 +160,7 @@ function followLife(node, live) {
 
 app.registerExtension({
   name: 'DiffusionBlend.LoRARows',
+  refreshComboInNodes: refreshPreviews, // the key R, which reads the lists of files again
   /** @param {any} node */
   nodeCreated(node) {
     if (node.comfyClass === LOADER && typeof node.addDOMWidget === 'function') addRows(node)

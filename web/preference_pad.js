@@ -4,72 +4,23 @@
  */
 
 import { app } from '../../scripts/app.js'
-import { numberOf, numbered, slotsOf, widgetOf, withoutEmptyEnd } from './pad/adapters.js'
-import { CORNERS } from './pad/layout.js'
-import { keepFresh, retire } from './pad/live.js'
+import { numberOf, numbered, widgetOf } from './pad/adapters.js'
+import { keepFresh, refreshAll, retire } from './pad/live.js'
+import { layersVersion } from './pad/layers.js'
+import { PAD_WIDGET, tendHost } from './pad/host_pads.js'
+import { markLabels, markNumbers } from './pad/marks.js'
 import { openMenu, runsOnRelease } from './pad/menu.js'
 import { showNames } from './pad/numbers.js'
-import { theme } from './pad/theme.js'
+import { onRemembered } from './pad/remembered.js'
+import { watchRuns } from './pad/runs.js'
+import { KL_SCALE, readState } from './pad/state.js'
+import { takeSeedsBack } from './pad/thumbnails.js'
 import { MIN_HEIGHT, PreferencePad } from './pad/view.js'
 import { say, setLanguage } from './pad/words.js'
 
 const NODE = 'PreferenceWeights'
-const KL_SCALE = 'kl_scale'
 const MIN_WIDTH = 300
 const LINK_COLOURS = { REWARD_LORAS: '#56b4e9', PREFERENCE: '#b39ddb' }
-const MOST_CORNERS = Object.keys(CORNERS).length
-
-/**
- * @param {any} node
- * @param {number} atLeast corners to keep while the adapters are unknown, so that the shape does not change under the hand
- * @returns {import('./pad/view.js').PadState}
- */
-function readState(node, atLeast) {
-  const names = numbered(node, 'weight')
-  const numbers = names.map((name) => numberOf(node, name))
-  const { slots, muted } = slotsOf(node)
-  const known = slots?.some(({ used }) => used) ? withoutEmptyEnd(slots) : null
-  const weighted = numbers.findLastIndex(({ value, linked }) => linked || (value ?? 0) > 0) + 1
-  const corners = Math.min(MOST_CORNERS, known ? known.length : Math.max(2, weighted, atLeast))
-  const own = numbers.slice(0, corners)
-  const kl = numberOf(node, KL_SCALE)
-  return {
-    slots: Array.from({ length: corners }, (_, i) => known?.[i] ?? unknownSlot(i + 1)),
-    weights: own.map(({ value }) => value),
-    weightsLocked: own.some(({ linked }) => linked),
-    klScale: kl.value,
-    klLocked: kl.linked,
-    ...messageOf(names, numbers, known, slots, muted),
-    theme: theme()
-  }
-}
-
-/** @type {(number: number) => import('./pad/adapters.js').Slot} */
-const unknownSlot = (number) => ({ name: say('adapter', { number }), used: true, unknown: true })
-
-/**
- * @param {string[]} names of the weights
- * @param {import('./pad/adapters.js').Numbered[]} numbers
- * @param {import('./pad/adapters.js').Slot[] | null} known the slots up to the last adapter
- * @param {import('./pad/adapters.js').Slot[] | null} slots
- * @param {string} muted the title of a muted loader, or empty
- * @returns {{ message: string, isProblem: boolean }}
- */
-function messageOf(names, numbers, known, slots, muted) {
-  const problem = (/** @type {string} */ message) => ({ message, isProblem: true })
-  const note = (/** @type {string} */ message) => ({ message, isProblem: false })
-  if (muted) return problem(say('muted', { title: muted }))
-  if (slots?.length && !known) return problem(say('noLora'))
-  const counted = numbers.filter((_, i) => known?.[i]?.used ?? !known)
-  if (counted.every(({ value }) => value === 0)) return problem(say('allZero'))
-  const linked = numbers.findIndex((number, i) => number.linked && (known?.[i]?.used ?? !known))
-  if (linked >= 0) return note(say('linked', { weight: names[linked] }))
-  const ignored = numbers.findIndex(({ value }, i) => known && !known[i]?.used && (value ?? 0) > 0)
-  const name = known?.[ignored]?.name
-  if (name) return note(say('switchedOff', { weight: names[ignored], name }))
-  if (ignored >= 0) return note(say('emptySlot', { weight: names[ignored], number: ignored + 1 }))
-  return note('')
-}
 
 /** @type {(node: any, name: string, value: number) => void} Write a number as typing it into the widget would. */
 function writeNumber(node, name, value) {
@@ -111,42 +62,70 @@ function actionsOf(node, pad, refresh) {
         redraw()
         actions.commit()
       }
-      openMenu(node, event, { reset: () => pad().reset('weights'), read: () => readNumbers(node), write })
+      const adapters = adaptersOf(node, pad())
+      openMenu(node, event, { reset: () => pad().reset('weights'), adapters, read: () => readNumbers(node), write })
+    },
+    takeBack(image, weights) {
+      takeSeedsBack(image)
+      actions.setWeights(weights.map((weight) => Math.round(weight * 10000) / 10000))
+      actions.setKlScale(image.klScale)
+      actions.commit()
     }
   }
   return actions
 }
 
-/** @param {any} node */
-function addPad(node) {
+/** @type {(node: any, pad: PreferencePad) => { weight: string, name: string }[]} */
+const adaptersOf = (node, pad) =>
+  numbered(node, 'weight').flatMap((weight, i) => {
+    const slot = pad.state?.slots[i]
+    return slot?.used ? [{ weight, name: slot.name }] : []
+  })
+
+/**
+ * @param {any} node the Preference Weights whose numbers the pad shows
+ * @param {any} owner the node that the pad stands on: the same, or the subgraph's own node around it
+ */
+function addPad(node, owner) {
   let corners = 2
   let shown = ''
   let padded = false
   /** @type {PreferencePad} */
-  const pad = new PreferencePad(actionsOf(node, () => pad, refresh))
+  const pad = new PreferencePad(node, actionsOf(node, () => pad, refresh))
   function refresh() {
+    if (owner === node) tendHost(node, (host) => addPad(node, host))
     const state = readState(node, corners)
-    const text = JSON.stringify(state)
+    const text = JSON.stringify(state) + (pad.state ? layersVersion({ ...pad.context, slots: state.slots }) : '')
+    if (isNodes2() && owner === node) markLabels(node, state.slots)
     if (text === shown) return
     shown = text
     corners = state.slots.length
     pad.show(state)
-    if (showNames(node, state.slots) && padded) growToFit(node)
+    if (owner === node && showNames(node, state.slots) && padded) growToFit(node)
     app.canvas?.setDirty(true, true)
   }
-  const widget = node.addDOMWidget('preference_pad', 'DIFFUSION_BLEND_PREFERENCE_PAD', pad.element, {
+  const widget = owner.addDOMWidget(PAD_WIDGET, 'DIFFUSION_BLEND_PREFERENCE_PAD', pad.element, {
     serialize: false,
     hideOnZoom: false,
     getMinHeight: () => MIN_HEIGHT
   })
+  if (!owner.widgets.includes(widget)) return widget.onRemove?.() // an older front end, on a subgraph's own node
   widget.serialize = false
   widget.label = say('pad')
   refresh()
   padded = true
-  growToFit(node)
+  growToFit(owner)
   followNumbers(node, refresh)
+  if (owner === node) markNumbers(node, () => pad.state?.slots ?? [])
   passToCanvas(pad.element)
-  followLife(node, { node, element: pad.element, refresh })
+  const live = { node: owner, element: pad.element, refresh }
+  followLife(owner, live)
+  if (owner.graph) keepFresh(live)
+  const { onRemove } = widget
+  widget.onRemove = function () {
+    retire(live)
+    onRemove?.call(this)
+  }
 }
 
 /** @type {(node: any, pad: import('./pad/live.js').LivePad) => void} Refresh the pad as long as its node is in a graph. */
@@ -227,12 +206,14 @@ app.registerExtension({
   setup() {
     setLanguage(app.extensionManager?.setting?.get('Comfy.Locale'))
     colourLinks()
+    onRemembered(refreshAll)
+    watchRuns()
   },
   /** @param {any} node */
   nodeCreated(node) {
     if (node.comfyClass !== NODE || typeof node.addDOMWidget !== 'function') return
     setLanguage(app.extensionManager?.setting?.get('Comfy.Locale'))
     colourLinks() // again, because a theme that loads later empties the tables
-    addPad(node)
+    addPad(node, node)
   }
 })

@@ -60,16 +60,33 @@ def learned_figure(rows: Sequence[Row], methods: Sequence[str], path: Path) -> N
     """Distance to the truth of every method on learned networks: over alpha for each pair, and over reward counts."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(15, 5), layout="constrained")
-    panels = figure.subplots(1, 3, sharey=True)
     pairs = list(dict.fromkeys(row["rewards"] for row in rows if not row["rewards"].endswith("rewards")))
     sets = [row for row in rows if row["rewards"].endswith("rewards")]
+    figure = Figure(figsize=(15 if sets else 10, 5), layout="constrained")
+    panels = figure.subplots(1, len(pairs) + bool(sets), sharey=True)
     for panel, pair in zip(panels, pairs, strict=False):
         here = [row for row in rows if row["rewards"] == pair]
         _methods(panel, [row["alpha"] for row in here], here, methods)
         panel.set(xscale="log", xlabel="alpha", title=pair)
-    _methods(panels[2], [int(row["rewards"].split()[0]) for row in sets], sets, methods)
-    panels[2].set(xlabel="rewards, equal weights", title="alpha 1")
+    if sets:
+        _methods(panels[-1], [int(row["rewards"].split()[0]) for row in sets], sets, methods)
+        panels[-1].set(xlabel="rewards, equal weights", title="alpha 1")
+    panels[0].set(yscale="log", ylabel="sliced Wasserstein to the truth")
+    panels[0].legend(fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
+def stacked_figure(rows: Sequence[Row], methods: Sequence[str], path: Path) -> None:
+    """Distance to the truth over the weight of the first reward, one panel for each pair."""
+    from matplotlib.figure import Figure
+
+    pairs = list(dict.fromkeys(row["rewards"] for row in rows))
+    figure = Figure(figsize=(5 * len(pairs), 4.5), layout="constrained")
+    panels = figure.subplots(1, len(pairs), sharey=True, squeeze=False)[0]
+    for panel, pair in zip(panels, pairs, strict=True):
+        here = [row for row in rows if row["rewards"] == pair]
+        _methods(panel, [float(row["w"]) for row in here], here, methods)
+        panel.set(xlabel=f"weight of {pair.split('/')[0]}", title=pair)
     panels[0].set(yscale="log", ylabel="sliced Wasserstein to the truth")
     panels[0].legend(fontsize=8)
     figure.savefig(path, dpi=110)
@@ -80,3 +97,28 @@ def _methods(panel: Any, x: Sequence[float], rows: Sequence[Row], methods: Seque
         mean = [row[method][0] for row in rows]
         half = [row[method][1] for row in rows]
         panel.errorbar(x, mean, yerr=half, marker=".", capsize=2, label=method)
+
+
+def corrected_figure(tables: Sequence[Sequence[Row]], path: Path) -> None:
+    """A panel for each table: the distance to the truth over the first setting that varies, with the oracle's."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5 * len(tables), 5), layout="constrained")
+    panels = figure.subplots(1, len(tables), sharey=True, squeeze=False)[0]
+    for panel, rows in zip(panels, tables, strict=True):
+        axis = "eta" if len({row["eta"] for row in rows}) > 1 else "particles"
+        others = ("world", "alpha", "dimensions")
+        for key in dict.fromkeys(tuple(row[name] for name in others) for row in rows):
+            here = [row for row in rows if tuple(row[name] for name in others) == key]
+            label = f"{key[0]}, alpha {key[1]:g}, {key[2]} dimensions"
+            x = [row[axis] for row in here]
+            line = panel.errorbar(
+                x, *zip(*(row["distance"] for row in here), strict=True), marker="o", capsize=2, label=label
+            )
+            panel.plot(x, [row["oracle"][0] for row in here], "--", color=line.lines[0].get_color())
+        panel.set(xlabel=axis, title="dashed: the model of the mixture itself")
+        if axis == "particles":
+            panel.set_xscale("log", base=2)
+        panel.legend(fontsize=8)
+    panels[0].set(yscale="log", ylabel="sliced Wasserstein to the truth")
+    figure.savefig(path, dpi=110)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from .distance import sliced_wasserstein
 from .draw_table import draw_table
 from .mixture import GaussianMixture, QuadraticReward, ring, ring_rewards, weighted_reward
 from .networks import Denoiser, average_factors, train_adapters, train_base
+from .units import Units
 
 STEPS = 50
 METHODS = (
@@ -45,12 +47,13 @@ SETS = tuple(tuple(reward.name for reward in ring_rewards()[:count]) for count i
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is computed: training steps, sampled points, seeds."""
+    """How much is computed: training steps, sampled points, seeds, and whether sets of more than two rewards are left out."""
 
     base_steps: int = 4000
     adapter_steps: int = 1000
     points: int = 4000
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    only_pairs: bool = False
 
 
 class Adapted:
@@ -164,26 +167,49 @@ def _watched(blend: Denoise, soup: Denoise, base: Denoise) -> tuple[Denoise, lis
     return watched, gaps
 
 
-def study(effort: Effort) -> list[dict[str, Any]]:
-    """Run every setting on every seed.
+Setting = tuple[tuple[str, ...], float]
+"""The names of the rewards, and alpha."""
+
+Measured = dict[Setting, list[dict[str, float]]]
+"""For each setting one row of distances and diagnostics per seed."""
+
+
+def measure(effort: Effort, folder: Path | None = None) -> Measured:
+    """Run every setting on every seed; seeds that a stopped run has finished are read from the folder.
 
     Returns:
-        A row for each setting: rewards, alpha; for each method the mean sliced 2-Wasserstein distance to the true tilted
-        distribution and the half width of its 95 % interval over seeds; the linearity gap; the soup's and the
-        stochastic draws' paired excess over blend.
+        For each setting a row per seed: each method's sliced 2-Wasserstein distance to the true tilted distribution, the
+        linearity gap, and the MSDDA difference.
     """
-    settings = [(pair, alpha) for pair in PAIRS for alpha in ALPHAS] + [(names, 1.0) for names in SETS]
-    measured: dict[tuple[tuple[str, ...], float], list[dict[str, float]]] = {setting: [] for setting in settings}
-    bar = tqdm(total=len(effort.seeds) * len(settings), desc="learned", mininterval=5)
-    for seed in effort.seeds:
-        base = train_base(ring(), 10 * seed, effort.base_steps)
-        for alpha in ALPHAS:
-            here = [names for names, value in settings if value == alpha]
-            for names, row in _measure(base, here, alpha, seed, effort):
-                measured[names, alpha].append(row)
-                bar.update()
-    bar.close()
-    return [_summary(names, alpha, measured[names, alpha]) for names, alpha in settings]
+    sets = () if effort.only_pairs else SETS
+    settings: list[Setting] = [(pair, alpha) for pair in PAIRS for alpha in ALPHAS] + [(names, 1.0) for names in sets]
+    measured: Measured = {setting: [] for setting in settings}
+    decisive = {key: value for key, value in asdict(effort).items() if key != "seeds"}
+    units = Units(folder, decisive | {"settings": settings, "steps": STEPS})
+    for seed in tqdm(effort.seeds, desc="learned", mininterval=5):
+        for names, alpha, row in units.result(f"learned-{seed}", lambda seed=seed: _of_seed(settings, seed, effort)):
+            measured[tuple(names), alpha].append(row)
+    return measured
+
+
+def _of_seed(
+    settings: list[Setting], seed: int, effort: Effort
+) -> list[tuple[tuple[str, ...], float, dict[str, float]]]:
+    base = train_base(ring(), 10 * seed, effort.base_steps)
+    return [
+        (names, alpha, row)
+        for alpha in ALPHAS
+        for names, row in _measure(base, [names for names, value in settings if value == alpha], alpha, seed, effort)
+    ]
+
+
+def summaries(measured: Measured) -> list[dict[str, Any]]:
+    """A row for each setting: means over seeds with the half widths of their 95 % intervals.
+
+    These are each method's distance, the linearity gap, and the soup's, the stochastic draws' and the trained adapter's paired
+    excess over blend.
+    """
+    return [_summary(names, alpha, rows) for (names, alpha), rows in measured.items()]
 
 
 def _measure(
@@ -209,11 +235,13 @@ def _truth(rewards: list[QuadraticReward], alpha: float) -> GaussianMixture:
     return ring().tilted(weighted_reward(rewards, [1 / len(rewards)] * len(rewards)), alpha)
 
 
+def title(names: Sequence[str]) -> str:
+    """A set of rewards in tables and figures."""
+    return "/".join(names) if len(names) == 2 else f"{len(names)} rewards"
+
+
 def _summary(names: tuple[str, ...], alpha: float, rows: list[dict[str, float]]) -> dict[str, Any]:
-    summary: dict[str, Any] = {
-        "rewards": "/".join(names) if len(names) == 2 else f"{len(names)} rewards",
-        "alpha": alpha,
-    }
+    summary: dict[str, Any] = {"rewards": title(names), "alpha": alpha}
     for method in METHODS:
         summary[method] = interval([row[method] for row in rows])
     # Paired over seeds, so that the variation that all methods of a seed share cancels.

@@ -63,13 +63,15 @@ def _batch(mixtures: Sequence[GaussianMixture], size: int, generator: torch.Gene
     return clean, clean + sigma[..., None] * torch.randn(clean.shape, generator=generator), sigma
 
 
-def _loss(predicted: Tensor, clean: Tensor, sigma: Tensor) -> Tensor:
+def denoising_loss(predicted: Tensor, clean: Tensor, sigma: Tensor) -> Tensor:
+    """The weighted squared error of predictions float[M, B, 2], summed over the M networks that are trained side by side."""
     # Karras et al. 2022: the weight that makes the raw network's target unit variance at every sigma.
     weight = (sigma**2 + DATA_DEVIATION**2) / (sigma * DATA_DEVIATION) ** 2
     return (weight[..., None] * (predicted - clean).square()).mean(dim=(-1, -2)).sum()
 
 
-def _fit(parameters: list[Tensor], loss: object, steps: int, rate: float) -> None:
+def fit(parameters: list[Tensor], loss: object, steps: int, rate: float) -> None:
+    """Minimize a loss by Adam, with a learning rate that falls to 0 along a cosine."""
     optimizer = torch.optim.Adam(parameters, lr=rate, betas=(0.9, 0.99))
     anneal = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
@@ -90,9 +92,9 @@ def train_base(mixture: GaussianMixture, seed: int, steps: int, batch: int = 512
 
     def loss() -> Tensor:
         clean, noised, sigma = _batch([mixture], batch, generator)
-        return _loss(network(noised[0], sigma[0])[None], clean, sigma)
+        return denoising_loss(network(noised[0], sigma[0])[None], clean, sigma)
 
-    _fit(list(network.parameters()), loss, steps, 3e-3)
+    fit(list(network.parameters()), loss, steps, 3e-3)
     return network.requires_grad_(False)
 
 
@@ -117,9 +119,9 @@ def train_adapters(
 
     def loss() -> Tensor:
         clean, noised, sigma = _batch(mixtures, batch, generator)
-        return _loss(precondition(lambda h: _side_by_side(base, factors, h), noised, sigma), clean, sigma)
+        return denoising_loss(precondition(lambda h: _side_by_side(base, factors, h), noised, sigma), clean, sigma)
 
-    _fit([factor for pair in factors.values() for factor in pair], loss, steps, 3e-3)
+    fit([factor for pair in factors.values() for factor in pair], loss, steps, 3e-3)
     return [
         {name: [LowRank(down[m].detach(), up[m].detach())] for name, (down, up) in factors.items()}
         for m in range(len(mixtures))

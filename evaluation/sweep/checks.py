@@ -53,6 +53,11 @@ def _check_names(config: SweepConfig) -> None:
     for name in config.etas:
         if name not in config.adapters:
             raise ValueError(f"etas names {name!r}, which is none of the adapters {list(config.adapters)}")
+    if config.stacked and set(config.stacked) != set(config.adapters):
+        raise ValueError(
+            f"stacked names {list(config.stacked)}, but the adapters are {list(config.adapters)}: give a file of the group for "
+            "each adapter's name"
+        )
     for name in config.method_weights:
         if name not in config.methods:
             raise ValueError(f"method_weights names {name!r}, which is none of the methods {config.methods}")

@@ -23,7 +23,8 @@ class SweepConfig:
             pictures were all kept (save_images).
         methods: base, blend, stochastic (stratified draws), stochastic-independent, soup, early (blend first, then soup,
             as the node's), factor-soup (the paper's code), msdda, morl, code (blockwise best of N), rgg (reward
-            gradients).
+            gradients), stacked (adapters trained to be stacked), composite and switch (LoRA Composite and LoRA Switch of
+            Zhong et al. 2024, which use the adapters whose weight is above 0 and no preference).
         weights: preference vectors, one number per adapter each; they are divided by their sum.
         grid: also every preference whose weights are multiples of 1/grid; 0 adds none. 4 with two adapters is 0, .25,
             .5, .75, 1; with m adapters it is (grid + m - 1 choose m - 1) points.
@@ -34,7 +35,7 @@ class SweepConfig:
         images_per_point: pictures of each method, preference and KL scale. The interval's width falls with its square root.
         images_per_prompt: pictures of each prompt at every point, instead of images_per_point; 0 is off.
         steps: DDIM steps per picture.
-        eta: noise of the steps, above 0 to 1 (DDPM, the paper's).
+        eta: noise of the steps, 0 (the ODE: no KL can be measured) to 1 (DDPM, the paper's).
         guidance_scale: classifier-free guidance; 1 is none (and half the work).
         batch: pictures per network call and per unit of work. An interruption costs at most one unit.
         seed: of the noise. Picture i has prompt ``i mod prompts``; its noise is a function of seed, prompt and ``i div
@@ -47,6 +48,9 @@ class SweepConfig:
             scales (the paper's VILA is [4, -2]).
         etas: adapter name -> its own noise scale, for msdda; those not named have ``eta``.
         morl: "w1,w2,..." -> adapter file trained on that very mixture, for morl; only for weights of this sweep.
+        stacked: adapter name -> the file of a group that was trained to be stacked, for the method stacked; empty where the
+            adapters are themselves such a group.
+        switch_steps: steps before LoRA Switch takes the next adapter.
         code_block: steps between CoDe's choices. 1 chooses at every step, as many as ``steps`` only at the end.
         code_candidates: pictures CoDe chooses among: about as many times the base's work. 1 is the base.
         rgg_alpha: KL weight in the guidance by reward gradients; small values pull hard and break pictures.
@@ -73,7 +77,7 @@ class SweepConfig:
     images_per_point: int = bounded(64, minimum=1)
     images_per_prompt: int = bounded(0, minimum=0)
     steps: int = bounded(50, minimum=1)
-    eta: float = bounded(1.0, above=0, maximum=1)
+    eta: float = bounded(1.0, minimum=0, maximum=1)
     guidance_scale: float = 7.5
     batch: int = bounded(8, minimum=1)
     seed: int = 0
@@ -82,6 +86,8 @@ class SweepConfig:
     affine: dict[str, list[float]] = field(default_factory=dict)
     etas: dict[str, float] = field(default_factory=dict)
     morl: dict[str, str] = field(default_factory=dict)
+    stacked: dict[str, str] = field(default_factory=dict)
+    switch_steps: int = bounded(5, minimum=1)
     code_block: int = bounded(5, minimum=1)
     code_candidates: int = bounded(20, minimum=1)
     rgg_alpha: float = bounded(0.1, above=0)

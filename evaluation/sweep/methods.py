@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from . import runs
 from .config import SweepConfig
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class Asked:
         morl: preference -> the adapter trained for it.
         weights: the preference, float[m], sum 1.
         coefficients: c, float[m].
+        stacked: a group that was trained to be stacked, in the order of the weights; empty where the adapters are one.
     """
 
     config: SweepConfig
@@ -42,6 +44,7 @@ class Asked:
     morl: Mapping[Gates, AdapterFile]
     weights: Gates
     coefficients: Gates
+    stacked: Sequence[AdapterFile] = ()
 
     @property
     def etas(self) -> list[float]:
@@ -125,7 +128,7 @@ def _drawn(name: str) -> Callable[[Asked], Recipe | None]:
 
         single = single_model(asked)
         if single is None:
-            Stochastic(asked.coefficients, DRAWS[name])  # refuses what cannot be drawn
+            Stochastic(asked.coefficients, runs.DRAWS[name])  # refuses what cannot be drawn
         return single or {"sampler": name, "coefficients": list(asked.coefficients)}
 
     return recipe
@@ -150,6 +153,32 @@ def _morl_recipe(asked: Asked) -> Recipe | None:
     if asked.weights in asked.morl:
         return {"sampler": "morl", "file": asked.morl[asked.weights].digest}
     return single_model(asked)
+
+
+def _stacked_recipe(asked: Asked) -> Recipe | None:
+    from ...blending.groups import stacking_refusal
+
+    group = asked.stacked or asked.adapters
+    refusal = stacking_refusal([adapter.group for adapter in group], [adapter.name for adapter in group])
+    if refusal:
+        raise ValueError(f"stacked: {refusal}: give the files of one group as stacked, or leave the method out")
+    coefficients = list(asked.coefficients)
+    if not asked.stacked:
+        return single_model(asked) or {"sampler": "stacked", "coefficients": coefficients}
+    return {"sampler": "stacked", "coefficients": coefficients, "files": [adapter.digest for adapter in group]}
+
+
+def _composed(name: str) -> Callable[[Asked], Recipe | None]:
+    def recipe(asked: Asked) -> Recipe | None:
+        if all(abs(c) <= NEGLIGIBLE for c in asked.coefficients):
+            return {"sampler": "base"}
+        used = [float(abs(c) > NEGLIGIBLE) for c in asked.coefficients]
+        if sum(used) == 1:
+            return {"sampler": "adapter", "coefficients": used}
+        own = {"block": asked.config.switch_steps} if name == "switch" else {}
+        return {"sampler": name, "coefficients": used, **own}
+
+    return recipe
 
 
 def _code_recipe(asked: Asked) -> Recipe | None:
@@ -177,100 +206,34 @@ def _one(recipe: Mapping[str, Any]) -> float:
     return 1.0
 
 
+def _used(recipe: Mapping[str, Any]) -> float:
+    return sum(recipe["coefficients"])
+
+
 def _early_rows(recipe: Mapping[str, Any]) -> float:
     return 1 + 0.2 * _rows(recipe)
 
 
-# Pictures.
-
-
-def _run_base(runner: MethodRunner, recipe: Mapping[str, Any], chunk: Chunk, cost: Cost) -> Samples:
-    from ...blending.plans import Blend
-
-    return runner.planned([{}], Blend((0.0,)), chunk, cost)
-
-
-def _run_blend(runner: MethodRunner, recipe: Mapping[str, Any], chunk: Chunk, cost: Cost) -> Samples:
-    from ...blending.plans import Blend
-
-    return runner.planned(runner.updates, Blend(tuple(recipe["coefficients"])), chunk, cost)
-
-
-def _run_drawn(runner: MethodRunner, recipe: Mapping[str, Any], chunk: Chunk, cost: Cost) -> Samples:
-    from ...blending.plans import Stochastic
-
-    planner = Stochastic(tuple(recipe["coefficients"]), DRAWS[recipe["sampler"]])
-    return runner.planned(runner.updates, planner, chunk, cost)
-
-
-def _run_soup(runner: MethodRunner, recipe: Mapping[str, Any], chunk: Chunk, cost: Cost) -> Samples:
-    from ...blending.plans import Soup
-
-    return runner.planned(runner.updates, Soup(tuple(recipe["coefficients"])), chunk, cost)
-
-
-def _run_early(runner: MethodRunner, recipe: Mapping[str, Any], chunk: Chunk, cost: Cost) -> Samples:
-    from ...blending.plans import EarlyBlend
-    from .steps import PlannedWithResidual
-
-    stepper = PlannedWithResidual(EarlyBlend(tuple(recipe["coefficients"])), runner.steps)
-    return runner.denoise(runner.updates, stepper, chunk, cost)
-
-
-def _run_factor_soup(runner: MethodRunner, recipe: Mapping[str, Any], chunk: Chunk, cost: Cost) -> Samples:
-    from ...blending.plans import Soup
-    from .adapters import average_factors
-
-    total = math.fsum(recipe["coefficients"])
-    averaged = average_factors(runner.adapters, [c / total for c in recipe["coefficients"]])
-    return runner.planned([averaged], Soup((total,)), chunk, cost)
-
-
-def _run_msdda(runner: MethodRunner, recipe: Mapping[str, Any], chunk: Chunk, cost: Cost) -> Samples:
-    from .steps import MsddaStep
-
-    steps = {eta: runner.network.base.ddim_steps(runner.config.steps, eta) for eta in recipe["etas"]}
-    stepper = MsddaStep(tuple(recipe["coefficients"]), recipe["etas"], steps)
-    return runner.denoise(runner.updates, stepper, chunk, cost)
-
-
-def _run_morl(runner: MethodRunner, recipe: Mapping[str, Any], chunk: Chunk, cost: Cost) -> Samples:
-    from ...blending.plans import Blend
-
-    return runner.planned([runner.mixture_adapters[recipe["file"]].update], Blend((1.0,)), chunk, cost)
-
-
-def _run_code(runner: MethodRunner, recipe: Mapping[str, Any], chunk: Chunk, cost: Cost) -> Samples:
-    return runner.blockwise_best_of_n(recipe, chunk, cost)
-
-
-def _run_rgg(runner: MethodRunner, recipe: Mapping[str, Any], chunk: Chunk, cost: Cost) -> Samples:
-    return runner.denoise([{}], runner.reward_gradient_guidance(recipe, chunk), chunk, cost, with_gradient=True)
-
-
-DRAWS = {"stochastic": "stratified", "stochastic-independent": "independent"}
-"""The method's name -> how the adapter of a step is drawn."""
-
 METHODS: dict[str, Method] = {
-    "base": Method(_run_base, lambda asked: {"sampler": "base"}, _one, is_scaled=False),
-    "blend": Method(_run_blend, _coefficients("blend"), _rows),
-    "stochastic": Method(_run_drawn, _drawn("stochastic"), _one),
+    "base": Method(runs.base, lambda asked: {"sampler": "base"}, _one, is_scaled=False),
+    "blend": Method(runs.blend, _coefficients("blend"), _rows),
+    "stochastic": Method(runs.drawn, _drawn("stochastic"), _one),
     "stochastic-independent": Method(
-        _run_drawn, _drawn("stochastic-independent"), _one, "stochastic, independent draws"
+        runs.drawn, _drawn("stochastic-independent"), _one, "stochastic, independent draws"
     ),
-    "soup": Method(_run_soup, _coefficients("soup"), _one),
-    "early": Method(_run_early, _coefficients("early"), _early_rows, "early blend, then soup"),
-    "factor-soup": Method(_run_factor_soup, _factor_soup_recipe, _one, "soup of factors (as in the paper's code)"),
+    "soup": Method(runs.soup, _coefficients("soup"), _one),
+    "early": Method(runs.early, _coefficients("early"), _early_rows, "early blend, then soup"),
+    "factor-soup": Method(runs.factor_soup, _factor_soup_recipe, _one, "soup of factors (as in the paper's code)"),
     "msdda": Method(
-        _run_msdda,
+        runs.msdda,
         _msdda_recipe,
         _rows,
         "MSDDA",
         settings=lambda asked: "etas " + "/".join(f"{eta:g}" for eta in asked.etas),
     ),
-    "morl": Method(_run_morl, _morl_recipe, _one, "MORL (trained for w)", is_scaled=False),
+    "morl": Method(runs.morl, _morl_recipe, _one, "MORL (trained for w)", is_scaled=False),
     "code": Method(
-        _run_code,
+        runs.code,
         _code_recipe,
         lambda recipe: recipe["candidates"],
         "CoDe",
@@ -279,7 +242,7 @@ METHODS: dict[str, Method] = {
         settings=lambda asked: f"{asked.config.code_candidates} candidates, block {asked.config.code_block}",
     ),
     "rgg": Method(
-        _run_rgg,
+        runs.rgg,
         _rgg_recipe,
         lambda recipe: 3.0,
         "RGG",
@@ -287,6 +250,16 @@ METHODS: dict[str, Method] = {
         follows_rewards=True,
         needs_gradient=True,
         settings=lambda asked: f"alpha {asked.config.rgg_alpha:g}",
+    ),
+    "stacked": Method(runs.stacked, _stacked_recipe, _one, "stacked (trained for it)"),
+    "composite": Method(runs.composite, _composed("composite"), _used, "LoRA Composite", is_scaled=False),
+    "switch": Method(
+        runs.switch,
+        _composed("switch"),
+        _one,
+        "LoRA Switch",
+        is_scaled=False,
+        settings=lambda asked: f"every {asked.config.switch_steps} steps",
     ),
 }
 """Method's name -> method, in the order of the tables."""

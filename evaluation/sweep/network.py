@@ -13,7 +13,7 @@ from ...blending.plans import Gates
 from ...blending.side_path import SidePath
 from ...pipelines.adapter_files import Updates
 from ...training.models.diffusers_model import Base
-from ...training.models.protocol import Conditioning
+from ...training.models.protocol import Conditioning, join
 from ...training.policy import guide
 
 
@@ -50,18 +50,19 @@ class Network:
     def inputs(self, conditioning: Conditioning) -> dict[str, Tensor]:
         """The keyword tensors of both guidance branches, empty prompts first, on the device, made once a chunk."""
         prompt, empty = conditioning.prompt, conditioning.empty
-        both = {
-            name: rows if self.guidance_scale == 1 else torch.cat([empty[name], rows]) for name, rows in prompt.items()
+        both = {name: rows if self.guidance_scale == 1 else join([empty[name], rows]) for name, rows in prompt.items()}
+        dtype = self._unet.dtype  # masks of texts stay integers
+        return {
+            name: rows.to(self.device, dtype if rows.is_floating_point() else rows.dtype) for name, rows in both.items()
         }
-        return {name: rows.to(self.device, self._unet.dtype) for name, rows in both.items()}
 
-    def output(self, row: tuple[Gates, ...], latents: Tensor, timestep: int, inputs: dict[str, Tensor]) -> Tensor:
+    def output(self, row: tuple[Gates, ...], latents: Tensor, timestep: float, inputs: dict[str, Tensor]) -> Tensor:
         """Guided network output.
 
         Args:
             row: one image's gates for the whole batch, or the gates of every image.
             latents: noisy latents, float32[B, C, H, W].
-            timestep: training timestep of all of them.
+            timestep: of all of them: an integer of a noise schedule, or 1000 times the time of a flow.
             inputs: see `inputs`, for these B images.
 
         Returns:
@@ -70,15 +71,10 @@ class Network:
         guided = self.guidance_scale != 1
         rows = torch.cat([latents, latents]) if guided else latents
         gates = row * 2 if guided and len(row) > 1 else row  # both branches of an image share its gates
-        extra = {name: tensor for name, tensor in inputs.items() if name != "encoder_hidden_states"}
         assert self._path is not None
         with self._path.gated(gates):
-            output = self._unet(
-                rows.to(self._unet.dtype),
-                torch.full((len(rows),), timestep, device=rows.device),
-                encoder_hidden_states=inputs["encoder_hidden_states"],
-                added_cond_kwargs=extra or None,
-            ).sample.float()
+            times = torch.full((len(rows),), timestep, device=rows.device)
+            output = self.base.call(self._unet, rows.to(self._unet.dtype), times, inputs).float()
         if not guided:
             return output
         unconditional, conditional = output.chunk(2)

@@ -82,13 +82,19 @@ def preferences(config: SweepConfig, method: str = "") -> list[Gates]:
     return list(dict.fromkeys(Preference(tuple(weights)).normalised(names) for weights in given))
 
 
-def make_points(config: SweepConfig, adapters: Sequence[AdapterFile], morl: Mapping[Gates, AdapterFile]) -> list[Point]:
+def make_points(
+    config: SweepConfig,
+    adapters: Sequence[AdapterFile],
+    morl: Mapping[Gates, AdapterFile],
+    stacked: Sequence[AdapterFile] = (),
+) -> list[Point]:
     """Every point that a sweep's settings ask for, in order: methods, then KL scales, then preferences.
 
     Args:
         config: the settings.
         adapters: in order.
         morl: preference -> the adapter trained for it.
+        stacked: a group that was trained to be stacked; empty where the adapters are one.
 
     Raises:
         ValueError: a method that cannot have these weights, KL scales or files.
@@ -99,13 +105,13 @@ def make_points(config: SweepConfig, adapters: Sequence[AdapterFile], morl: Mapp
     points: list[Point] = []
     for method in dict.fromkeys(config.methods):
         if method == "base":
-            points += points_of([("base", (), 0.0)], config, adapters, morl)
+            points += points_of([("base", (), 0.0)], config, adapters, morl, stacked)
             continue
         chosen, refusals = preferences(config, method), list[ValueError]()
         scales = list(dict.fromkeys(config.kl_scales if METHODS[method].is_scaled else [1.0]))
         for scale in scales:
             try:
-                points += points_of([(method, weights, scale) for weights in chosen], config, adapters, morl)
+                points += points_of([(method, weights, scale) for weights in chosen], config, adapters, morl, stacked)
             except ValueError as error:
                 refusals.append(error)
                 logger.info("%s is left out at KL scale %g: %s", method, scale, error)
@@ -119,12 +125,13 @@ def points_of(
     config: SweepConfig,
     adapters: Sequence[AdapterFile],
     morl: Mapping[Gates, AdapterFile],
+    stacked: Sequence[AdapterFile] = (),
 ) -> list[Point]:
     """The points of methods, preferences and KL scales, without those that a method does not have."""
     points: list[Point] = []
     for method, weights, kl_scale in asked:
         coefficients = coefficients_of(config, adapters, weights, kl_scale) if weights else ()
-        request = Asked(config, adapters, morl, weights, coefficients)
+        request = Asked(config, adapters, morl, weights, coefficients, stacked)
         recipe = METHODS[method].recipe(request)
         if recipe is not None:
             settings = METHODS[method].settings(request)

@@ -41,6 +41,8 @@ EXTENDABLE = (
     "images_per_prompt",
     "etas",
     "morl",
+    "stacked",
+    "switch_steps",
     "code_block",
     "code_candidates",
     "rgg_alpha",
@@ -66,6 +68,7 @@ class Plan:
         prompts: to draw.
         adapters: in the order of the weights.
         morl: preference -> the adapter trained for it.
+        stacked: the group that was trained to be stacked, in the order of the weights; empty where there is none.
         points: those asked for.
         scales: the number by which each adapter's reward is divided before it is weighed, float[m].
         records: the folder.
@@ -76,6 +79,7 @@ class Plan:
     prompts: Sequence[str]
     adapters: Sequence[AdapterFile]
     morl: Mapping[Gates, AdapterFile]
+    stacked: Sequence[AdapterFile]
     points: Sequence[Point]
     scales: Sequence[float]
     records: Records
@@ -104,12 +108,13 @@ def plan(config: SweepConfig) -> Plan:
     keys = morl_weights(config)
     adapters = [open_adapter(name, file) for name, file in config.adapters.items()]
     morl = {weights: open_adapter(f"morl {key}", config.morl[key]) for weights, key in keys.items()}
+    stacked = [open_adapter(name, config.stacked[name]) for name in config.adapters] if config.stacked else []
     records, fingerprint = Records(Path(config.output)), _fingerprint(config, adapters, prompts)
     records.compare(fingerprint)
     for file in config.external_scores:
         read_scores(Path(file))
-    points, scales = make_points(config, adapters, morl), reward_scales(config, adapters)
-    return Plan(config, prompts, adapters, morl, points, scales, records, fingerprint)
+    points, scales = make_points(config, adapters, morl, stacked), reward_scales(config, adapters)
+    return Plan(config, prompts, adapters, morl, stacked, points, scales, records, fingerprint)
 
 
 def prepare(config: SweepConfig, worker: Worker, base: Base | None = None) -> Sweep:
@@ -130,12 +135,13 @@ def prepare(config: SweepConfig, worker: Worker, base: Base | None = None) -> Sw
     base = base or load_base(config.base, worker.device, allow_download=config.allow_download)
     network = Network(base, config.guidance_scale)
     adapters = [fit_adapter(file, base.unet) for file in planned.adapters]
-    mixtures = {file.digest: fit_adapter(file, base.unet) for file in planned.morl.values()}
+    files = [*planned.morl.values(), *planned.stacked]
+    mixtures = {file.digest: fit_adapter(file, base.unet) for file in files}
     for method in config.methods:
         if METHODS[method].needs_gradient:
             followed = {name: rewards[name] for name in config.adapters}
             check_differentiable(method, followed, base.resolution, planned.prompts[0])
-    steps = base.ddim_steps(config.steps, config.eta)
+    steps = base.policy_steps(config.steps, config.eta)
     runner = MethodRunner(config, network, steps, adapters, mixtures, rewards)
     table = PromptTable(_Encoder(base), planned.prompts)
     join(planned)
@@ -152,7 +158,7 @@ def join(planned: Plan) -> None:
     earlier = records.earlier_points(list(config.adapters))
     records.open(planned.fingerprint)
     for key, count in earlier.items():
-        known = points_of([key], config, planned.adapters, planned.morl) if key[0] in METHODS else []
+        known = points_of([key], config, planned.adapters, planned.morl, planned.stacked) if key[0] in METHODS else []
         records.add_points([replace(p, images=count) for p in known if (records.folder / "units" / p.folder).exists()])
     records.add_points(planned.points)
     keep_scores(config.external_scores, records.folder / "external", list(records.rewards()))

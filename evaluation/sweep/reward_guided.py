@@ -12,6 +12,7 @@ from torch import Tensor
 from ...rewards.protocol import Reward
 from ...training.ddim import DdimSteps, ddim_steps
 from ...training.models.diffusers_model import Base
+from ...training.policy import PolicySteps
 from ...training.randomness import keyed_generator
 from .network import Network
 from .steps import Chunk, Cost, Gaussian, Row, Samples, StepState
@@ -33,8 +34,10 @@ class Estimates:
         return float(self.state[index]) * latents + float(self.output[index]) * output
 
 
-def clean_estimates(base: Base, steps: DdimSteps) -> Estimates:
-    """Estimates for a base's schedule: each is the mean of a DDIM step straight to abar = 1."""
+def clean_estimates(base: Base, steps: PolicySteps) -> Estimates:
+    """Estimates for a base's schedule: each is the mean of a DDIM step straight to abar = 1, or ``x - t v`` of a flow."""
+    if not isinstance(steps, DdimSteps):
+        return Estimates(torch.ones_like(steps.x0_output), steps.x0_output)
     scheduler = DDIMScheduler.from_config(dict(base.scheduler))
     assert isinstance(scheduler, DDIMScheduler)
     kind = scheduler.config["prediction_type"]
@@ -63,7 +66,7 @@ class BlockwiseBestOfN:
     candidates: int
     seed: int
 
-    def run(self, network: Network, steps: DdimSteps, chunk: Chunk, cost: Cost) -> Samples:
+    def run(self, network: Network, steps: PolicySteps, chunk: Chunk, cost: Cost) -> Samples:
         """Denoise a chunk; the KL to the base has no closed form.
 
         A choice's network output at the chosen latent is also the next block's first output: it is not computed again.
@@ -89,7 +92,7 @@ class BlockwiseBestOfN:
     def _block(
         self,
         network: Network,
-        steps: DdimSteps,
+        steps: PolicySteps,
         block: range,
         latents: Tensor,
         output: Tensor,
@@ -106,10 +109,10 @@ class BlockwiseBestOfN:
         return latents
 
     def _ask(
-        self, network: Network, steps: DdimSteps, index: int, latents: Tensor, inputs: dict[str, Tensor], cost: Cost
+        self, network: Network, steps: PolicySteps, index: int, latents: Tensor, inputs: dict[str, Tensor], cost: Cost
     ) -> Tensor:
         cost.calls += 1
-        return network.output(BASE, latents, int(steps.timesteps[index]), inputs)
+        return network.output(BASE, latents, steps.timesteps[index].item(), inputs)
 
     def _noise(self, chunk: Chunk, candidate: int, index: int) -> Tensor:
         if candidate == 0:

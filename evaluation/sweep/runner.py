@@ -12,7 +12,7 @@ from torch import Tensor
 from ...blending.plans import Planner
 from ...pipelines.adapter_files import Adapter, Updates
 from ...rewards.protocol import Reward, score, weighted_sum
-from ...training.ddim import DdimSteps
+from ...training.policy import PolicySteps
 from .config import SweepConfig
 from .methods import sampler
 from .network import Network
@@ -30,13 +30,13 @@ class MethodRunner:
         network: the base.
         steps: the sampler.
         adapters: in the order of the weights.
-        mixture_adapters: adapters of morl by their file's digest.
+        mixture_adapters: adapters of morl, and of a stacked group, by their file's digest.
         rewards: by the user's names.
     """
 
     config: SweepConfig
     network: Network
-    steps: DdimSteps
+    steps: PolicySteps
     adapters: Sequence[Adapter]
     mixture_adapters: Mapping[str, Adapter]
     rewards: Mapping[str, Reward]

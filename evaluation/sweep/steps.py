@@ -15,11 +15,14 @@ from ...blending.msdda import fuse_gaussians, step_factors
 from ...blending.plans import Gates, Planner
 from ...blending.residual_cache import ResidualCache
 from ...blending.step_info import StepInfo
-from ...training.ddim import DdimSteps
 from ...training.models.protocol import Conditioning
+from ...training.policy import PolicySteps
 from .network import Network
 
 Row = tuple[Gates, ...]
+
+_LEAST_SIGNAL = 1e-3
+"""A flow begins without any signal, where the noise level would be infinite."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ class StepState:
     """
 
     network: Network
-    steps: DdimSteps
+    steps: PolicySteps
     index: int
     seed: int
     images: Sequence[int]
@@ -87,9 +90,9 @@ class StepState:
         return StepInfo(self.index, len(self.steps), self.seed, self.images, pixels=None)
 
     @property
-    def timestep(self) -> int:
-        """The network's timestep."""
-        return int(self.steps.timesteps[self.index])
+    def timestep(self) -> float:
+        """The time that the network gets; whole numbers for the noise schedules of UNets."""
+        return self.steps.timesteps[self.index].item()
 
     def predict(self, row: Row) -> Tensor:
         """Guided network output through a row of gates, float32[B, C, H, W]."""
@@ -103,12 +106,12 @@ class StepState:
         self._known[row] = output
         self.cost.calls += 1
 
-    def mean(self, output: Tensor, steps: DdimSteps | None = None) -> Tensor:
+    def mean(self, output: Tensor, steps: PolicySteps | None = None) -> Tensor:
         """The sampler's mean for a network output, ``state * x + output * out``."""
         steps = steps or self.steps
         return float(steps.state[self.index]) * self.latents + float(steps.output[self.index]) * output
 
-    def std(self, steps: DdimSteps | None = None) -> float:
+    def std(self, steps: PolicySteps | None = None) -> float:
         """The sampler's standard deviation at this step."""
         return float((steps or self.steps).std[self.index])
 
@@ -141,15 +144,15 @@ class PlannedWithResidual:
     """
 
     planner: Planner
-    steps: DdimSteps
+    steps: PolicySteps
     residuals: ResidualCache = field(default_factory=ResidualCache)
 
     def __call__(self, state: StepState) -> Gaussian:
         plan = self.planner(state.info)
         outputs = [state.predict(row) for row in plan.gates]
         output = combine(outputs, plan.mix)
-        alpha_bar = self.steps.alpha_bar[state.index]
-        sigma = ((1 - alpha_bar) / alpha_bar).sqrt().repeat(len(output))
+        noise, signal = self.steps.noise[state.index], self.steps.signal[state.index]
+        sigma = (noise / signal.clamp(min=_LEAST_SIGNAL)).repeat(len(output))
         to_x0 = float(self.steps.x0_output[state.index])
         if plan.residual_mix is not None:
             self.residuals.store([None], to_x0 * combine(outputs, plan.residual_mix), sigma, state.index)
@@ -170,7 +173,7 @@ class MsddaStep:
 
     coefficients: Gates
     etas: Sequence[float]
-    steps: Mapping[float, DdimSteps]
+    steps: Mapping[float, PolicySteps]
 
     def __call__(self, state: StepState) -> Gaussian:
         factors = step_factors(self.coefficients, self.etas)
@@ -211,7 +214,7 @@ class Samples:
 def run_steps(
     stepper: Stepper,
     network: Network,
-    steps: DdimSteps,
+    steps: PolicySteps,
     chunk: Chunk,
     seed: int,
     cost: Cost,

@@ -13,7 +13,13 @@ from ...blending.plans import Planner
 from ..adapters.files import RewardLoRAs
 from ..adapters.fitting import bank_patcher
 from ..host import Executor, Patcher
-from .refusals import check_multiplied, multiplied_weights, refuse_weights
+from .refusals import (
+    check_multiplied,
+    check_one_model,
+    multiplied_weights,
+    refuse_runs_without_blend,
+    refuse_weights,
+)
 from .rows import Verdicts
 from .run import KEY, BlendRun
 
@@ -22,7 +28,7 @@ EVALUATIONS = ("auto", "batched", "sequential")
 
 @dataclass(frozen=True, eq=False)
 class AttachedBlend:
-    """Immutable OUTER_SAMPLE wrapper on a MODEL. The state of a run lives in `BlendRun`.
+    """OUTER_SAMPLE wrapper on a MODEL. The state of a run lives in `BlendRun`.
 
     Args:
         bank: the adapters' factors.
@@ -31,6 +37,7 @@ class AttachedBlend:
         images: image indices of the latent batch, or None for 0, 1, 2, ...
         verdicts: of the runs with these adapters, on calls with several rows of gates.
         multiplied: the number of patches that multiplied a weight before the blend was put on.
+        running: the guiders of the runs that go on now.
     """
 
     bank: AdapterBank = field(repr=False)
@@ -39,11 +46,17 @@ class AttachedBlend:
     images: tuple[int, ...] | None
     verdicts: Verdicts = field(repr=False)
     multiplied: int = 0
+    running: list[Any] = field(default_factory=list, repr=False)
 
     def __call__(self, executor: Executor, *args: Any, **kwargs: Any) -> Any:
         check_multiplied(executor.class_obj.model_patcher, self.multiplied)
-        with BlendRun(self.bank, self.planner, self.evaluation, self.images, self.verdicts) as run:
-            return run.sample(executor, *args, **kwargs)
+        check_one_model(executor.class_obj, KEY)
+        self.running.append(executor.class_obj)
+        try:
+            with BlendRun(self.bank, self.planner, self.evaluation, self.images, self.verdicts) as run:
+                return run.sample(executor, *args, **kwargs)
+        finally:
+            self.running.pop()
 
 
 def attach(
@@ -83,4 +96,5 @@ def attach(
     wrapper = AttachedBlend(bank.model, planner, evaluation, indices, verdicts, multiplied_weights(model))
     blended.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, wrapper)
     refuse_weights(blended)
+    refuse_runs_without_blend(blended, wrapper.running)
     return blended

@@ -15,13 +15,17 @@ from ...blending.exchange import RowsDoNotFit
 from ...blending.plans import Gates
 from ..host import Executor
 from .images import frames_of
-from .texts import RunTexts, chosen, joined
+from .randomness import CallRandomness
+from .texts import CallTexts, chosen, joined
 
 WITHOUT_CACHES = {"qwen_image21_cache": {"device": "off"}}
 """Options of the host that switch off caches of keys and values, which are right for constant weights only."""
 
 NO_TEXT = ("c_concat", "control", "transformer_options")
 """Inputs of a call that do not depend on the text."""
+
+Inputs = tuple[tuple[Any, ...], dict[str, Any]]
+"""The arguments of a call, by position and by name."""
 
 _NAMES = ("c_concat", "c_crossattn", "control", "transformer_options")
 
@@ -35,7 +39,7 @@ class ModelCall:
         t: noise levels, float[N].
         args: c_concat, c_crossattn, control, transformer_options, as the host passes them.
         kwargs: further conditioning inputs.
-        texts: the run's conditionings by adapter, or None where all rows have the same.
+        texts: the run's conditionings by row of gates, or None where all rows have the same.
     """
 
     def __init__(
@@ -45,27 +49,23 @@ class ModelCall:
         t: Tensor,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        texts: RunTexts | None = None,
+        texts: CallTexts | None = None,
     ) -> None:
         self.executor, self.x, self.t, self.texts = executor, x, t, texts
         self.named: dict[str, Any] = dict.fromkeys(_NAMES) | dict(zip(_NAMES, args, strict=False)) | kwargs
         self.transformer_options: dict[str, Any] = self.named["transformer_options"] or {}
         self.chunks = len(self.transformer_options.get("cond_or_uncond", (0,)))
         self.images = x.shape[0] // self.chunks
+        self._randomness = CallRandomness(x.device)
 
-    def __call__(self, rows: list[tuple[Gates, ...]]) -> Tensor:
-        """Predict for each row of gates. The gates themselves are set in the side path.
-
-        The network gets copies of everything that it may consume or mark.
+    def inputs(self, rows: list[tuple[Gates, ...]]) -> Inputs:
+        """Make the network's inputs for rows of gates: copies of everything that it may consume or mark.
 
         Args:
             rows: K rows of gates.
-
-        Returns:
-            Row-major predictions, float[K * N, ...].
         """
         count = len(rows)
-        inputs = {
+        named = {
             name: self._repeat(value, count)
             for name, value in self.named.items()
             if name not in ("control", "transformer_options")
@@ -74,9 +74,26 @@ class ModelCall:
         if control is not None:  # the network empties these lists
             control = {name: [self._repeat(part, count) for part in parts] for name, parts in control.items()}
         if self.texts is not None:
-            inputs |= self._texts(rows, self.texts)
-            control = inputs.pop("control", control)
-        options = self.transformer_options.copy()
+            named |= self._texts(rows, self.texts)
+            control = named.pop("control", control)
+        first = (named.pop("c_concat"), named.pop("c_crossattn"), control, self._options(rows))
+        return (self._repeat(self.x, count), self._repeat(self.t, count), *first), named
+
+    def __call__(self, inputs: Inputs) -> Tensor:
+        """Predict with the gates that are set in the side path, and the same random numbers at every call.
+
+        Args:
+            inputs: of K rows of gates.
+
+        Returns:
+            Row-major predictions, float[K * N, ...].
+        """
+        self._randomness.begin()
+        positional, named = inputs
+        return self.executor(*positional, **named)
+
+    def _options(self, rows: list[tuple[Gates, ...]]) -> dict[str, Any]:
+        count, options = len(rows), self.transformer_options.copy()
         for name in ("cond_or_uncond", "uuids"):
             if name in options:
                 options[name] = list(options[name]) * count
@@ -86,11 +103,9 @@ class ModelCall:
             options["uuids"] = [
                 uuid.uuid5(original, repr(rows[number // each])) for number, original in enumerate(options["uuids"])
             ]
-        options.update(WITHOUT_CACHES)
-        first = (inputs.pop("c_concat"), inputs.pop("c_crossattn"), control, options)
-        return self.executor(self._repeat(self.x, count), self._repeat(self.t, count), *first, **inputs)
+        return options | WITHOUT_CACHES
 
-    def _texts(self, rows: list[tuple[Gates, ...]], texts: RunTexts) -> dict[str, Any]:
+    def _texts(self, rows: list[tuple[Gates, ...]], texts: CallTexts) -> dict[str, Any]:
         """The inputs that depend on the text, for all rows of gates."""
         found: list[dict[str, Any]] = []
         for row in rows:
@@ -106,7 +121,7 @@ class ModelCall:
         except RuntimeError as error:
             raise RowsDoNotFit(f"The adapters' text encodings are of different lengths ({error}).") from error
 
-    def _texts_of(self, gates: Gates, texts: RunTexts) -> dict[str, Any]:
+    def _texts_of(self, gates: Gates, texts: CallTexts) -> dict[str, Any]:
         """The inputs that depend on the text, with the output of a ControlNet, which reads the text, too."""
         names = [name for name, value in self.named.items() if name not in NO_TEXT and value is not None]
         ids = self.transformer_options["uuids"]

@@ -7,16 +7,17 @@ found by comparing its attributes before and after. It is stored for the call's 
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections import Counter, OrderedDict
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from types import FunctionType
 from typing import Any
 
 from torch import Tensor, nn
+
+from .module_tree import clearing_methods
 
 MOST_ROWS = 16
 """Rows whose state is held. A preference that moves over the run has other rows at every step."""
@@ -34,7 +35,6 @@ _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 # The host's loader marks modules whose weights it has moved or patched, also in the middle of a run.
 _OF_THE_LOADER = re.compile(r".*comfy|_v(_|$)|_pin|seed_key$")
 _DATA = (Tensor, list, dict, tuple, str, int, float, type(None))
-_CLEARS = re.compile(r"(clear|reset)_\w*cache")
 
 Frozen = tuple[Any, Any]
 """A value, and the frozen parts of a list or dict (None for other values)."""
@@ -46,24 +46,17 @@ Attributes = dict[str, Any]
 class NetworkMemory:
     """The state of one network's modules, for one run.
 
-    A walk over all modules takes milliseconds. So it is made at the first calls only, and later calls look at the modules whose
+    A look at all modules takes a millisecond. So it is made at the first calls only, and later calls look at the modules whose
     attributes changed in one of them. The end of the run looks at all modules again.
 
     Args:
-        network: the host's BaseModel. Its own attributes belong to the host, and those of its layers to the host's loader.
+        modules: the modules that may hold state.
     """
 
-    def __init__(self, network: nn.Module) -> None:
-        modules = [
-            module
-            for module in network.modules()
-            if module is not network and not type(module).__module__.startswith("torch.")  # which hold no state
-        ]
-        self._modules = [vars(module) for module in modules if not hasattr(module, "comfy_cast_weights")]
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        self._modules = [vars(module) for module in modules]
         self._start = [_frozen(holder) for holder in self._modules]
-        names = {kind: [name for name in dir(kind) if _CLEARS.fullmatch(name)] for kind in set(map(type, modules))}
-        methods = [getattr(module, name) for module in modules for name in names[type(module)]]
-        self._clears = [method for method in methods if callable(method) and not inspect.signature(method).parameters]
+        self._clears = [method for module in modules for method in clearing_methods(module)]
         self._changing: dict[int, Attributes] = {}  # by the id of the attributes
         self._calls: Counter[Hashable] = Counter()
         self._states: OrderedDict[Hashable, list[tuple[Attributes, dict[str, Frozen]]]] = OrderedDict()
@@ -130,12 +123,13 @@ def _holders_among(patches: Iterable[Any]) -> list[Attributes]:
 
 
 def _names(holder: Attributes) -> list[str]:
-    return [name for name, value in holder.items() if _may_change(name) and isinstance(value, _DATA)]
+    own = holder.keys() - _OF_EVERY_MODULE
+    return [name for name in own if isinstance(holder[name], _DATA) and _may_change(name)]
 
 
 @lru_cache(maxsize=4096)
 def _may_change(name: str) -> bool:
-    return name not in _OF_EVERY_MODULE and not _OF_THE_LOADER.match(name)
+    return not _OF_THE_LOADER.match(name)
 
 
 def _holds_tensors(value: Any) -> bool:

@@ -30,7 +30,15 @@ RECORDED = (io.Hidden.extra_pnginfo,)
 
 # Ids of the nodes that record.
 RECORDING = frozenset(
-    {"BlendModel", "BlendedKSampler", "KLScaleSampler", "StochasticAdapterSampler", "MSDDASampler", "BlendProbe"}
+    {
+        "BlendModel",
+        "BlendedKSampler",
+        "KLScaleSampler",
+        "StochasticAdapterSampler",
+        "MSDDASampler",
+        "CorrectedBlendSampler",
+        "BlendProbe",
+    }
 )
 
 # Far more than the number of cached results of a session.

@@ -10,17 +10,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import comfy.model_sampling
 import comfy.samplers
 from torch import Tensor
 
-from ...blending.plans import Blend, Plan, Soup
+from ...blending.path_weights import effective_share, log_weight_change
+from ...blending.plans import Blend, Gates, Plan, Soup
 from ...blending.schedules import Coefficients, CoefficientSchedule, coefficients_at, is_uniform
 from ...blending.step_info import StepInfo
 from ..adapters.files import RewardLoRAs
 from ..host import Denoiser, Patcher
 from ..schema import SamplingOfWholeRuns
 from .attach import attach
+from .corrected import models_of
 from .custom_sampling import sample_with
+from .msdda import Transition, ancestral_transition, flow_transition
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -44,6 +48,8 @@ class Probe:
         effects: the distance of the blend from the base at each, a norm in latent units.
         seconds: the time of each method at each, guidance included.
         calls: the largest number of model calls of a blended step.
+        weighed: whether the path weights of the blend's images are measured.
+        log_weights: their logarithms, float64[B]; None where they are not measured. See `blending.path_weights`.
     """
 
     coefficients: Coefficients | CoefficientSchedule
@@ -54,9 +60,14 @@ class Probe:
     effects: list[float] = field(default_factory=list)
     seconds: dict[str, list[float]] = field(default_factory=lambda: {method: [] for method in METHODS})
     calls: int = 0
+    weighed: bool = False
+    log_weights: Tensor | None = None
     _now: Coefficients = ()
+    _row: tuple[Gates, ...] = ()
 
     def __call__(self, step: StepInfo) -> Plan:
+        if self.method == "row":
+            return Plan((self._row,), (1.0,))
         if self.method == "base":
             return Blend((0.0,) * self.adapters)(step)
         if self.method != "blend":
@@ -72,7 +83,7 @@ class Probe:
     @property
     def repeats_evaluation(self) -> bool:
         """Whether the prediction that is being made repeats the sampler's evaluation with another method."""
-        return self.method in METHODS[1:]
+        return self.method in (*METHODS[1:], "row")
 
     @property
     def mean_gap(self) -> float:
@@ -83,13 +94,26 @@ class Probe:
         """The median over the steps. The first step is left out, because it also loads and prepares."""
         return statistics.median(self.seconds[method][1:] or self.seconds[method])
 
-    def measure(self, step: int, predict: Callable[[], Tensor]) -> Tensor:
+    @property
+    def share(self) -> float | None:
+        """The effective share of the blend's images by their path weights, None where it is not measured."""
+        return None if self.log_weights is None else float(effective_share(self.log_weights))
+
+    def measure(self, step: int, predict: Callable[[], Tensor], transition: Transition | None = None) -> Tensor:
         """Run the three methods on the same input, record gap and seconds, and return the blend's prediction.
 
         The blend comes last, because some samplers read the branches that guidance saw last.
+
+        Args:
+            step: its index.
+            predict: evaluates the denoiser by the present method.
+            transition: the sampler's step, where its path weights are measured and it adds noise.
         """
         denoised: dict[str, Tensor] = {}
         for self.method in METHODS:
+            if self.method == "blend" and self.weighed and transition is not None:
+                self._weigh(predict, transition)
+                self.method = "blend"
             start = time.perf_counter()
             denoised[self.method] = predict()
             float(denoised[self.method].flatten()[0])  # waits for the device
@@ -100,6 +124,17 @@ class Probe:
         self.gaps.append(gap)
         self.effects.append(effect)
         return denoised["blend"]
+
+    def _weigh(self, predict: Callable[[], Tensor], transition: Transition) -> None:
+        """Add this step to the path weights: a further evaluation of each model."""
+        self.method = "row"
+        predictions: list[Tensor] = []
+        models = models_of([float(c) for c in self._now])
+        for gates, _ in models:
+            self._row = (gates,)
+            predictions.append(predict() * transition.b)  # the part of the mean that differs between the models
+        change = log_weight_change(predictions, [c for _, c in models], transition.s).cpu()
+        self.log_weights = change if self.log_weights is None else self.log_weights + change
 
 
 def linearity_gap(blend: Tensor, soup: Tensor, base: Tensor) -> tuple[float, float]:
@@ -142,8 +177,14 @@ class ProbedModel:
         for step in range(self._next, len(self._levels) - 1):
             if abs(level - self._levels[step]) <= TOLERANCE * self._levels[step]:
                 self._next = step + 1
-                return self._probe.measure(step, lambda: self._model(x, sigma, *args, **kwargs))
+                return self._probe.measure(step, lambda: self._model(x, sigma, *args, **kwargs), self._transition(step))
         return self._model(x, sigma, *args, **kwargs)
+
+    def _transition(self, step: int) -> Transition | None:
+        if not self._probe.weighed or self._levels[step + 1] == 0:
+            return None
+        flow = isinstance(self._model.inner_model.inner_model.model_sampling, comfy.model_sampling.CONST)
+        return (flow_transition if flow else ancestral_transition)(self._levels[step], self._levels[step + 1], 1.0)
 
 
 def probe_run(
@@ -170,6 +211,8 @@ def probe_run(
     blended = attach(model, loras, probe, images=sampling["latent_image"].get("batch_index"))
     options: dict[str, Any] = dict(sampling)
     name = options.pop("sampler_name")
+    # Only this sampler's step is known here, and a share of one image says nothing.
+    probe.weighed = name == "euler_ancestral" and sampling["latent_image"]["samples"].shape[0] > 1
     sampler: Any = comfy.samplers.sampler_object(name)
     inner = sampler.sampler_function
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
-from comfy.patcher_extension import CallbacksMP
+from comfy.patcher_extension import CallbacksMP, WrappersMP
 
 KEY = "diffusion_blend"
 
@@ -13,6 +14,46 @@ WEIGHTS_ONLY = (
     "This MODEL carries a blend, which is no change of its weights: {} would ignore it. Use the MODEL from before Blend Model, "
     "and put Blend Model last. For adapters that shall be part of the weights, use ComfyUI's Load LoRA."
 )
+
+
+TWO_MODELS = (
+    "This guider evaluates the negative with another MODEL than the positive, and a blend takes part in both or in none. Connect "
+    "the same blended MODEL to both inputs, or use CFG Guider."
+)
+
+
+def refuse_runs_without_blend(patcher: Any, running: Sequence[Any]) -> None:
+    """Let a blended MODEL refuse a run that the host does not start as a blend: as a guider's second MODEL, or in training.
+
+    Args:
+        patcher: the host's ModelPatcher.
+        running: the guiders of the blended runs that go on now.
+    """
+
+    def check(_: Any) -> None:
+        if not running:
+            raise ValueError(TWO_MODELS)
+
+    patcher.add_callback_with_key(CallbacksMP.ON_PRE_RUN, KEY, check)
+
+
+def check_one_model(guider: Any, key: str) -> None:
+    """Refuse a guider whose negative has a MODEL without this blend.
+
+    Args:
+        guider: the host's guider.
+        key: the name of the blend's wrapper.
+
+    Raises:
+        ValueError: it has.
+    """
+    other = getattr(guider, "uncond_model_patcher", None)
+    if other is not None and _blends(other, key) != _blends(guider.model_patcher, key):
+        raise ValueError(TWO_MODELS)
+
+
+def _blends(patcher: Any, key: str) -> list[Any]:
+    return patcher.get_wrappers(WrappersMP.OUTER_SAMPLE, key)
 
 
 def refuse_weights(patcher: Any) -> None:

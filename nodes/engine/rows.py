@@ -19,6 +19,7 @@ from ...blending.exchange import RowsDoNotFit
 from ..host import Network
 from .calls import ModelCall
 from .gated import GatedNetwork, Row
+from .module_tree import ModuleTrees
 from .notices import notify
 from .row_check import Comparison, agrees, shows_a_difference
 
@@ -31,13 +32,16 @@ MOST_CHECKS = 4
 
 @dataclass
 class Verdicts:
-    """Whether calls with several rows of gates were right, for one network and one set of adapters.
+    """What earlier runs with the same adapters found out.
 
     Args:
-        right: by the kind of call: the shapes of its inputs and its number of rows.
+        right: whether calls with several rows of gates were right, by the kind of call: the shapes of its inputs and its number
+            of rows.
+        trees: the modules of the networks.
     """
 
     right: dict[Hashable, bool] = field(default_factory=dict)
+    trees: ModuleTrees = field(default_factory=ModuleTrees)
 
 
 class RowEvaluator:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Hashable
+from contextlib import ExitStack
+from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -16,15 +18,16 @@ from ...blending.adapters import AdapterBank
 from ...blending.combine import combine
 from ...blending.plans import Planner
 from ...blending.residual_cache import ResidualCache
-from ...blending.side_path import SidePath
 from ...blending.step_info import StepInfo
-from ..host import Executor, Network, Patcher
+from ..host import Executor, Patcher
 from .calls import ModelCall
 from .gated import GatedNetwork
+from .gated_texts import GatedTexts, layers_that_run
 from .images import ImageIndices
+from .module_tree import ModuleTree
 from .rows import RowEvaluator, Verdicts
 from .steps import StepTracker
-from .texts import RunTexts, texts_of_run
+from .texts import CallTexts, prepared_conds, texts_of_run
 
 logger = logging.getLogger("diffusion_blend")
 
@@ -35,6 +38,12 @@ KEY = "diffusion_blend"
 AUTOREGRESSIVE = (
     "The sampler ar_video holds the keys and values of the frames before, for one set of weights, and this method evaluates "
     "several. Use the method 'soup' or 'stochastic', or another sampler."
+)
+
+
+TWICE = (
+    "{} of the adapters' layers prepare the text inside this network, which cannot be combined with Blend Text Encoder yet. "
+    "Connect the CLIP directly for this workflow."
 )
 
 
@@ -58,13 +67,16 @@ class BlendRun:
         verdicts: Verdicts,
     ) -> None:
         self.bank, self.planner, self.evaluation, self.images = bank, planner, evaluation, images
+        self.verdicts = verdicts
         self.rows = RowEvaluator(evaluation, verdicts)
         self.networks: dict[int, GatedNetwork] = {}
         self.residuals = ResidualCache()
         self.calls_of_evaluation: Counter[Hashable] = Counter()  # by conditioning
         self.steps: StepTracker
         self.checked = False
-        self.texts: RunTexts | None = None
+        self.texts: CallTexts | None = None
+        self._watch = ExitStack()  # until the host has prepared the conditionings
+        self._on_texts: set[str] = set()  # adapters' layers that ran on the texts
 
     def __enter__(self) -> BlendRun:
         return self
@@ -76,6 +88,7 @@ class BlendRun:
 
     def remove(self) -> None:
         """Remove every hook. A second call has no effect."""
+        self._watch.close()
         for network in self.networks.values():
             network.remove()
         self.networks.clear()
@@ -106,7 +119,10 @@ class BlendRun:
         if self.evaluation == "batched":
             add_wrapper(WrappersMP.PREPARE_SAMPLING, KEY, self.prepare, options)
         first = [named.pop(name) for name in _OUTER_SAMPLE_NAMES if name in named]
+        modules, layers = self.verdicts.trees.of(executor.class_obj.model_patcher.model).named(), self.bank.names()
+        ids = {id(module): name for name, module in modules.items() if name in layers}
         try:
+            self._on_texts = self._watch.enter_context(layers_that_run(ids))
             return executor(*first, *rest, **named)
         finally:
             # An interrupt is no Exception, so only `finally` cleans up. __exit__ repeats it, in case this block is cut off.
@@ -120,11 +136,18 @@ class BlendRun:
 
     def prepare_texts(self, executor: Executor, guider: Any, *args: Any, **kwargs: Any) -> Any:
         """Wrap the host's SAMPLER_SAMPLE, which is called when the guider has prepared its conditionings."""
+        self._watch.close()
         names = ("sigmas", "extra_args", "callback", "noise", "latent_image", "denoise_mask", "disable_pbar")
         named = dict(zip(names, args, strict=False)) | kwargs
         options = {name: named.get(name) for name in ("latent_image", "denoise_mask")}
-        seed = named["extra_args"].get("seed")
-        self.texts = texts_of_run(guider, named["noise"], self.bank.adapters, seed=seed, **options)
+        options["seed"], noise = named["extra_args"].get("seed"), named["noise"]
+        self.texts = texts_of_run(guider, noise, self.bank.adapters, **options)
+        if self._on_texts and self.texts is not None:
+            raise ValueError(TWICE.format(len(self._on_texts)))
+        if self._on_texts:
+            every = [(kind, cond) for kind, conds in guider.conds.items() for cond in conds]
+            prepare = partial(prepared_conds, guider, noise=noise, **options)
+            self.texts = GatedTexts(every, prepare, self._gated(guider.inner_model).gated, self.bank.adapters)
         return executor(guider, *args, **kwargs)
 
     def predict_noise(self, executor: Executor, *args: Any, **kwargs: Any) -> Any:
@@ -160,7 +183,7 @@ class BlendRun:
         if plan.extrapolation is not None:
             denoised = self.residuals.extrapolate(keys, denoised, t, plan.extrapolation)
         if not self.checked:
-            self._check_called(target.path)
+            self._check_called(target, call)
         return denoised
 
     def _keys(self, call: ModelCall) -> list[Hashable]:
@@ -175,14 +198,15 @@ class BlendRun:
         """The network that runs, which may be another copy than the one that the MODEL names, with the side path."""
         target = self.networks.get(id(network))
         if target is None:
-            _refuse_compiled(network)
+            tree = self.verdicts.trees.of(network)
+            _refuse_compiled(tree)
             # Registered before the installation, so that its hooks are removed even if it is interrupted.
-            target = self.networks[id(network)] = GatedNetwork(self.bank, network)
-            target.path.install(network)
+            target = self.networks[id(network)] = GatedNetwork(self.bank, network, tree)
+            target.install()
         return target
 
-    def _check_called(self, path: SidePath) -> None:
-        self.checked = True
+    def _check_called(self, target: GatedNetwork, call: ModelCall) -> None:
+        self.checked, path = True, target.path
         missed = path.never_called()
         if missed and not path.any_called():
             raise RuntimeError(
@@ -190,11 +214,13 @@ class BlendRun:
                 "replaces or compiles the network's code: remove that node, or use ComfyUI's Load LoRA."
             )
         bypassed = path.bypassed()
-        if bypassed:
+        # Networks have layers that they call for certain inputs only, or never. The weight of such a layer is not read either.
+        used = target.weights_read(call, bypassed) if bypassed else set()
+        if used:
             raise RuntimeError(
-                f"{len(bypassed)} of the adapters' layers were not called, although the module around them was, so the adapters "
-                f"would have no effect there: {', '.join(bypassed[:5])}. A fused or quantised kernel, or another node, replaces "
-                "these layers: load the model in another precision, remove that node, or use ComfyUI's Load LoRA."
+                f"{len(used)} of the adapters' layers were not called, although the module around them was, so the adapters "
+                f"would have no effect there: {', '.join(sorted(used)[:5])}. A fused or quantised kernel, or another node, "
+                "replaces these layers: load the model in another precision, remove that node, or use ComfyUI's Load LoRA."
             )
         if missed:
             logger.warning(
@@ -204,15 +230,14 @@ class BlendRun:
             )
 
 
-def _refuse_compiled(network: Network) -> None:
+def _refuse_compiled(tree: ModuleTree) -> None:
     """Refuse a network with compiled parts, because code that was compiled before the hooks does not call them."""
-    for name, module in network.named_modules():
-        # torch marks modules compiled in place by the first attribute; others wrap the original as the second.
-        if getattr(module, "_compiled_call_impl", None) is not None or "_orig_mod" in module._modules:
-            raise ValueError(
-                f"{name or 'The network'} is compiled by torch.compile, and compiled code does not call the blended adapters: "
-                "the image would be the base model's. Remove the node that compiles this MODEL."
-            )
+    name = tree.compiled()
+    if name is not None:
+        raise ValueError(
+            f"{name or 'The network'} is compiled by torch.compile, and compiled code does not call the blended adapters: "
+            "the image would be the base model's. Remove the node that compiles this MODEL."
+        )
 
 
 def name_of(function: Any) -> str:

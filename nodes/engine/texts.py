@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import comfy.samplers
 import torch
@@ -17,6 +17,14 @@ from ..adapters.text_encoders import KEY
 
 Conds = Mapping[str, Any]
 """The host's ``model_conds`` of one conditioning: name -> an object that is made a tensor for a call."""
+
+
+class CallTexts(Protocol):
+    """The conditionings of a run by row of gates."""
+
+    def inputs(self, ids: Sequence[Any], gates: Gates, images: int, names: Sequence[str]) -> dict[str, Any]: ...
+
+    def control(self, ids: Sequence[Any], gates: Gates, /) -> Any: ...
 
 
 class RunTexts:
@@ -106,10 +114,7 @@ def texts_of_run(guider: Any, noise: Tensor, adapters: int, **options: Any) -> R
     sources = _sources(every)
 
     def prepare(kind: str, cond: Any, texts: Mapping[str, Tensor]) -> Conds:
-        own = {**cond, **texts, "model_conds": {}}
-        function = guider.inner_model.extra_conds
-        (prepared,) = comfy.samplers.encode_model_conds(function, [own], noise, noise.device, kind, **options)
-        return {**cond["model_conds"], **prepared["model_conds"]}
+        return prepared_conds(guider, kind, {**cond, **texts}, noise, **options)
 
     for kind, cond in every:
         source = sources[id(cond)]
@@ -136,6 +141,21 @@ def texts_of_run(guider: Any, noise: Tensor, adapters: int, **options: Any) -> R
     for _, cond in every:
         cond.update({name: text.plain for name, text in _texts(cond).items()}, model_conds=base[cond["uuid"]])
     return RunTexts(base, changed, soups, {cond["uuid"]: cond.get("control") for _, cond in every})
+
+
+def prepared_conds(guider: Any, kind: str, cond: Any, noise: Tensor, **options: Any) -> Conds:
+    """Return what the host's network prepares of a conditioning, beside what the host has prepared before.
+
+    Args:
+        guider: the host's guider.
+        kind: of the conditioning, "positive" or another one of the guider's.
+        cond: its entries.
+        noise: of the run, float[N, ...].
+        options: what the host passes to ``encode_model_conds`` beside them.
+    """
+    function, own = guider.inner_model.extra_conds, {**cond, "model_conds": {}}
+    (prepared,) = comfy.samplers.encode_model_conds(function, [own], noise, noise.device, kind, **options)
+    return {**cond["model_conds"], **prepared["model_conds"]}
 
 
 def _texts(cond: Any) -> dict[str, EncodedText]:

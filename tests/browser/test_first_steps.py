@@ -9,16 +9,10 @@ import pytest
 from comfy_browser import FrontEnd
 from comfy_server import CHECKOUT
 from PIL import Image, PngImagePlugin
-from preference_pad import CORNERS, Pad
+from preference_pad import CORNERS, SHORT, SHORTEN, Pad
+from workflow_sources import TITLES
 
-TEMPLATE = "try_it_no_downloads"
-SHORT = {"BlendedKSampler.steps": 2, "LoadMiniature.batch_size": 2}  # of the template's settings: two cores, many tests
-SHORTEN = """(changes) => {
-    for (const [name, value] of Object.entries(changes)) {
-        const [type, widget] = name.split('.')
-        app.graph.nodes.find((node) => node.type === type).widgets.find((w) => w.name === widget).value = value
-    }
-}"""
+TEMPLATE = TITLES["try_it_no_downloads"]
 SHOWN = """() => app.graph.nodes.filter((node) => node.type === 'SaveImage')
     .flatMap((node) => app.nodeOutputs[node.id]?.images ?? [])"""
 DROP = """([text, name]) => {

@@ -122,3 +122,33 @@ def test_run_when_i_let_go(front: FrontEnd) -> None:
         assert front.page.evaluate("() => runs") == 1
     finally:
         front.page.evaluate("() => { app.queuePrompt = realQueue }")
+
+
+def test_a_locked_weight_stays_while_the_others_move(front: FrontEnd) -> None:
+    pad = preference_pad.make(front, LORAS, weight_1=0.2, weight_2=0.3, weight_3=0.5)
+    corners = preference_pad.CORNERS[3]
+
+    def toggle() -> None:
+        front.page.mouse.click(*pad.on_screen((150, 60))[0], button="right")
+        front.page.locator(".litecontextmenu").get_by_text(f"Lock {LORAS[0].removesuffix('.safetensors')}").click()
+        front.settle()
+
+    toggle()
+    lock = """(id) => app.graph.getNodeById(id).widgets.find((w) => w.name === 'preference_pad')
+        .element.querySelector('[data-part=lock]') !== null"""
+    front.page.wait_for_function(lock, arg=pad.node)
+    pad.drag(pad.look()["weights"], corners[1])
+    assert weights_of(pad.numbers()) == [0.2, 0.8, 0]
+    pad.drag(pad.look()["weights"], corners[0])  # the locked adapter's corner: the others keep their proportions
+    assert weights_of(pad.numbers()) == [0.2, 0.8, 0]
+    pad.focus("weights")
+    front.page.keyboard.press("Home")
+    front.settle()
+    assert weights_of(pad.numbers()) == [0.2, 0.4, 0.4]
+    front.load(front.workflow())  # kept in the workflow
+    front.fit()
+    pad.wait("look.shown")
+    front.page.wait_for_function(lock, arg=pad.node)
+    toggle()
+    pad.drag(pad.look()["weights"], corners[0])
+    assert weights_of(pad.numbers()) == [1, 0, 0]

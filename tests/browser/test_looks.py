@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from io import BytesIO
 from typing import Any
 
 import comfy_browser
@@ -11,6 +12,7 @@ import pytest
 from comfy_browser import FrontEnd
 from comfy_server import ComfyServer
 from make_server_models import LORAS
+from PIL import Image
 from playwright.sync_api import Browser
 
 LONG = tuple(f"{letter}ong name of 15.safetensors" for letter in "lLtT")
@@ -23,6 +25,27 @@ BOXES = """(id) => {
         corners: [...pad.querySelectorAll('[data-part=corner]')].map(box),
         view: pad.querySelector('svg').getAttribute('viewBox').split(' ').map(Number),
     }
+}"""
+# The adapters' colours by Okabe and Ito (2008), which colour-blind people can distinguish.
+OKABE_ITO = [(86, 180, 233), (230, 159, 0), (0, 158, 115)]
+MARKS = """(id) => {
+    const node = app.graph.getNodeById(id)
+    const shown = document.querySelector(`[data-node-id="${id}"]`)
+    return [1, 2, 3].map((i) => {
+        const widget = node.widgets.find((w) => w.name === `weight_${i}`)
+        const label = [...(shown?.querySelectorAll('[data-testid=widget-layout-field-label]') ?? [])]
+            .find((each) => each.textContent.trim() === widget.label)
+        if (label) return getComputedStyle(label).borderLeftColor.match(/\\d+/g).map(Number)
+        return app.canvasPosToClientPos([node.pos[0] + node.size[0] - 8, node.pos[1] + (widget.last_y ?? widget.y) + 10])
+    })
+}"""
+ROW_COLOURS = """(id) => {
+    const rows = app.graph.getNodeById(id).widgets.find((w) => w.name === 'lora_rows').element
+    const numbers = (text) => text.match(/[\\d.]+/g).slice(0, 3).map(Number)
+    return [...rows.querySelectorAll('button, input[type=number], [data-part=grip]')].map((part) => {
+        const style = getComputedStyle(part)
+        return [part.dataset.part, style.opacity, numbers(style.color), numbers(style.backgroundColor)]
+    })
 }"""
 COLOURS = """(id) => {
     const pad = app.graph.getNodeById(id).widgets.find((w) => w.name === 'preference_pad').element
@@ -77,6 +100,13 @@ def test_text_can_be_read_in_every_theme(front: FrontEnd, theme: str) -> None:
         background, colours = front.page.evaluate(COLOURS, pad.node)
         assert len(colours) >= 8
         assert min(contrast(colour, background) for colour in colours) >= 4.5
+        front.page.evaluate(
+            "(id) => { app.graph.getNodeById(id).widgets.find((w) => w.name === 'on_3').value = false }", pad.loader
+        )
+        front.pause(1500)
+        rows = front.page.evaluate(ROW_COLOURS, pad.loader)
+        assert len(rows) >= 9
+        assert [row for row in rows if row[1] != "1" or contrast(row[2], row[3]) < 4.5] == []
     finally:
         front.page.evaluate(setting, "dark")
 
@@ -105,6 +135,22 @@ def test_the_pads_words_are_translated(chinese: FrontEnd) -> None:
     assert any(text.startswith("所有权重都是 0") for text in shown)
     label = "(id) => app.graph.getNodeById(id).widgets.find((w) => w.name === 'preference_pad').label"
     assert chinese.page.evaluate(label, pad.node) == "偏好面板"
+
+
+def test_each_number_has_its_adapters_colour(front: FrontEnd, renderer: str) -> None:
+    pad = preference_pad.make(front, LORAS)
+    wanted = [list(colour) for colour in OKABE_ITO]
+    front.page.mouse.move(5, 400)
+    for _ in range(20):  # Nodes 2.0 makes its elements a moment later, and the pad looks for them every two seconds
+        marks = front.page.evaluate(MARKS, pad.node)
+        if renderer == comfy_browser.CLASSIC:
+            with Image.open(BytesIO(front.page.screenshot())) as picture:
+                pixels = picture.convert("RGB")
+            marks = [list(pixels.getpixel((round(x), round(y)))) for x, y in marks]
+        if marks == wanted:
+            break
+        front.pause(500)
+    assert marks == wanted
 
 
 def test_links_have_colours_of_their_own(front: FrontEnd) -> None:

@@ -8,6 +8,7 @@ import preference_pad
 import pytest
 from comfy_browser import SQUASHED_MS, FrontEnd
 from make_server_models import LORAS
+from PIL import Image
 
 NAMES = [file.removesuffix(".safetensors") for file in LORAS]
 ELEMENT = "app.graph.getNodeById(id).widgets.find((w) => w.name === 'lora_rows').element"
@@ -109,3 +110,32 @@ def test_more_than_four_make_a_regular_polygon(front: FrontEnd, count: int) -> N
     pad.drag(start, (150, 94))  # from the last corner to the middle: equal shares
     sent = pad.sent()
     assert [sent[f"weight_{i}"] for i in range(1, count + 1)] == pytest.approx([1 / count] * count, abs=0.03)
+
+
+def test_a_picture_beside_the_file_is_shown_and_large_under_the_pointer(front: FrontEnd) -> None:
+    """Only the pictures of listed LoRAs are served."""
+    folder = front.server.base / "models" / "loras"
+    picture = folder / LORAS[1].replace(".safetensors", ".png")
+    Image.new("RGB", (40, 30), (200, 30, 60)).save(picture)
+    Image.new("RGB", (8, 8)).save(folder / "secret.png")
+    try:
+        front.page.evaluate("() => app.refreshComboInNodes()")
+        pad = preference_pad.make(front, LORAS)
+        found = f"""(id) => [...{ELEMENT}.querySelectorAll('[data-part=row]')].map((row) =>
+            row.querySelector('[data-part=picture]')?.naturalWidth ?? 0)"""
+        front.page.wait_for_function(f"(id) => ({found})(id).some(Boolean)", arg=pad.loader)
+        assert front.page.evaluate(found, pad.loader)[:3] == [0, 40, 0]
+        front.page.mouse.move(*place(front, pad.loader, 0, "picture"))
+        panel = front.page.locator(".diffusion-blend-pictures")
+        panel.wait_for(state="visible")
+        assert "faithful" in panel.inner_text()
+        front.page.mouse.move(5, 400)
+        panel.wait_for(state="hidden")
+        status = """async (names) => Promise.all(names.map(async (file) =>
+            (await fetch(`/diffusion_blend/preview?${new URLSearchParams({ file })}`)).status))"""
+        wrong = ["secret.safetensors", "../loras/secret.safetensors", LORAS[0], ""]
+        assert front.page.evaluate(status, [LORAS[1], *wrong]) == [200, 404, 404, 404, 404]
+        front.errors.clear()  # the browser notes each 404 that this test asked for
+    finally:
+        picture.unlink()
+        (folder / "secret.png").unlink()

@@ -8,10 +8,13 @@ from typing import Any
 
 import comfy_prompts
 import pytest
+import workflow_blueprint
 from comfy_browser import FrontEnd
 from comfy_server import CHECKOUT
+from workflow_sources import TITLES
 
-NAMES = sorted(path.stem for path in (CHECKOUT / "workflows").glob("*.json"))
+NAMES = sorted(TITLES)
+BEFORE = sorted(path.stem for path in (Path(__file__).parent / "saved_before").glob("*.json"))
 RECORDED = CHECKOUT / "tests" / "server" / "templates"
 STATE = """() => ({
     unknown: app.graph.nodes.filter((node) => !LiteGraph.registered_node_types[node.type]).map((node) => node.type),
@@ -26,12 +29,15 @@ STATE = """() => ({
 })"""
 
 
-def workflow(name: str) -> dict[str, Any]:
-    """The template with this server's checkpoint picked, as a person would."""
-    text = (CHECKOUT / "workflows" / f"{name}.json").read_text()
+def workflow(name: str, app: bool = False) -> dict[str, Any]:
+    """The template with this server's checkpoint picked, as a person would; an app as a graph unless it is wanted as an app."""
+    text = (CHECKOUT / "workflows" / f"{TITLES[name]}.json").read_text()
     picked = text.replace("v1-5-pruned-emaonly-fp16.safetensors", comfy_prompts.CHECKPOINT)
     assert picked != text or "LoadMiniature" in text
-    return json.loads(picked)
+    made = json.loads(picked)
+    if not app:
+        made["extra"].pop("linearMode", None)
+    return made
 
 
 def by_type(prompt: dict[str, Any]) -> list[Any]:
@@ -75,7 +81,7 @@ def test_what_run_sends_is_recorded(front: FrontEnd, name: str) -> None:
     assert by_type(front.prompt()) == by_type(recorded)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", BEFORE)
 def test_files_saved_before_open_with_the_same_meaning(front: FrontEnd, name: str) -> None:
     """Files of version 0.2.0, whose loaders had four slots without switches: what they send only gains the new defaults."""
     text = (Path(__file__).parent / "saved_before" / f"{name}.json").read_text()
@@ -114,6 +120,37 @@ def test_runs_from_the_front_end(front: FrontEnd, tmp_path: Path) -> None:
 def test_the_templates_dialog_shows_them(front: FrontEnd) -> None:
     front.page.evaluate("() => app.extensionManager.command.execute('Comfy.BrowseTemplates')")
     front.page.get_by_role("dialog").get_by_text("Diffusion Blend").first.click()
-    for name in NAMES:
-        front.page.get_by_text(name).first.wait_for(timeout=20_000)
+    for name in TITLES.values():
+        front.page.get_by_text(name, exact=True).first.wait_for(timeout=20_000)
     front.page.keyboard.press("Escape")
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("app_")])
+def test_an_app_shows_its_inputs_with_the_pad(front: FrontEnd, name: str) -> None:
+    front.open_file(workflow(name, app=True), name)
+    linear = workflow(name)["extra"]["linearData"]
+    kinds = {str(node["id"]): node["type"] for node in workflow(name)["nodes"]}
+    assert "PreferenceWeights" in [kinds[node] for node, _ in linear["inputs"]]
+    assert [kinds[node] for node in linear["outputs"]] == ["SaveImage"]
+    known = front.page.evaluate(
+        "(inputs) => inputs.map(([id, name]) => app.graph.getNodeById(id).widgets.some((w) => w.name === name))",
+        linear["inputs"],
+    )
+    assert all(known), linear["inputs"]
+    pad = front.page.locator(".diffusion-blend-pad").first
+    pad.wait_for(state="visible")
+    assert front.page.evaluate("() => app.rootGraph.extra.linearMode") is True
+    front.page.evaluate("() => app.extensionManager.command.execute('Comfy.ToggleLinear')")
+
+
+def test_the_blueprint_is_offered_and_is_the_whole_blend(front: FrontEnd) -> None:
+    offered = front.server.get_json("/global_subgraphs")
+    (key,) = [key for key, entry in offered.items() if entry["name"] == workflow_blueprint.NAME]
+    front.load(json.loads(front.server.get_json(f"/global_subgraphs/{key}")["data"]))
+    names = front.page.evaluate("() => app.graph.nodes[0].inputs.map((input) => input.name)")
+    assert set(names) == {name for _, names in workflow_blueprint.INPUTS for name in names}
+    assert len(front.workflow()["nodes"]) == 1
+    prompt = front.prompt()
+    kinds = {item["class_type"]: item["inputs"] for item in prompt.values()}
+    assert set(kinds) == {"LoadRewardLoRAs", "PreferenceWeights", "BlendedKSampler"}
+    assert {"reward_loras", "preference"} <= set(kinds["BlendedKSampler"])

@@ -42,8 +42,8 @@ def test_the_learned_command_has_a_row_for_every_setting(tmp_path, monkeypatch, 
     monkeypatch.setattr(learned, "SETS", learned.SETS[:1])
     effort = learned.Effort
 
-    def small(points, seeds):
-        return effort(base_steps=5, adapter_steps=5, points=points, seeds=seeds)
+    def small(points, seeds, only_pairs):
+        return effort(base_steps=5, adapter_steps=5, points=points, seeds=seeds, only_pairs=only_pairs)
 
     monkeypatch.setattr(learned, "Effort", small)
     assert command.main(["learned", "--points", "60", "--seeds", "0", "1", "--out", str(tmp_path)]) == 0

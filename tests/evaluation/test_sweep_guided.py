@@ -33,7 +33,7 @@ def test_clean_estimates_are_diffusers_predicted_original_sample(prediction_type
     folder = save_tiny_sd(tmp_path / "base", prediction_type=prediction_type)
     base = load_base(BaseConfig(path=str(folder), resolution=8), torch.device("cpu"), allow_download=False)
 
-    estimates = clean_estimates(base, base.ddim_steps(5, 1.0))
+    estimates = clean_estimates(base, base.policy_steps(5, 1.0))
     scheduler: Any = DDIMScheduler.from_config(dict(base.scheduler))
     scheduler.set_timesteps(5)
     x, output = torch.randn(2, 1, 4, 4, 4, generator=torch.Generator().manual_seed(0))

@@ -12,7 +12,7 @@ import pytest
 
 hosts = comfy_hosts.find_hosts()
 # Numbers and drawings that do not depend on the host's version.
-ASK_NOTHING_OF_THE_HOST = {"test_sweep_points", "test_sweep_grid", "test_scores_best"}
+ASK_NOTHING_OF_THE_HOST = {"test_duel", "test_sweep_points", "test_sweep_grid", "test_scores_best"}
 
 if hosts:
     host = str(hosts[0])

@@ -259,13 +259,22 @@ def test_a_layer_that_is_passed_by_is_refused_and_an_unused_part_is_named_once(s
     block = network(sd3.model).joint_blocks[0].x_block
 
     # A network that computes a layer without calling it stands for a fused kernel.
-    block.mlp.forward = lambda x: x
+    block.mlp.forward = lambda x: x @ block.mlp.fc1.weight.T @ block.mlp.fc2.weight.T
     try:
         with pytest.raises(RuntimeError, match=r"1 of the adapters' layers|1 .*joint_blocks.0.x_block.mlp.fc1"):
             sd3.sample(blended)
     finally:
         del block.mlp.forward
     assert not [r for r in caplog.records if r.name == "diffusion_blend"]
+    # A layer that the network has but does not use is no fault: ACE-Step has some in every block.
+    block.mlp.forward = lambda x: x
+    try:
+        sd3.sample(blended)
+    finally:
+        del block.mlp.forward
+    (record,) = [r for r in caplog.records if r.name == "diffusion_blend"]
+    assert "1 of the adapters' layers were not called" in record.getMessage()
+    caplog.clear()
     # A part that this run does not use is no fault.
     mlp = block.mlp
     call = type(mlp).__call__

@@ -8,6 +8,7 @@ import pytest
 import torch
 from comfy_adapters import hooks_on
 from comfy_world import blend_model, difference, load_loras, preference
+from diffusion_blend.nodes.engine import corrected
 from diffusion_blend.nodes.engine.probe import METHODS, linearity_gap, probe_run
 from diffusion_blend.nodes.probe import SAME, BlendProbe, verdict
 from diffusion_blend.nodes.regional import RegionalPreferenceNode
@@ -146,3 +147,36 @@ def test_without_matplotlib_it_says_so_before_sampling(sd3, monkeypatch):
     handle.remove()
     assert calls == []
     assert blend_model(sd3.model, sd3.loras(2), preference(1, 1)) is not None
+
+
+def batch_of_three(world, **changes):
+    inputs = world.node_sampling(latent=comfy_models.latent(world.kind, 3), sampler_name="euler_ancestral", **changes)
+    del inputs["denoise"]
+    return inputs
+
+
+def test_path_weights_are_those_of_the_corrected_sampler(world, monkeypatch):
+    """Its own loop, with one candidate, sees the same images. The probe does not change the blend."""
+    wanted, loras, seen = preference(0.4, 0.6, kl_scale=0.8), world.loras(2), []
+    inputs = batch_of_three(world)
+    found, latent = probe_run(world.model, loras, coefficients_of(wanted, loras), **inputs)
+    blended = BlendedKSampler.execute(world.model, loras, wanted, **inputs, denoise=1.0).args[0]
+    assert difference(latent["samples"], blended["samples"]) < 1e-5
+    plain = corrected.draw_one
+    monkeypatch.setattr(corrected, "draw_one", lambda weights, uniform: seen.append(weights) or plain(weights, uniform))
+    del inputs["sampler_name"]
+    corrected.sample_with_correction(world.model, loras, coefficients_of(wanted, loras), 1, 0.0, **inputs, denoise=1.0)
+    assert found.log_weights.tolist() == pytest.approx(seen[0][:, 0].tolist(), rel=1e-3)
+    assert found.log_weights.std() > 1e-3
+    weights = found.log_weights.softmax(0)
+    share = float(1 / (weights.square().sum() * 3))
+    assert found.share == pytest.approx(share)
+    assert f"3 images have an effective share of {share:.0%}" in verdict(found)
+
+
+def test_one_image_or_another_sampler_has_no_share(sd15):
+    wanted = preference(0.5, 0.5)
+    assert probe(sd15, wanted, sampler_name="euler_ancestral")[0].share is None
+    found = probe(sd15, wanted)[0]
+    assert found.share is None
+    assert "effective share" not in verdict(found)

@@ -93,3 +93,27 @@ def test_a_sampler_that_holds_the_frames_before_is_refused(sd3):
     soup = blend_model(sd3.model, sd3.loras(2), preference(1, 1), "soup")
     soup.model_options["transformer_options"]["ar_state"] = {"start_frame": 0}
     sd3.sample(soup, steps=1)
+
+
+def test_a_second_model_for_the_negative_has_the_same_blend_or_is_refused(sd3):
+    """The Dual Model CFG Guider calls the negative's MODEL with the options of the positive's."""
+    import comfy.samplers
+    import comfy_extras.nodes_custom_sampler as host
+
+    if not hasattr(host, "DualModelGuider"):
+        pytest.skip("this host has no Dual Model CFG Guider")
+    blended = blend_model(sd3.model, sd3.loras(2), preference(0.3, 0.7))
+    other = blend_model(sd3.model, sd3.loras(2), preference(0.7, 0.3))
+
+    def run(model, negative):
+        guider = host.DualModelGuider.execute(model, sd3.positive, 4.0, negative, sd3.negative).args[0]
+        sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "normal", 2)
+        noise, sampler = host.RandomNoise.execute(5).args[0], comfy.samplers.sampler_object("euler")
+        latent = comfy_models.latent("sd3", 2)
+        return host.SamplerCustomAdvanced.execute(noise, guider, sampler, sigmas, latent).args[0]["samples"]
+
+    for pair in ((blended, sd3.model), (sd3.model, blended), (blended, other)):
+        with pytest.raises(ValueError, match="the negative with another MODEL"):
+            run(*pair)
+    assert difference(run(blended, blended), sd3.sample(blended, steps=2)) < 1e-5
+    assert torch.equal(run(sd3.model, sd3.model), run(sd3.model, sd3.model))

@@ -9,6 +9,7 @@ import comfy.samplers
 import comfy_models
 import pytest
 import torch
+from comfy_world import blend_model, difference, preference
 from diffusion_blend.blending.plans import EarlyBlend, Stochastic, make_planner
 from diffusion_blend.blending.schedules import Interpolated
 from diffusion_blend.nodes.engine.attach import attach
@@ -26,13 +27,14 @@ class Journal:
     """A planner that records its steps and the callbacks of the same run."""
 
     def __init__(self, planner):
-        self.planner, self.events, self.rows, self.calls = planner, [], [], []
+        self.planner, self.events, self.rows, self.calls, self.mixes = planner, [], [], [], []
 
     def __call__(self, step):
         plan = self.planner(step)
         self.events.append(("evaluation", step.index))
         self.rows.append(plan.gates[0][0])
         self.calls.append(len(plan.gates))
+        self.mixes.append({gates: float(share) for (gates, *_), share in zip(plan.gates, plan.mix, strict=True)})
         return plan
 
     def callback(self, step, *_):
@@ -94,6 +96,29 @@ def test_every_sampler_draws_each_adapter_in_proportion_and_blends_early_steps(s
     assert {count > 1 for step, count in zip(early.steps, early.calls, strict=True) if step in (0, 1, 3)} == {True}
     moving = run(sd3, name, make_planner("blend", Interpolated((1.0, 0.0), (0.0, 1.0))), steps=8)
     assert max(moving.steps) >= 6  # the schedule comes to its end
+    for step, mix in zip(moving.steps, moving.mixes, strict=True):
+        assert mix.get((0.0, 1.0), 0.0) == pytest.approx(step / 7)
+
+
+def check_weight_one(world, name):
+    """All weight on one adapter is the copy that the host patched with it, by every method."""
+    run = {"sampler_name": name, "steps": 4, "latent": comfy_models.latent(world.kind, 1)}
+    expected = world.sample(world.patched.model(world.adapters[0]), **run)
+    assert difference(world.sample(world.model, **run), expected) > 1e-3
+    for method in ("blend", "stochastic", "early"):
+        model = blend_model(world.model, world.loras(2), preference(1, 0), method)
+        assert difference(world.sample(model, **run), expected) < 1e-4, method
+
+
+@pytest.mark.parametrize("name", ["dpm_2_ancestral", "lms", "res_multistep", "uni_pc"])
+def test_some_samplers_at_weight_one(sd3, name):
+    check_weight_one(sd3, name)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_every_sampler_at_weight_one(sd3, name):
+    check_weight_one(sd3, name)
 
 
 @pytest.mark.parametrize("name", ["euler", "heun", "dpm_2"])

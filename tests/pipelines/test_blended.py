@@ -9,7 +9,11 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DiffusionPipeline, EulerAncestralDiscreteScheduler, HeunDiscreteScheduler
+from diffusion_blend.blending.groups import Group
+from diffusion_blend.blending.plans import Soup
 from diffusion_blend.pipelines import BlendedPipeline, blend
+from diffusion_blend.pipelines.adapter_files import Adapter
+from diffusion_blend.pipelines.blended import make_planner
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from tiny_pipelines import save_tiny_sd, save_tiny_sdxl
@@ -193,3 +197,26 @@ def test_errors_name_the_value(tmp_path: Path) -> None:
         blend(case.network, case.files, [1, 1], method="stochastic", steps=STEPS, images=3),
     ):
         case.pipe(**case.made())
+
+
+def test_a_group_that_was_trained_to_be_stacked_is_recognised(caplog: pytest.LogCaptureFixture) -> None:
+    def member(i: int, group: str = "one") -> Adapter:
+        return Adapter(f"r{i}", {}, 0.1, "", Group("stacked", group, i, ("r0", "r1")))
+
+    plain = Adapter("p", {}, None, "")
+    cases = [
+        ("blend", [member(0), member(1)], "r0, r1 were trained to be stacked: method='stacked' needs one call"),
+        ("stacked", [member(0), member(1)], ""),
+        ("stacked", [member(1)], "more adapters, which count as weight 0: r0"),
+        ("stacked", [member(0), member(1, "two")], "different groups"),
+        ("stacked", [member(0), plain], "p was not trained to be stacked"),
+        ("stacked", [plain, plain], ""),
+        ("blend", [member(0), plain], ""),
+    ]
+    for method, adapters, said in cases:
+        caplog.clear()
+        with caplog.at_level("INFO", "diffusion_blend"):
+            planner = make_planner(method, adapters, [0.5] * len(adapters), 1.0)
+        assert said in caplog.text and bool(said) == bool(caplog.text), (method, caplog.text)
+        if method == "stacked":
+            assert planner == Soup((0.5,) * len(adapters))

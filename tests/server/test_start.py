@@ -35,6 +35,8 @@ WIDGETS = {
         "eta_4",
         "renormalise",
     ],
+    "CorrectedBlendSampler": [*(name for name in SAMPLING if name != "sampler_name"), "particles", "resample_below"],
+    "BakeBlend": ["filename", "rank", "precision"],
     "LoadMiniature": ["batch_size"],
     "PreferenceSweep": ["kind", "points", "divisions", "kl_scale_from", "kl_scale_to"],
     "PreferenceGrid": ["thumbnail_size"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import urllib.parse
 from pathlib import Path
 
 import comfy_prompts
@@ -10,26 +11,41 @@ import numpy as np
 import pytest
 from comfy_server import CHECKOUT, FOLDER, ComfyServer, PromptError
 from PIL import Image
+from workflow_sources import TITLES
 
 RECORDED = sorted((Path(__file__).parent / "templates").glob("*.json"))
 NAMES = [path.stem for path in RECORDED]
 # The pictures a template saves where it is not one of the test's own size.
-SAVED = {"try_it_no_downloads": [(128, 128)] * 9}
+SAVED = {name: [(128, 128)] * 9 for name in ("try_it_no_downloads", "app_try_it")}
 # Drawn sheets and figures, as large as their contents need.
 DRAWN = {"any_two_style_loras": 1, "kl_scale_row": 1, "sweep_with_pareto": 2}
 
 
 def test_every_template_has_a_thumbnail_and_an_api_form() -> None:
     shipped = sorted(path.stem for path in (CHECKOUT / "workflows").glob("*.json"))
-    assert len(shipped) >= 3
-    assert shipped == sorted(path.stem for path in (CHECKOUT / "workflows").glob("*.jpg")) == NAMES
+    assert shipped == sorted(path.stem for path in (CHECKOUT / "workflows").glob("*.jpg")) == sorted(TITLES.values())
+    assert sorted(TITLES) == NAMES
+    assert min(shipped) == TITLES["try_it_no_downloads"], "the one that needs nothing comes first"
+
+
+def test_thumbnails_are_square_and_without_a_frame() -> None:
+    """The front end's cards are square. A frame is a border of one colour."""
+    for path in (CHECKOUT / "workflows").glob("*.jpg"):
+        with Image.open(path) as picture:
+            pixels = np.asarray(picture.convert("RGB"), dtype=float)
+        assert pixels.shape[0] == pixels.shape[1] >= 384, path.name
+        borders = (pixels[:3], pixels[-3:], pixels[:, :3], pixels[:, -3:])
+        assert all(border.std(axis=(0, 1)).max() > 2 for border in borders), path.name  # noise of JPEG: below 2
 
 
 def test_the_server_offers_and_serves_them(server: ComfyServer) -> None:
-    assert sorted(server.get_json("/workflow_templates")[FOLDER]) == NAMES
-    for name in NAMES:
-        assert server.get_json(f"/api/workflow_templates/{FOLDER}/{name}.json")["nodes"]
-        assert server.get(f"/api/workflow_templates/{FOLDER}/{name}.jpg").startswith(b"\xff\xd8"), "no JPEG"
+    """By their titles, and by the names of earlier versions, which links may have."""
+    assert sorted(server.get_json("/workflow_templates")[FOLDER]) == sorted(TITLES.values())
+    for name, title in TITLES.items():
+        names = [title] if name.startswith("app_") else [title, name]
+        for each in map(urllib.parse.quote, names):
+            assert server.get_json(f"/api/workflow_templates/{FOLDER}/{each}.json")["nodes"]
+            assert server.get(f"/api/workflow_templates/{FOLDER}/{each}.jpg").startswith(b"\xff\xd8"), "no JPEG"
 
 
 @pytest.mark.parametrize("path", RECORDED, ids=NAMES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,14 @@ ATTENTION = (
 )
 CONVOLUTIONS = ("in_layers.2", "out_layers.3", "skip_connection", "op", "conv", "proj_in", "proj_out")
 JOINT = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2", "adaLN_modulation.1")
+FLUX = ("img_attn.qkv", "txt_attn.proj", "img_mlp.0", "linear1", "linear2")
+LAYERS = {
+    "sd3": JOINT,
+    "flux": FLUX,
+    "flux2": FLUX,
+    "wan": ("self_attn.q", "cross_attn.k", "ffn.0", "patch_embedding"),
+}
+"""The layers that an adapter changes by default; `ATTENTION` for the others."""
 
 
 def layers(kind: str, endings: Sequence[str]) -> dict[str, torch.Size]:
@@ -50,7 +59,7 @@ def kohya(
     kind: str, seed: int, rank: int = 4, endings: Sequence[str] | None = None, alpha: float | None = None
 ) -> dict[str, Tensor]:
     """Make a LoRA in kohya's naming over the checkpoint's own layer names. It has no alpha unless one is given."""
-    endings = endings or (JOINT if kind == "sd3" else ATTENTION)
+    endings = endings or LAYERS.get(kind, ATTENTION)
     generator = torch.Generator().manual_seed(seed)
     tensors = {}
     for name, shape in layers(kind, endings).items():
@@ -101,6 +110,7 @@ class Patched:
         coefficients: Sequence[float],
         on_top_of: Sequence[dict[str, Tensor]] = (),
         like: Any = None,
+        own: Callable[[Any], Any] | None = None,
     ) -> Any:
         """Return a MODEL that sums the copies' predictions in the host's unet wrapper: ``D_0 + sum c_i (D_i - D_0)``.
 
@@ -109,17 +119,36 @@ class Patched:
             coefficients: c, float[m].
             on_top_of: adapters that belong to the base.
             like: the MODEL whose options (attention patches, guidance, ...) are used. None takes the plain base's.
+            own: puts a node with tensors of the network on each copy, whose patches are used in place of ``like``'s.
         """
         parts = [(self.model(*on_top_of, tensors), c) for tensors, c in zip(adapters, coefficients, strict=True)]
         parts.append((self.model(*on_top_of), 1 - math.fsum(coefficients)))
+        if own is not None:
+            parts = [(own(model), c) for model, c in parts if abs(c) > 1e-9]
+            comfy.model_management.load_models_gpu([model for model, _ in parts])
 
         def summed(_: Callable[..., Tensor], call: dict[str, Any]) -> Tensor:
             sampling = wrapped.get_model_object("model_sampling")  # a node may have exchanged it
-            return sum(c * predict(model, call, sampling) for model, c in parts if abs(c) > 1e-9)
+            randomness, total = torch.get_rng_state(), 0
+            for model, c in parts:
+                if abs(c) > 1e-9:
+                    torch.set_rng_state(randomness)  # a node may draw numbers: the same ones for each copy
+                    total = total + c * predict(model, _renamed(call, model, own is not None), sampling)
+            return total
 
         wrapped = (like or self.model(*on_top_of)).clone()
         wrapped.set_model_unet_function_wrapper(summed)
         return wrapped
+
+
+def _renamed(call: dict[str, Any], copy: Any, own: bool) -> dict[str, Any]:
+    """The call with conditionings of its own for a copy, because caches between steps are kept by conditioning."""
+    options = dict(call["c"]["transformer_options"])
+    if "uuids" in options:
+        options["uuids"] = [uuid.uuid5(name, str(id(copy))) for name in options["uuids"]]
+    if own:
+        options["patches"] = copy.model_options["transformer_options"].get("patches", {})
+    return {**call, "c": {**call["c"], "transformer_options": options}}
 
 
 def predict(model: Any, call: dict[str, Any], sampling: Any = None) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -97,8 +98,8 @@ class FrontEnd:
         )
 
     def workflow(self) -> dict[str, Any]:
-        """Return the open graph in UI form."""
-        return self.page.evaluate("() => app.rootGraph ? app.rootGraph.serialize() : app.graph.serialize()")
+        """Return the open graph in UI form, as in a file. Without the text in between, absent values would become null."""
+        return json.loads(self.page.evaluate("() => JSON.stringify((app.rootGraph ?? app.graph).serialize())"))
 
     def prompt(self) -> dict[str, Any]:
         """Return the open graph in API form, as the Run button sends it."""

@@ -91,6 +91,29 @@ FLUX = {
     "txt_ids_dims": [],
     "dtype": torch.float32,
 }
+FLUX2 = {
+    "in_channels": 128,
+    "out_channels": 128,
+    "vec_in_dim": None,
+    "context_in_dim": 96,
+    "hidden_size": 256,
+    "mlp_ratio": 3.0,
+    "num_heads": 2,
+    "depth": 1,
+    "depth_single_blocks": 2,
+    "axes_dim": [32, 32, 32, 32],
+    "theta": 2000,
+    "patch_size": 1,
+    "qkv_bias": False,
+    "ops_bias": False,
+    "guidance_embed": False,
+    "global_modulation": True,
+    "mlp_silu_act": True,
+    "default_ref_method": "index",
+    "ref_index_scale": 10.0,
+    "txt_ids_dims": [3],
+    "dtype": torch.float32,
+}
 CHROMA = {name: FLUX[name] for name in FLUX if name not in ("guidance_embed", "dtype")} | {
     "in_channels": 64,
     "out_channels": 64,
@@ -141,12 +164,13 @@ CONTEXT = {
     "sdxl": (7, 2048),
     "sd3": (9, 4096),
     "flux": (9, 96),
+    "flux2": (9, 96),
     "wan": (9, 4096),
     "chroma": (9, 96),
     "qwen": (9, 96),
     "zimage": (9, 96),
 }
-CHANNELS = {"sd15": 4, "inpaint": 4, "sd2": 4, "sdxl": 4} | dict.fromkeys(
+CHANNELS = {"sd15": 4, "inpaint": 4, "sd2": 4, "sdxl": 4, "flux2": 128} | dict.fromkeys(
     ("sd3", "flux", "wan", "chroma", "qwen", "zimage"), 16
 )
 FRAMES = {"wan": 3, "qwen": 1}
@@ -170,6 +194,7 @@ _NETWORKS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "sd2": (UNetModel, SD2),
     "inpaint": (UNetModel, SD15 | {"in_channels": 9}),
     "flux": (Flux, FLUX),
+    "flux2": (Flux, FLUX2),
     "wan": (WanModel, WAN),
     "chroma": (Chroma, CHROMA),
     "qwen": (QwenImageTransformer2DModel, QWEN),

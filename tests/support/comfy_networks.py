@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +30,9 @@ class Architecture:
         context: tokens and width of the text features.
         latent: the latent's shape without the batch.
         options: further entries of the conditioning, made from a generator.
+        beside: the shape of a second latent, of the sound of a video.
+        prepares_texts: whether the network runs layers on the text before the first step.
+        weights: makes the weights beside the network that the host's class asks for.
     """
 
     name: str
@@ -38,6 +41,9 @@ class Architecture:
     context: tuple[int, int]
     latent: tuple[int, ...]
     options: Callable[[torch.Generator], dict[str, Any]] = field(default=lambda _: {})
+    beside: tuple[int, ...] | None = None
+    weights: Callable[[], dict[str, Tensor]] = dict
+    prepares_texts: bool = False
 
     def exists(self) -> bool:
         """Whether this version of the host knows the architecture."""
@@ -53,20 +59,20 @@ class Architecture:
         kind = getattr(comfy.supported_models, self.configuration)
         configuration = kind(dict(self.network))
         configuration.set_inference_dtype(torch.float32, None)
-        base = configuration.get_model({}, "", device=CPU)
+        base = configuration.get_model(self.weights(), "", device=CPU)
         comfy_models.fill(base.diffusion_model.state_dict(), 0)
         return comfy.model_patcher.ModelPatcher(base.eval(), CPU, CPU)
 
     def adapter(self, seed: int, rank: int = 2) -> dict[str, Tensor]:
-        """A LoRA on every linear layer, in the host's generic naming."""
+        """A LoRA on every weight that is no vector, in the host's generic naming."""
         generator = torch.Generator().manual_seed(seed)
         tensors = {}
-        for name, module in self.model().model.named_modules():
-            if not hasattr(module, "in_features") or not name.startswith("diffusion_model."):
-                continue
-            down = torch.randn(rank, module.in_features, generator=generator) / math.sqrt(module.in_features)
-            up = torch.randn(module.out_features, rank, generator=generator) * (0.4 / math.sqrt(rank))
-            tensors[f"{name}.lora_down.weight"], tensors[f"{name}.lora_up.weight"] = down, up
+        for name, weight in self.model().model.state_dict().items():
+            if name.startswith("diffusion_model.") and name.endswith(".weight") and weight.ndim > 1:
+                layer, (outputs, inputs, *kernel) = name.removesuffix(".weight"), weight.shape
+                down = torch.randn(rank, inputs, *kernel, generator=generator) / math.sqrt(weight[0].numel())
+                up = torch.randn(outputs, rank, *[1] * len(kernel), generator=generator) * (0.4 / math.sqrt(rank))
+                tensors[f"{layer}.lora_down.weight"], tensors[f"{layer}.lora_up.weight"] = down, up
         return tensors
 
     def patched(self, tensors: dict[str, Tensor]) -> Any:
@@ -82,13 +88,29 @@ class Architecture:
         plain = [[torch.randn(1, *self.context, generator=generator), {}]]
         return node_helpers.conditioning_set_values(plain, self.options(generator))
 
-    def empty(self, batch: int) -> dict[str, Tensor]:
+    def text_of(self, model: Any, branches: Sequence[int], batch: int) -> Tensor:
+        """The texts of a call, 0 for the positive and 1 for the negative, as a MODEL's network prepares them."""
+        prepare = model.model.diffusion_model.preprocess_text_embeds
+        return torch.cat([prepare(self.conditioning(branch + 1)[0][0]).repeat(batch, 1, 1) for branch in branches])
+
+    def empty(self, batch: int) -> dict[str, Any]:
         """An empty latent."""
-        return {"samples": torch.zeros(batch, *self.latent)}
+        samples = torch.zeros(batch, *self.latent)
+        if self.beside is None:
+            return {"samples": samples}
+        from comfy.nested_tensor import NestedTensor
+
+        return {"samples": NestedTensor((samples, torch.zeros(batch, *self.beside)))}
 
 
-def _reference(*shape: int, **more: Any) -> Callable[[torch.Generator], dict[str, Any]]:
+def reference(*shape: int, **more: Any) -> Callable[[torch.Generator], dict[str, Any]]:
+    """An image to edit, and further entries of the conditioning."""
     return lambda generator: {"reference_latents": [torch.randn(1, *shape, generator=generator)], **more}
+
+
+def whole_text(_: torch.Generator) -> dict[str, Any]:
+    """A mask that shows all six tokens of the text."""
+    return {"attention_mask": torch.ones(1, 6, dtype=torch.long)}
 
 
 def _prompt(generator: torch.Generator) -> dict[str, Any]:
@@ -116,13 +138,13 @@ ARCHITECTURES = [
                   "num_moe_layers": 1, "num_experts": 2, "guidance_cond_proj_dim": None},
                  (5, 48), (64, 12)),
     Architecture("Qwen-Image", "QwenImage", QWEN, (6, 48), (16, 1, 8, 8)),
-    Architecture("Qwen-Image-Edit", "QwenImage", QWEN, (6, 48), (16, 1, 8, 8), _reference(16, 1, 4, 4)),
+    Architecture("Qwen-Image-Edit", "QwenImage", QWEN, (6, 48), (16, 1, 8, 8), reference(16, 1, 4, 4)),
     Architecture("Qwen-Image-Edit 2511", "QwenImage", QWEN | {"default_ref_method": "index_timestep_zero"},
-                 (6, 48), (16, 1, 8, 8), _reference(16, 1, 4, 4)),
-    Architecture("Lumina 2", "Lumina2", NEXT_DIT, (6, 40), (16, 8, 8)),
+                 (6, 48), (16, 1, 8, 8), reference(16, 1, 4, 4)),
+    Architecture("Lumina 2", "Lumina2", NEXT_DIT, (6, 40), (16, 8, 8), whole_text),
     Architecture("Z-Image", "ZImage", Z_IMAGE, (6, 40), (16, 8, 8)),
     Architecture("Z-Image with references", "ZImage",
-                 Z_IMAGE, (6, 40), (16, 8, 8), _reference(16, 8, 8)),
+                 Z_IMAGE, (6, 40), (16, 8, 8), reference(16, 8, 8)),
     Architecture("PixArt", "PixArtAlpha",
                  {"image_model": "pixart_alpha", "input_size": 8, "hidden_size": 48, "depth": 2, "num_heads": 2,
                   "caption_channels": 40, "model_max_length": 6, "pe_interpolation": 1.0, "micro_condition": False},

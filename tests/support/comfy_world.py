@@ -9,7 +9,7 @@ from typing import Any
 import comfy_adapters
 import comfy_models
 import nodes as host_nodes
-from comfy_adapters import ATTENTION, CONVOLUTIONS, Patched, kohya, write
+from comfy_adapters import ATTENTION, CONVOLUTIONS, LAYERS, Patched, kohya, write
 from diffusion_blend.nodes.adapters.files import RewardLoRAs
 from diffusion_blend.nodes.inputs import NONE, LoadRewardLoRAs, PreferenceWeights
 from torch import Tensor
@@ -24,13 +24,17 @@ class World:
     def __init__(self, kind: str, folder: Path) -> None:
         self.kind = kind
         self.patched = Patched(kind)
-        joint = kind == "sd3"
+        joint, other = kind == "sd3", LAYERS.get(kind)
         self.adapters = [
             kohya(kind, 1, rank=4),
             kohya(kind, 2, rank=7, alpha=3),
-            kohya(kind, 3, rank=2, endings=("attn.qkv", "mlp.fc1") if joint else (*CONVOLUTIONS, "attn1.to_q")),
-            kohya(kind, 4, rank=1, alpha=1, endings=("attn.proj",) if joint else ATTENTION[:2]),
-            kohya(kind, 5, rank=16, alpha=8, endings=("mlp.fc2",) if joint else ("ff.net.0.proj", "attn2.to_v")),
+            kohya(
+                kind, 3, rank=2, endings=("attn.qkv", "mlp.fc1") if joint else other or (*CONVOLUTIONS, "attn1.to_q")
+            ),
+            kohya(kind, 4, rank=1, alpha=1, endings=("attn.proj",) if joint else other or ATTENTION[:2]),
+            kohya(
+                kind, 5, rank=16, alpha=8, endings=("mlp.fc2",) if joint else other or ("ff.net.0.proj", "attn2.to_v")
+            ),
         ]
         self.files = [Path(write(folder, f"{kind}-{i}", tensors)).name for i, tensors in enumerate(self.adapters)]
         self.positive = comfy_models.conditioning(kind, 1)

@@ -15,6 +15,13 @@ CORNERS: dict[int, list[Point]] = {
     3: [(74, 160), (226, 160), (150, 28)],
     4: [(84, 28), (216, 28), (216, 160), (84, 160)],
 }
+SHORT = {"BlendedKSampler.steps": 2, "LoadMiniature.batch_size": 2}  # of the template's settings: two cores, many tests
+SHORTEN = """(changes) => {
+    for (const [name, value] of Object.entries(changes)) {
+        const [type, widget] = name.split('.')
+        app.graph.nodes.find((node) => node.type === type).widgets.find((w) => w.name === widget).value = value
+    }
+}"""
 TRACK_Y, TRACK_FROM, TRACK_TO = 243.0, 30.0, 270.0
 
 MAKE = """({files, values, connect}) => {

@@ -24,7 +24,19 @@ OURS = ["#233", "#355"]
 Nodes = dict[str, dict[str, Any]]
 
 
-class Template(TypedDict):
+class App(TypedDict):
+    """A graph in App mode.
+
+    Args:
+        inputs: the widgets that it shows, by node and name.
+        outputs: the nodes whose pictures it shows.
+    """
+
+    inputs: list[tuple[str, str]]
+    outputs: list[str]
+
+
+class _Graph(TypedDict):
     """A graph in columns.
 
     Args:
@@ -37,6 +49,12 @@ class Template(TypedDict):
     id: str
     nodes: Nodes
     columns: list[tuple[int, list[str]]]
+
+
+class Template(_Graph, total=False):
+    """A graph, or one that opens in App mode."""
+
+    app: App
 
 
 def node(

@@ -14,6 +14,8 @@ from workflow_parts import MINIATURE, MINIATURE_PROMPT
 SECONDS = 3600  # seconds for one run on a busy machine
 SIDE = 96
 """Side of a picture in a row, in pixels: 32 enlarged three times."""
+COVER = 576
+"""Side of a thumbnail, in pixels: whole multiples of 32 in 2, 3, 4 and 6 columns."""
 GAP = 6
 INK, PAPER = "#222222", "#fcfcfc"
 PAIR = ("colourfulness", "softness")
@@ -99,21 +101,41 @@ def tiled(images: Sequence[Image.Image], columns: int, side: int) -> Image.Image
     return sheet
 
 
+def cover(images: Sequence[Image.Image], columns: int) -> Image.Image:
+    """Fill a square with pictures, edge to edge."""
+    if len(images) != columns * columns:
+        raise ValueError(f"{len(images)} pictures do not fill {columns} x {columns}.")
+    side = COVER // columns
+    sheet = Image.new("RGB", (side * columns, side * columns))
+    for number, picture in enumerate(images):
+        place = number % columns * side, number // columns * side
+        sheet.paste(picture.resize((side, side), Image.Resampling.NEAREST), place)
+    return sheet
+
+
+def each_picture(prompt: Prompt) -> Prompt:
+    """Return a sweep's graph that saves its pictures one by one in place of a sheet."""
+    left_out = ("PreferenceGrid", "SaveImage", "ScoreImages", "LoadRewardModel")
+    made = {key: item for key, item in deepcopy(prompt).items() if item["class_type"] not in left_out}
+    (decode,) = nodes_of(made, "VAEDecode")
+    return made | {"save": node("SaveImage", images=[decode, 0], filename_prefix="cover")}
+
+
 Run = Callable[[Prompt], list[list[Image.Image]]]
 FIRST, SECOND = (f"{name} alone" for name in PAIR)
 
 
-def one_after_the_other(run: Run, prompt: Prompt, mixture: str, *changes: Sequence[Weights]) -> Image.Image:
+def one_after_the_other(run: Run, prompt: Prompt, mixture: str, *changes: Sequence[Weights]) -> dict[str, Image.Image]:
     """Draw three rows: the first adapter, the graph itself, the second adapter."""
     graph = for_miniature(prompt, 6)
     names = (FIRST, mixture, SECOND)
-    return rows([(name, run(with_weights(graph, *weights))[0]) for name, weights in zip(names, changes, strict=True)])
+    made = [run(with_weights(graph, *weights))[0] for weights in changes]
+    return {"": rows(list(zip(names, made, strict=True))), "cover": cover([one for row in made for one in row[:3]], 3)}
 
 
 def _mixed(mixture: str) -> Callable[[Run, Prompt], dict[str, Image.Image]]:
     def draw(run: Run, prompt: Prompt) -> dict[str, Image.Image]:
-        picture = one_after_the_other(run, prompt, mixture, [(1, 0, 0)], [(0.5, 0.5, 0)], [(0, 1, 0)])
-        return {"": picture}
+        return one_after_the_other(run, prompt, mixture, [(1, 0, 0)], [(0.5, 0.5, 0)], [(0, 1, 0)])
 
     return draw
 
@@ -123,8 +145,7 @@ def _between(mixture: str) -> Callable[[Run, Prompt], dict[str, Image.Image]]:
 
     def draw(run: Run, prompt: Prompt) -> dict[str, Image.Image]:
         first, second = (1, 0, 0), (0, 1, 0)
-        picture = one_after_the_other(run, prompt, mixture, [first, first], [first, second], [second, second])
-        return {"": picture}
+        return one_after_the_other(run, prompt, mixture, [first, first], [first, second], [second, second])
 
     return draw
 
@@ -142,7 +163,8 @@ def _halves(run: Run, prompt: Prompt) -> dict[str, Image.Image]:
         run(with_weights(graph, *ends))[0] for ends in ((first, first), (first, second), (second, second))
     )
     names = f"{PAIR[0]} everywhere", f"{PAIR[0]} left of the line, {PAIR[1]} right of it", f"{PAIR[1]} everywhere"
-    return {"": rows([(names[0], left), (names[1], [halved(one, 160) for one in mixed]), (names[2], right)], 160)}
+    sheet = rows([(names[0], left), (names[1], [halved(one, 160) for one in mixed]), (names[2], right)], 160)
+    return {"": sheet, "cover": cover(mixed, 2)}
 
 
 def _sheet(adapters: Sequence[str] = PAIR) -> Callable[[Run, Prompt], dict[str, Image.Image]]:
@@ -151,7 +173,8 @@ def _sheet(adapters: Sequence[str] = PAIR) -> Callable[[Run, Prompt], dict[str, 
     def draw(run: Run, prompt: Prompt) -> dict[str, Image.Image]:
         graph = for_miniature(prompt, 1, adapters)
         graph[nodes_of(graph, "PreferenceGrid")[0]]["inputs"]["thumbnail_size"] = 160
-        return {"": run(graph)[0][0]}
+        one_by_one = run(each_picture(graph))[0]
+        return {"": run(graph)[0][0], "cover": cover([*one_by_one[:2], *one_by_one[-2:]], 2)}
 
     return draw
 
@@ -161,17 +184,21 @@ def _triangle(run: Run, prompt: Prompt) -> dict[str, Image.Image]:
     graph = for_miniature(prompt, 4, MINIATURE)
     named = [(f"{name} alone", tuple(float(i == at) for i in range(3))) for at, name in enumerate(MINIATURE)]
     named.append(("a third of each", (0.34, 0.33, 0.33)))
-    return {"": rows([(name, run(with_weights(graph, weights))[0]) for name, weights in named], 80)}
+    made = [(name, run(with_weights(graph, weights))[0]) for name, weights in named]
+    return {"": rows(made, 80), "cover": cover([one for _, row in made for one in row], 4)}
 
 
 def _nine(run: Run, prompt: Prompt) -> dict[str, Image.Image]:
-    return {"": tiled(run(prompt)[0], 3, 128)}
+    made = run(prompt)[0]
+    return {"": tiled(made, 3, 128), "cover": cover(made, 3)}
 
 
 def _sweep(run: Run, prompt: Prompt) -> dict[str, Image.Image]:
     """Return both pictures of the graph."""
     sheet, pareto = run(prompt)
-    return {"": sheet[0], "pareto": pareto[0]}
+    one_by_one = run(each_picture(prompt))[0]
+    firsts = one_by_one[:: len(one_by_one) // 15]  # of the fifteen preferences
+    return {"": sheet[0], "pareto": pareto[0], "cover": cover(firsts[:9], 3)}
 
 
 DRAW: dict[str, Callable[[Run, Prompt], dict[str, Image.Image]]] = {
@@ -185,5 +212,7 @@ DRAW: dict[str, Callable[[Run, Prompt], dict[str, Image.Image]]] = {
     "two_style_loras_with_their_words": _mixed("half of each, with its own text encoder"),
     "sweep_with_pareto": _sweep,
     "stochastic_blend_model": _mixed("half of each, drawn step by step"),
+    "app_try_it": _nine,
+    "app_two_loras": _mixed("half of each"),
 }
-"""Template -> its pictures; "" is the one on its thumbnail."""
+"""Template -> its pictures: "cover" is the thumbnail, the others are for the help pages."""

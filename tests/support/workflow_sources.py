@@ -34,7 +34,7 @@ def try_it_no_downloads() -> Template:
         "5. Change the prompt: red, yellow, green, cyan, blue, purple; circle, square, triangle; *two* or *three* of them; "
         "*above*, *below*, *left of*, *right of*, *and*.\n\n"
         "The seed is fixed: what changes is the preference. So small a model often miscounts.\n\n"
-        "With your own checkpoint and LoRAs, go on with **blend_two_adapters**."
+        "With your own checkpoint and LoRAs, go on with **2 Blend two LoRAs**."
     )
     nodes = common(text) | {"sampler": sampler("BlendedKSampler", steps=12, cfg=1.0)} | output("miniature", height=430)
     nodes = on_miniature(nodes | {"preference": preference((0.34, 0.33, 0.33))})
@@ -142,7 +142,8 @@ def triangle_of_three() -> Template:
         "3. Press **Run**.\n"
         "4. In **Preference Weights** drag the **violet dot** in the triangle: each corner is one adapter alone, the middle all "
         "three equally. Run again.\n\n"
-        "A fourth LoRA makes the triangle a square. For all mixtures at once, see the template **sweep_with_pareto**.",
+        "A fourth LoRA makes the triangle a square. For all mixtures at once, see the template "
+        "**6 All mixtures of three, scored**.",
     )
     nodes["preference"] = preference((0.34, 0.33, 0.33))
     nodes["sampler"] = sampler("BlendedKSampler")
@@ -222,7 +223,7 @@ def any_two_style_loras() -> Template:
         "1. **Load Checkpoint**: pick your checkpoint.\n"
         "2. **Load Reward LoRAs**: pick two style LoRAs made for it.\n"
         "3. Press **Run**: it samples five times.\n"
-        "4. Take the mixture you like into **blend_two_adapters**.\n\n"
+        "4. Take the mixture you like into **2 Blend two LoRAs**.\n\n"
         "Is it worth it? **Blend Probe** says whether the blend differs here from plainly stacking the two.",
     )
     del nodes["preference"]
@@ -321,6 +322,48 @@ def sweep_with_pareto() -> Template:
     return {"id": _IDS.format(8), "nodes": nodes, "columns": columns}
 
 
+TITLES = {
+    "try_it_no_downloads": "1 Try it - no downloads",
+    "blend_two_adapters": "2 Blend two LoRAs",
+    "triangle_of_three": "3 Blend three LoRAs",
+    "any_two_style_loras": "4 Two styles, five mixtures",
+    "kl_scale_row": "5 Weaker and stronger in a row",
+    "sweep_with_pareto": "6 All mixtures of three, scored",
+    "preference_schedule": "7 One LoRA early, another late",
+    "regional_preference": "8 One LoRA left, another right",
+    "stochastic_blend_model": "9 Fast - one LoRA a step",
+    "app_try_it": "App 1 Try it - no downloads",
+    "app_two_loras": "App 2 Two LoRAs and a pad",
+}
+"""The file names, which the templates window shows. The others are of earlier versions, and stay in code."""
+
+
+def app_try_it() -> Template:
+    shown = [("positive", "text"), ("preference", "preference_pad"), ("sampler", "seed")]
+    return _as_app(try_it_no_downloads(), 9, shown)
+
+
+def app_two_loras() -> Template:
+    shown = [
+        ("checkpoint", "ckpt_name"),
+        ("loras", "lora_rows"),
+        ("positive", "text"),
+        ("preference", "preference_pad"),
+        ("sampler", "seed"),
+    ]
+    return _as_app(blend_two_adapters(), 10, shown)
+
+
+def _as_app(graph: Template, number: int, shown: list[tuple[str, str]]) -> Template:
+    """Make a template that opens in App mode with these widgets and its saved pictures."""
+    return {
+        "id": _IDS.format(number),
+        "nodes": graph["nodes"],
+        "columns": graph["columns"],
+        "app": {"inputs": shown, "outputs": ["save"]},
+    }
+
+
 TEMPLATES: dict[str, Template] = {
     made.__name__: made()
     for made in (
@@ -334,5 +377,7 @@ TEMPLATES: dict[str, Template] = {
         two_style_loras_with_their_words,
         sweep_with_pareto,
         stochastic_blend_model,
+        app_try_it,
+        app_two_loras,
     )
 }

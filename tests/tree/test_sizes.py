@@ -10,7 +10,17 @@ from pathlib import Path
 import architecture_map
 
 ROOT = Path(__file__).parents[2]
-SHIPPED = ("artifacts", "blending", "evaluation", "miniature", "nodes", "pipelines", "rewards", "training")
+SHIPPED = (
+    "artifacts",
+    "blending",
+    "evaluation",
+    "miniature",
+    "nodes",
+    "pipelines",
+    "preference_learning",
+    "rewards",
+    "training",
+)
 
 
 def shipped_files() -> list[Path]:

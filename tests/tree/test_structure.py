@@ -11,12 +11,13 @@ ROOT = Path(__file__).parents[2]
 MAY_IMPORT = {
     "artifacts": set(),
     "blending": set(),
-    "rewards": {"artifacts"},
-    "nodes": {"blending", "miniature", "rewards"},
+    "rewards": {"artifacts", "preference_learning"},
+    "preference_learning": set(),
+    "nodes": {"blending", "miniature", "preference_learning", "rewards"},
     "training": {"artifacts", "blending", "pipelines", "rewards"},
     "miniature": {"artifacts", "blending", "rewards", "training"},
     "pipelines": {"artifacts", "blending"},
-    "evaluation": {"artifacts", "blending", "rewards", "training", "miniature", "pipelines"},
+    "evaluation": {"artifacts", "blending", "rewards", "training", "miniature", "pipelines", "preference_learning"},
 }
 # Rewards without a model import only these libraries, which every ComfyUI has.
 LIGHT = ("catalogue", "load", "pixels", "protocol", "sources")
@@ -99,6 +100,26 @@ def test_blending_needs_torch_and_the_standard_library_only():
         if level == 0
     }
     assert outside <= {"torch", *sys.stdlib_module_names}
+
+
+def test_preference_learning_needs_numpy_and_scipy_only():
+    outside = {
+        module.split(".")[0]
+        for path in (ROOT / "preference_learning").rglob("*.py")
+        for level, module in imports(path)
+        if level == 0
+    }
+    assert outside <= {"numpy", "scipy", *sys.stdlib_module_names}
+
+
+def test_the_start_of_comfyui_imports_nothing_that_learns():
+    early = {
+        f"{path.relative_to(ROOT)}: {module}"
+        for path in (ROOT / "nodes").rglob("*.py")
+        for level, module in at_start(path)
+        if level and package_of(path, level, module) == "preference_learning"
+    }
+    assert early == set()
 
 
 def test_the_nodes_take_only_what_is_plain_torch_from_the_miniature():

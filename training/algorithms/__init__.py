@@ -26,6 +26,7 @@ class AlgorithmEntry:
         title: a line of help.
         requirements: functions of the settings that raise a ValueError for those it cannot work with.
         window: the noisy steps that ``sampling.noisy_steps auto`` stands for.
+        not_stacked: why it cannot train adapters to be stacked; empty where it can.
     """
 
     module: str
@@ -33,6 +34,7 @@ class AlgorithmEntry:
     title: str
     requirements: tuple[needs.Requirement, ...] = ()
     window: str = "all"
+    not_stacked: str = ""
 
 
 ALGORITHMS = {
@@ -49,6 +51,7 @@ ALGORITHMS = {
         "policy gradient on fresh data, rewards normalized per prompt, no KL penalty",
         (needs.whole_passes_over_steps,),
         POLICY_GRADIENT_WINDOW,
+        "it compares an image's reward with earlier rewards of the prompt, which had other preferences",
     ),
     "grpo": AlgorithmEntry(
         "grpo",

@@ -72,7 +72,7 @@ class Draft:
         images, prompts = self._decode(latents), context.prompts.texts(prompt[rows])
         scores = score(context.limited_rewards, images, prompts, gradient=True)
         context.reward_mix.observe({name: context.processes.gather(values.detach()) for name, values in scores.items()})
-        reward = context.reward_mix.total(scores).to(kl.device)
+        reward = context.trained_reward(scores, prompt[rows]).to(kl.device)
         with torch.no_grad():
             figures = {"reward": reward.mean(), "reward_std": reward.std(correction=0)}
             figures |= {f"reward/{name}": values.mean() for name, values in scores.items()}

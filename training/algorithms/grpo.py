@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..adapter_optimizer import AdapterOptimizer
 from ..buffer import Transitions, denoising_steps
-from ..collection import Collector
+from ..collection import Collection, Collector
 from ..context import RunContext
 from ..policy import gaussian_kl
 from .policy_gradient import clipped_loss, pass_over, recorded_step, total_reward
@@ -42,6 +42,24 @@ def group_advantages(scores: Mapping[str, Tensor], weights: Mapping[str, float],
     return total
 
 
+def bounded_advantages(context: RunContext, data: Collection, largest: float) -> Tensor:
+    """The advantages of an iteration's images within their groups, none larger than ``largest``, float64[N].
+
+    Where the adapters are trained to be stacked the bound is put on each reward's advantage before they are weighted by the
+    preference w. The loss is linear in the advantage, so it is the sum of a loss for each reward, weighted by w, as in
+    ParetoSlider (arXiv 2604.20816).
+    """
+    group, weights, preferences = (
+        context.config.algorithm.group,
+        context.reward_mix.weights,
+        context.preferences(data.prompt),
+    )
+    if preferences is None:
+        return group_advantages(data.scores, weights, group).clamp(-largest, largest)
+    bounded = [group_advantages(data.scores, {name: weights[name]}, group).clamp(-largest, largest) for name in weights]
+    return (preferences * torch.stack(bounded, dim=1)).sum(1)
+
+
 class Grpo:
     """Maximizes the advantage within groups, minus ``kl_weight`` times the KL, by clipped steps over each iteration's data."""
 
@@ -61,8 +79,7 @@ class Grpo:
         context, algorithm = self.context, self.context.config.algorithm
         data = self.collector.from_policy(iteration, measure_kl=self.measures_kl)
         _, figures = total_reward(context, data)
-        largest = algorithm.advantage_clip
-        advantage = group_advantages(data.scores, context.reward_mix.weights, algorithm.group).clamp(-largest, largest)
+        advantage = bounded_advantages(context, data, algorithm.advantage_clip)
         steps = context.sampling_steps(iteration)
         fresh = denoising_steps(data, advantage[:, None].expand(-1, len(steps)), steps)
         if self.measures_kl:

@@ -16,7 +16,7 @@ from ..collection import Collector
 from ..context import RunContext
 from ..randomness import keyed_generator
 from ..state import adapter_copy, restore_adapter
-from .grpo import group_advantages
+from .grpo import bounded_advantages
 from .policy_gradient import at_random_levels, predicted, total_reward
 
 
@@ -71,9 +71,9 @@ class Nft:
         data = self.collector.from_policy(iteration, measure_kl=False)
         restore_adapter(context.model, trained)
         _, figures = total_reward(context, data)
-        advantage = group_advantages(data.scores, context.reward_mix.weights, algorithm.group)
         # Advantages are in standard deviations; the paper's clip(r - mean, -1, 1) / 2 + 1 / 2.
-        fresh = clean_latents(data, (advantage / algorithm.nft_spread).clamp(-1, 1) / 2 + 0.5)
+        advantage = bounded_advantages(context, data, algorithm.nft_spread)
+        fresh = clean_latents(data, advantage / algorithm.nft_spread / 2 + 0.5)
         rows = []
         for update in range(algorithm.updates):
             noisy = self._noisy_rows(fresh, keyed_generator(context.seed, "policy", iteration, update))

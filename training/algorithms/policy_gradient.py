@@ -24,11 +24,11 @@ RowsLoss = Callable[[Transitions], tuple[Tensor, dict[str, float]]]
 
 def total_reward(context: RunContext, data: Collection) -> tuple[Tensor, dict[str, float]]:
     """The trained reward of an iteration's images, float64[N], and figures for the log, in the rewards' own units."""
-    plain = weighted_sum(data.scores, context.reward_mix.weights)
+    plain = weighted_sum(data.scores, context.reward_weights(data.prompt))
     figures = {"reward": float(plain.mean()), "reward_std": float(plain.std(correction=0))}
     figures |= {f"reward/{name}": float(values.mean()) for name, values in data.scores.items()}
     context.reward_mix.observe(data.scores)
-    return context.reward_mix.total(data.scores), figures | {"diversity": data.diversity}
+    return context.trained_reward(data.scores, data.prompt), figures | {"diversity": data.diversity}
 
 
 def recorded_step(context: RunContext, batch: Transitions, *, base: bool) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ Peters and Schaal 2007; for diffusion models Lee et al. 2023, arXiv 2302.12192.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -12,10 +13,11 @@ from torch import Tensor
 
 from ..adapter_optimizer import AdapterOptimizer, mean_figures
 from ..buffer import Transitions, clean_latents, join
-from ..collection import Collector
+from ..collection import Collection, Collector
 from ..context import RunContext
 from ..policy import PolicySteps
 from ..randomness import keyed_generator
+from ..stacking import StackedPrompts
 from .policy_gradient import at_random_levels, buffer_state, predicted, restored_buffer, total_reward
 
 
@@ -41,6 +43,12 @@ def tilt_weights(reward: Tensor, prompt: Tensor, kl_weight: float) -> Tensor:
     shifted = (logits - largest[which]).exp()
     means = torch.zeros(len(groups), dtype=torch.float64).scatter_add(0, which, shifted) / counts
     return shifted / means[which]
+
+
+def scaled_scores(context: RunContext, data: Collection) -> Tensor:
+    """The terms of the trained reward, each times its weight, float64[N, m]."""
+    mix, terms = context.reward_mix, context.reward_mix.terms(data.scores)
+    return torch.stack([weight * terms[name] for name, weight in mix.weights.items()], dim=1)
 
 
 def partners_of_the_same_prompt(prompt: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
@@ -113,22 +121,56 @@ class Rwr:
         context, settings = self.context, self.context.config.algorithm
         data = self.collector.from_base(iteration)
         reward, figures = total_reward(context, data)
-        self.buffer = join(self.buffer, clean_latents(data, reward), settings.buffer * context.processes.count)
-        weights = tilt_weights(self.buffer.returns, self.buffer.prompt, settings.kl_weight)
-        rows = []
+        returns = scaled_scores(context, data) if settings.stacked else reward
+        fresh = clean_latents(replace(data, prompt=context.prompts.plain(data.prompt)), returns)
+        self.buffer = join(self.buffer, fresh, settings.buffer * context.processes.count)
+        rows, share = [], 0.0
         for update in range(settings.updates):
-            noisy = self._noisy_rows(self.buffer, weights, keyed_generator(context.seed, "policy", iteration, update))
+            generator = keyed_generator(context.seed, "policy", iteration, update)
+            prompt, weights = self._prompts_and_weights(self.buffer, iteration * settings.updates + update)
+            noisy = self._noisy_rows(self.buffer, prompt, weights, generator)
             rows.append(
                 self.optimizer.step(torch.arange(len(noisy)), lambda micro, noisy=noisy: self._loss(noisy[micro]))
             )
-        return figures | mean_figures(rows) | {"effective_share": effective_share(weights)}
+            share = sum(map(effective_share, weights)) / len(weights)
+        return figures | mean_figures(rows) | {"effective_share": share}
 
-    def _noisy_rows(self, buffer: Transitions, weights: Tensor, generator: torch.Generator) -> Transitions:
+    @property
+    def _each(self) -> int:
+        """Rows that share prompt, level and noise."""
+        return 2 if self.context.config.algorithm.control_variate else 1
+
+    @property
+    def _draws(self) -> int:
+        return -(-self.optimizer.rows_per_step // self._each)
+
+    def _prompts_and_weights(self, buffer: Transitions, step: int) -> tuple[Tensor, Tensor]:
+        """An optimizer step's preferences and the weights of the buffer's rows under each.
+
+        Args:
+            buffer: N rows.
+            step: which optimizer step of the run.
+
+        Returns:
+            For each draw the rows' prompts, int64[D, N], and the rows' weights, float64[D, N]. D is 1 without preferences.
+        """
+        alpha, prompts = self.context.config.algorithm.kl_weight, self.context.prompts
+        if not isinstance(prompts, StackedPrompts):
+            return buffer.prompt[None], tilt_weights(buffer.returns, buffer.prompt, alpha)[None]
+        numbers = step * self._draws + torch.arange(self._draws)
+        coded = torch.stack([prompts.with_drawn(buffer.prompt, number) for number in numbers])
+        preferences = prompts.preferences(coded[:, 0])
+        weights = [tilt_weights(buffer.returns @ w, buffer.prompt, alpha) for w in preferences]
+        return coded, torch.stack(weights)
+
+    def _noisy_rows(
+        self, buffer: Transitions, prompt: Tensor, weights: Tensor, generator: torch.Generator
+    ) -> Transitions:
         """Draw one optimizer step's rows, with noise added: ``returns`` is 1 for weighted rows, -1 for even ones."""
         size, steps = self.optimizer.rows_per_step, self.context.steps
-        each = 2 if self.context.config.algorithm.control_variate else 1  # rows that share prompt, level and noise
-        draws = -(-size // each)
-        rows = torch.multinomial(weights, draws, replacement=True, generator=generator)
+        each, draws = self._each, self._draws
+        number = draws if len(weights) == 1 else 1  # of draws by each row of weights
+        rows = torch.multinomial(weights, number, replacement=True, generator=generator).flatten()
         sign = torch.ones(size, dtype=torch.float64)
         if each == 2:
             # [draws] -> [2 draws], alternating: every process and network batch has as many of both
@@ -136,9 +178,11 @@ class Rwr:
             rows = torch.stack([rows, partners], 1).flatten()
             sign[1::2] = -1
         chosen = buffer[rows[:size]]
+        which = torch.arange(draws).repeat_interleave(each)[:size] % len(weights)
         index = torch.randint(len(steps), (draws,), generator=generator).repeat_interleave(each)[:size]
         noise = torch.randn(draws, *chosen.latents.shape[1:], generator=generator).repeat_interleave(each, 0)[:size]
-        return at_random_levels(steps, chosen, index, noise, sign)
+        drawn = replace(chosen, prompt=prompt[which, rows[:size]])
+        return at_random_levels(steps, drawn, index, noise, sign)
 
     def _loss(self, batch: Transitions) -> tuple[Tensor, dict[str, float]]:
         even = batch.returns < 0

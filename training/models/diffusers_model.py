@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,14 +16,15 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ..config import AUTHORS_TARGETS, AdapterConfig
-from ..ddim import DdimSteps
 from ..export import adapter_bytes
 from ..policy import PolicySteps
-from .protocol import Conditioning, rows_at_once
+from .gated_adapters import GatedAdapters
+from .protocol import GATES, Conditioning, rows_at_once
 from .unet import call_unet, ddim_run
 
 NetworkCall = Callable[[Any, Tensor, Tensor, Mapping[str, Tensor]], Tensor]
-AdapterWriter = Callable[[Any, float, Mapping[str, str]], bytes]
+AdapterWriter = Callable[..., bytes]
+"""Network with its adapters, alpha, metadata; and ``adapter_name`` where there are several -> the file's content."""
 StepsMaker = Callable[[Mapping[str, Any], int, float, "Iterable[int] | None"], PolicySteps]
 
 
@@ -58,9 +60,9 @@ class Base:
     make_steps: StepsMaker = ddim_run
     save: AdapterWriter = adapter_bytes
 
-    def ddim_steps(self, steps: int, eta: float) -> DdimSteps:
-        """The coefficients of a DDIM run over the base's own noise schedule; see `unet.ddim_run`."""
-        return ddim_run(self.scheduler, steps, eta)
+    def policy_steps(self, steps: int, eta: float) -> PolicySteps:
+        """The coefficients of a run over the base's own schedule. With eta 0 no step has noise."""
+        return self.make_steps(self.scheduler, steps, eta or 1.0, None if eta else ())
 
     def decode_in_parts(self, latents: Tensor) -> Tensor:
         """Decode clean latents a few at a time: float32[B, 3, H, W] in 0..1, on the latents' device."""
@@ -69,16 +71,20 @@ class Base:
 
 
 class DiffusersModel:
-    """A base with one trainable LoRA adapter; implements ``TextToImageModel``."""
+    """A base with a trainable LoRA adapter, or several that are stacked; implements ``TextToImageModel``."""
 
-    def __init__(self, base: Base, lora: AdapterConfig, seed: int, *, gradient_checkpointing: bool = False) -> None:
-        """Freeze the base and attach a fresh adapter, which changes nothing until it is trained.
+    def __init__(
+        self, base: Base, lora: AdapterConfig, seed: int, *, members: int = 1, gradient_checkpointing: bool = False
+    ) -> None:
+        """Freeze the base and attach fresh adapters, which change nothing until they are trained.
 
         Args:
             base: what to fine-tune.
             lora: the adapter's shape.
-            seed: of the adapter's random down-projections (the up-projections start at 0).
-            gradient_checkpointing: recompute activations in the backward pass: less memory, about a third more time.
+            seed: of the adapter's random down-projections (the up-projections start at 0); a further adapter takes the next.
+            members: the number of adapters. Several are added up with the gates of each image, `GATES` of its conditioning.
+            gradient_checkpointing: recompute the denoiser's and the decoder's activations in the backward pass: less memory,
+                about a third more time.
 
         Raises:
             ValueError: a rank below 1, or a target that names no layer of this base.
@@ -88,18 +94,24 @@ class DiffusersModel:
         self.lora = lora
         self._unet = base.unet.requires_grad_(False).eval()
         self._adapter_enabled = True
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self._unet.add_adapter(
-                LoraConfig(
-                    r=lora.rank,
-                    lora_alpha=lora.alpha,  # pyright: ignore[reportArgumentType]  (peft only divides by it)
-                    target_modules=_target_modules(base.unet, lora.targets),
-                )
-            )
+        config = LoraConfig(
+            r=lora.rank,
+            lora_alpha=lora.alpha,  # pyright: ignore[reportArgumentType]  (peft only divides by it)
+            target_modules=_target_modules(base.unet, lora.targets),
+        )
+        self._members = ["default"] if members == 1 else [f"member_{i}" for i in range(members)]
+        for i, name in enumerate(self._members):
+            with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several are meant here
+                torch.manual_seed(seed + i)
+                self._unet.add_adapter(config, adapter_name=name)
+        self._gated = GatedAdapters(self._unet, self._members) if members > 1 else None
         cast_training_params(self._unet, dtype=torch.float32)
         if gradient_checkpointing:
             self._unet.enable_gradient_checkpointing(self._checkpointed)
+            vae = getattr(base.decode, "vae", None)
+            if getattr(vae, "_supports_gradient_checkpointing", False):
+                vae.enable_gradient_checkpointing()  # pyright: ignore[reportOptionalMemberAccess]
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -124,16 +136,22 @@ class DiffusersModel:
 
     def _forward(self, latents: Tensor, timesteps: Tensor, conditioning: Mapping[str, Tensor]) -> Tensor:
         dtype = self._unet.dtype  # masks of texts stay integers
-        inputs = {name: value.to(dtype) if value.is_floating_point() else value for name, value in conditioning.items()}
-        return self.base.call(self._unet, latents.to(self._unet.dtype), timesteps, inputs).float()
+        inputs = {
+            name: value.to(dtype) if value.is_floating_point() else value
+            for name, value in conditioning.items()
+            if name != GATES
+        }
+        with self._gated.opened(conditioning.get(GATES)) if self._gated else nullcontext():
+            return self.base.call(self._unet, latents.to(dtype), timesteps, inputs).float()
 
     def _checkpointed(self, function: Any, *inputs: Any) -> Any:
-        """Gradient checkpointing that runs a block again with the adapter as it was in the forward pass."""
-        enabled = self._adapter_enabled
+        """Gradient checkpointing that runs a block again with the adapters and gates as they were in the forward pass."""
+        enabled, gates = self._adapter_enabled, self._gated.gates if self._gated else None
 
         def run(*again: Any) -> Any:
             if enabled or not self._adapter_enabled:
-                return function(*again)
+                with self._gated.opened(gates) if self._gated else nullcontext():
+                    return function(*again)
             with self._without_adapter():
                 return function(*again)
 
@@ -161,6 +179,10 @@ class DiffusersModel:
 
     def export(self, metadata: Mapping[str, str]) -> bytes:
         return self.base.save(self._unet, self.lora.alpha, metadata)
+
+    def export_member(self, member: int, metadata: Mapping[str, str]) -> bytes:
+        """One of several adapters as a file of its own, as `export`."""
+        return self.base.save(self._unet, self.lora.alpha, metadata, adapter_name=self._members[member])
 
 
 def _check_lora(unet: UNet2DConditionModel, lora: AdapterConfig) -> None:

@@ -11,13 +11,16 @@ from torch import Tensor
 
 from ..policy import PolicySteps, guide
 
+GATES = "stacked_gates"
+"""The entry of a conditioning that holds the gates of adapters trained to be stacked, float32[B, m]."""
+
 
 @dataclass(frozen=True)
 class Conditioning:
     """Encoded prompts, one row per image.
 
     Attributes:
-        prompt: the network's keyword tensors for the prompts, float[B, ...] each.
+        prompt: the network's keyword tensors for the prompts, float[B, ...] each; and `GATES`, where there are any.
         empty: the same for the negative (empty) prompt.
         features: one vector per prompt for the value function, float32[B, F].
     """
@@ -105,6 +108,14 @@ class TextToImageModel(Protocol):
 
     def export(self, metadata: Mapping[str, str]) -> bytes:
         """The trained part as the bytes of a ``.safetensors`` file."""
+        ...
+
+
+class StackedModel(TextToImageModel, Protocol):
+    """A model whose trained part is several adapters, added up with the gates of each image (`GATES`)."""
+
+    def export_member(self, member: int, metadata: Mapping[str, str]) -> bytes:
+        """One adapter as the bytes of a ``.safetensors`` file."""
         ...
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -67,7 +68,8 @@ def take_apart(pipeline: Any, name: str, resolution: int, device: torch.device) 
         call=_call,
         pixels=scale,
         decode=FrameDecoder(pipeline.vae.to(device)),
-        save=_adapter_bytes,
+        # with the names of Wan's own code: diffusion_model.blocks.0.self_attn.q.lora_A.weight
+        save=partial(transformer_bytes, rename=_in_comfyui),
     )
     return replace(base, scheduler=dict(_euler(pipeline.scheduler).config))
 
@@ -81,11 +83,6 @@ def _euler(scheduler: Any) -> FlowMatchEulerDiscreteScheduler:
 def _call(network: Any, latents: Tensor, timesteps: Tensor, conditioning: Mapping[str, Tensor]) -> Tensor:
     frames = latents[:, :, None]  # [B, C, H, W] -> [B, C, 1, H, W]
     return network(hidden_states=frames, timestep=timesteps, return_dict=False, **conditioning)[0][:, :, 0]
-
-
-def _adapter_bytes(transformer: Any, alpha: float, metadata: Mapping[str, str]) -> bytes:
-    """The adapter file with the names of Wan's own code: ``diffusion_model.blocks.0.self_attn.q.lora_A.weight``."""
-    return transformer_bytes(transformer, alpha, metadata, rename=_in_comfyui)
 
 
 def _in_comfyui(key: str) -> str:

@@ -29,12 +29,19 @@ const [NEVER, BYPASS] = [2, 4] // LiteGraph's node modes
 /** @type {(node: any, name: string) => any} The node's widget of a name. */
 export const widgetOf = (node, name) => node?.widgets?.find((/** @type {any} */ widget) => widget.name === name)
 
+/** @type {WeakMap<object, { count: number, lists: Record<string, string[]> }>} By node, because pads ask several times a second. */
+const lists = new WeakMap()
+
 /** @type {(node: any, prefix: string) => string[]} The names of its numbered inputs, such as weight_1 ... weight_4. */
-export const numbered = (node, prefix) =>
-  (node.widgets ?? [])
+export function numbered(node, prefix) {
+  const widgets = node.widgets ?? []
+  let known = lists.get(node)
+  if (known?.count !== widgets.length) lists.set(node, (known = { count: widgets.length, lists: {} }))
+  return (known.lists[prefix] ??= widgets
     .map((/** @type {any} */ widget) => widget.name)
     .filter((/** @type {string} */ name) => new RegExp(`^${prefix}_\\d+$`).test(name))
-    .sort((/** @type {string} */ a, /** @type {string} */ b) => Number(a.split('_')[1]) - Number(b.split('_')[1]))
+    .sort((/** @type {string} */ a, /** @type {string} */ b) => Number(a.split('_')[1]) - Number(b.split('_')[1])))
+}
 
 /** @type {(node: any) => Found} */
 export function slotsOf(node) {

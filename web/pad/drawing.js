@@ -26,10 +26,11 @@ export function svg(tag, attributes = {}, text) {
  *
  * @param {import('./adapters.js').Slot[]} slots one per corner
  * @param {(number | null)[]} shares one per corner, sum 1; null where they are unknown
+ * @param {number} locked the corner whose weight is locked; -1: none
  * @param {import('./theme.js').Theme} theme
  * @returns {any[]} elements
  */
-export function drawShape(slots, shares, theme) {
+export function drawShape(slots, shares, locked, theme) {
   const corners = CORNERS[slots.length]
   const outline = svg('polygon', {
     points: corners.map((corner) => corner.join(',')).join(' '),
@@ -43,7 +44,19 @@ export function drawShape(slots, shares, theme) {
     const look = used ? { fill: COLOURS[i] } : { fill: 'none', stroke: theme.line, 'stroke-dasharray': '2 2' }
     return svg('circle', { cx: corners[i][0], cy: corners[i][1], r: 6, 'data-part': 'corner', ...look })
   })
-  return [outline, ...marks, ...slots.map((slot, i) => drawLabel(slot, shares[i], places[i], theme))]
+  const lock = slots[locked] ? [drawLock(corners[locked], theme)] : []
+  return [outline, ...marks, ...lock, ...slots.map((slot, i) => drawLabel(slot, shares[i], places[i], theme))]
+}
+
+/** @type {(corner: import('./coordinates.js').Point, theme: import('./theme.js').Theme) => any} A padlock on a corner. */
+function drawLock([x, y], theme) {
+  const lock = svg('g', { 'data-part': 'lock', transform: `translate(${x} ${y})`, 'pointer-events': 'none' })
+  const look = { stroke: theme.text, 'stroke-width': 1.5 }
+  lock.append(
+    svg('path', { d: 'M -3 0 V -3 A 3 3 0 0 1 3 -3 V 0', fill: 'none', ...look }),
+    svg('rect', { x: -4.5, y: 0, width: 9, height: 6.5, rx: 1.5, fill: theme.background, ...look })
+  )
+  return lock
 }
 
 /**

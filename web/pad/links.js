@@ -13,7 +13,7 @@ const [SUBGRAPH_INPUT, SUBGRAPH_OUTPUT] = [-10, -20] // LiteGraph's ids of a sub
 const linkOf = (graph, id) => graph?.getLink?.(id) ?? graph?.links?.[id]
 
 /** @type {(graph: any) => any[]} The nodes that show this subgraph; none for the outermost graph. */
-function hostsOf(graph) {
+export function hostsOf(graph) {
   const root = graph?.rootGraph
   if (!root || root === graph) return []
   const graphs = [root, ...(root.subgraphs?.values() ?? [])]

@@ -10,10 +10,13 @@
  * @property {() => void} refresh redraws the pad if something changed
  */
 
+import { api } from '../../../scripts/api.js'
 import { app } from '../../../scripts/app.js'
 
 export const PAD_CLASS = 'diffusion-blend-pad'
-const REFRESH_MS = 200 // links, file names and undo change without an event
+const REFRESH_MS = 2000 // other extensions change links and numbers without an event
+const [SOON_MS, LATER_MS] = [50, 400] // after an event: for most changes, and for undo, which takes longer
+const EVENTS = ['pointerup', 'keyup', 'change']
 const REMOVED = 'removed'
 
 /** @type {Set<LivePad>} */
@@ -25,7 +28,35 @@ let timer
 export function keepFresh(pad) {
   setInert(pad, false)
   live.add(pad)
+  if (timer === undefined) listen()
   timer ??= setInterval(refreshAll, REFRESH_MS)
+  refreshSoon()
+}
+
+let listens = false
+
+/** What a person does ends with one of these, and the front end says when the graph differs. */
+function listen() {
+  if (listens) return
+  listens = true
+  for (const name of EVENTS) window.addEventListener(name, refreshSoon, { capture: true, passive: true })
+  for (const name of ['graphChanged', 'executed']) api.addEventListener(name, refreshSoon)
+}
+
+/** @type {ReturnType<typeof setTimeout> | undefined} */
+let soon
+/** @type {ReturnType<typeof setTimeout> | undefined} */
+let later
+
+/** Refresh a moment later, once for all events until then, and once more. */
+export function refreshSoon() {
+  if (live.size === 0) return
+  soon ??= setTimeout(() => {
+    soon = undefined
+    refreshAll()
+    clearTimeout(later)
+    later = setTimeout(refreshAll, LATER_MS)
+  }, SOON_MS)
 }
 
 /** @param {LivePad} pad a removed node's */

@@ -1,18 +1,23 @@
 /**
- * The pad's context menu: equal weights, presets that the workflow keeps, and whether a run starts when a drag ends.
+ * The pad's context menu: equal weights, a locked weight, presets that the workflow keeps, the remembered images, and whether a
+ * run starts when a drag ends.
  *
  * @typedef {{ name: string, numbers: Record<string, number> }} Preset
  *
  * @typedef {object} MenuActions
  * @property {() => void} reset
+ * @property {{ weight: string, name: string }[]} adapters those on the pad
  * @property {() => Record<string, number>} read the numbers of now
  * @property {(numbers: Record<string, number>) => void} write
  */
 
 import { app } from '../../../scripts/app.js'
+import { keyOfNode } from './node_ids.js'
+import { forgetAll, rememberedOf } from './remembered.js'
 import { say } from './words.js'
 
 const PRESETS = 'diffusion_blend_presets'
+const LOCKED = 'diffusion_blend_locked'
 const RUNS = 'diffusion_blend_run_on_release'
 
 /** @type {(node: any) => Preset[]} */
@@ -21,11 +26,15 @@ const presetsOf = (node) => (Array.isArray(node.properties?.[PRESETS]) ? node.pr
 /** @type {(node: any) => boolean} Whether a run starts when the pointer lets go. */
 export const runsOnRelease = (node) => node.properties?.[RUNS] === true
 
+/** @type {(node: any) => string} The input's name of the weight that stays as it is when the dot is dragged, or empty. */
+export const lockedWeight = (node) => String(node.properties?.[LOCKED] ?? '')
+
 /** @type {(node: any, event: MouseEvent, actions: MenuActions) => void} */
 export function openMenu(node, event, actions) {
   const presets = presetsOf(node)
   const entries = [
     { content: say('reset'), callback: actions.reset },
+    ...actions.adapters.map(({ weight, name }) => lockEntry(node, weight, name)),
     { content: say('savePreset'), callback: () => void savePreset(node, actions.read()) },
     ...presets.map(({ name, numbers }) => ({
       content: say('recall', { name }),
@@ -37,8 +46,19 @@ export function openMenu(node, event, actions) {
       callback: () => setProperty(node, RUNS, !runsOnRelease(node))
     }
   ]
+  const images = rememberedOf(keyOfNode(node)).length
+  if (images) entries.push({ content: say('forgetImages', { number: images }), callback: () => forgetAll(keyOfNode(node)) })
   const { LiteGraph } = /** @type {any} */ (window)
   new LiteGraph.ContextMenu(entries, { event })
+}
+
+/** @type {(node: any, weight: string, name: string) => { content: string, callback: () => void }} */
+function lockEntry(node, weight, name) {
+  const isLocked = lockedWeight(node) === weight
+  return {
+    content: `${isLocked ? '\u2713 ' : ''}${say('lock', { name })}`,
+    callback: () => setProperty(node, LOCKED, isLocked ? '' : weight)
+  }
 }
 
 /** @type {(node: any, name: string, value: unknown) => void} A property is saved with the workflow, and undone with it. */

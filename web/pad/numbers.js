@@ -13,9 +13,11 @@ const labels = new WeakMap()
 export function showNames(node, slots) {
   const changes = numbered(node, 'weight').map((name, i) => {
     const widget = widgetOf(node, name)
-    const { value, linked } = numberOf(node, name)
+    const { value, linked, widget: holding } = numberOf(node, name)
     const named = setLabel(widget, slots[i]?.unknown ? '' : slots[i]?.name)
-    return setHidden(widget, !slots[i] && !linked && !value) || named
+    const promoted = holding && holding !== widget // shown on the subgraph's own node, which takes over what is hidden here
+    if (promoted) setHidden(holding, false)
+    return setHidden(widget, !slots[i] && !linked && !value && !promoted) || named
   })
   return changes.some(Boolean)
 }

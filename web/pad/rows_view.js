@@ -1,11 +1,12 @@
 /**
- * The rows of Load Reward LoRAs as an element: on or off, colour, name, strength, remove; drag to reorder.
+ * The rows of Load Reward LoRAs as an element: on or off, colour, picture, name, strength, remove; drag to reorder.
  * Knows nothing of the graph.
  *
  * @typedef {object} Row
  * @property {string} file
  * @property {number} strength
  * @property {boolean} on
+ * @property {string} picture address of its preview picture, or empty
  *
  * @typedef {object} RowActions
  * @property {(index: number, event: Event) => void} choose
@@ -17,6 +18,7 @@
 
 import { NONE, shortName } from './adapters.js'
 import { COLOURS } from './drawing.js'
+import { hidePictures, showPictures } from './floating.js'
 import { say } from './words.js'
 
 export const ROW_HEIGHT = 30
@@ -29,6 +31,7 @@ const make = (tag, style, more = {}) => {
   return Object.assign(element, more)
 }
 
+const LARGE = 256 // pixels of a preview picture under the pointer
 const FIELD = { border: 'none', borderRadius: '4px', height: '24px', font: '12px Inter, Arial, sans-serif' }
 
 export class RowsView {
@@ -43,7 +46,8 @@ export class RowsView {
   /** @type {(rows: Row[], room: boolean, theme: import('./theme.js').Theme) => void} */
   show(rows, room, theme) {
     const field = { ...FIELD, background: theme.background, color: theme.text }
-    const elements = rows.map((row, i) => this.makeRow(row, i, field))
+    const off = { ...field, color: theme.muted }
+    const elements = rows.map((row, i) => this.makeRow(row, i, row.on ? field : off))
     const add = make('button', { ...field, cursor: 'pointer', width: '100%' }, { type: 'button', disabled: !room })
     add.dataset.part = 'add'
     add.textContent = say('addLora')
@@ -58,13 +62,13 @@ export class RowsView {
     const parts = [
       this.makeGrip(index, field),
       this.makeSwitch(row, index),
-      this.makeColour(index),
+      this.makeColour(index, row.on),
+      ...(row.picture ? [this.makePicture(row)] : []),
       this.makeName(row, index, field),
       this.makeStrength(row, index, field),
       this.makeRemove(index, field)
     ]
     line.append(...parts)
-    line.style.opacity = row.on ? '1' : '0.55'
     return line
   }
 
@@ -106,10 +110,21 @@ export class RowsView {
     return box
   }
 
-  /** @type {(index: number) => HTMLElement} The colour of the adapter's corner in the pad. */
-  makeColour(index) {
+  /** @type {(row: Row) => HTMLElement} */
+  makePicture({ picture, file }) {
+    const image = make('img', { width: '24px', height: '24px', borderRadius: '4px', objectFit: 'cover', flex: 'none' })
+    Object.assign(image, { src: picture, alt: '', title: shortName(file) })
+    image.dataset.part = 'picture'
+    image.onpointerenter = () => showPictures(image, shortName(file), [{ url: picture, opacity: 1, caption: '' }], LARGE)
+    image.onpointerleave = hidePictures
+    return image
+  }
+
+  /** @type {(index: number, on: boolean) => HTMLElement} The colour of the adapter's corner in the pad. */
+  makeColour(index, on) {
     const colour = make('span', { width: '14px', height: '14px', borderRadius: '7px', flex: 'none' })
-    colour.style.background = COLOURS[index]
+    Object.assign(colour.style, { background: on ? COLOURS[index] : 'none', border: `2px solid ${COLOURS[index]}` })
+    colour.style.boxSizing = 'border-box'
     colour.dataset.part = 'colour'
     return colour
   }

@@ -8,6 +8,7 @@
  * @property {import('./adapters.js').Slot[]} slots one per corner, 1 to 8
  * @property {(number | null)[]} weights one per corner; null: set by a link, unknown
  * @property {boolean} weightsLocked a weight comes from a link
+ * @property {number} locked the corner whose weight stays as it is; -1: none
  * @property {number | null} klScale
  * @property {boolean} klLocked it comes from a link
  * @property {string} message to the artist, or empty
@@ -19,34 +20,34 @@
  * @property {(klScale: number) => void} setKlScale
  * @property {() => void} commit the end of a drag, or one key
  * @property {(event: MouseEvent) => void} openMenu
+ * @property {(image: import('./remembered.js').Remembered, weights: number[]) => void} takeBack
  */
 
-import { clampTo, pointOf, snap, toHundredths, weightsAt } from './coordinates.js'
+import { clampTo, pointOf, snap, weightsAt } from './coordinates.js'
 import { VIOLET, drawMessage, drawShape, drawTrack, svg, trackX } from './drawing.js'
+import { onKey } from './keys.js'
+import { DrawnLayers } from './layers.js'
 import { CORNERS, FONT_FAMILY, HEIGHT, TRACK, WIDTH } from './layout.js'
 import { PAD_CLASS } from './live.js'
+import { SCALE_ALLOWED, equal, moved, toScaleStep } from './moves.js'
+import { hidePictures, imageAt, showHovered, showNearest } from './thumbnails.js'
 import { say } from './words.js'
 
 /** The least height of the pad in a node, in the node's own pixels. */
 export const MIN_HEIGHT = 250
-const [SCALE_SHOWN, SCALE_ALLOWED] = [
-  [-1, 3],
-  [-5, 5]
-]
+const SCALE_SHOWN = [-1, 3]
 const SNAP = 6 // in the picture's units
-const WEIGHT_STEP = 0.01
-const SCALE_STEP = 0.05
-
-/** @type {(value: number) => number} */
-const toScaleStep = (value) => {
-  const [least, most] = SCALE_ALLOWED
-  return Math.min(most, Math.max(least, Math.round(Math.round(value / SCALE_STEP) * SCALE_STEP * 1000) / 1000))
-}
+const DRAG_FROM = 4 // pixels: a press on an image that moves less is a click
+const HANDLE = 9
 
 /** The element, and the two ways of talking to it: `show` and the actions. */
 export class PreferencePad {
-  /** @param {PadActions} actions */
-  constructor(actions) {
+  /**
+   * @param {any} node handed on to the layers
+   * @param {PadActions} actions
+   */
+  constructor(node, actions) {
+    this.node = node
     this.actions = actions
     /** @type {PadState | null} */
     this.state = null
@@ -54,6 +55,9 @@ export class PreferencePad {
     this.held = null
     /** @type {number[] | null} The track's range while its handle is held: it must not change under the hand. */
     this.heldRange = null
+    /** @type {{ found: import('./thumbnails.js').Placed, x: number, y: number } | null} The image that is pressed. */
+    this.pressed = null
+    this.layers = new DrawnLayers()
     this.element = document.createElement('div')
     this.element.className = PAD_CLASS
     Object.assign(this.element.style, {
@@ -75,11 +79,11 @@ export class PreferencePad {
     this.shape = svg('g')
     this.track = svg('g')
     this.message = svg('g', { 'data-part': 'message' })
-    this.handle = this.makeHandle('weights', 9, VIOLET)
+    this.handle = this.makeHandle('weights', HANDLE, VIOLET)
     this.klHandle = this.makeHandle('kl', 7, '#d84315')
     this.klHandle.setAttribute('aria-valuemin', String(SCALE_ALLOWED[0]))
     this.klHandle.setAttribute('aria-valuemax', String(SCALE_ALLOWED[1]))
-    this.svg.append(this.shape, this.track, this.message, this.handle, this.klHandle)
+    this.svg.append(this.layers.below, this.shape, this.layers.above, this.track, this.message, this.handle, this.klHandle)
     this.element.append(this.svg)
     this.listen()
   }
@@ -91,7 +95,7 @@ export class PreferencePad {
     handle.append(svg('circle', { r: radius, 'stroke-width': 2.5, stroke: '#fff' }))
     handle.addEventListener('focus', () => handle.firstChild.setAttribute('stroke', '#ffd54f'))
     handle.addEventListener('blur', () => handle.firstChild.setAttribute('stroke', '#fff'))
-    handle.addEventListener('keydown', (/** @type {KeyboardEvent} */ event) => this.onKey(part, event))
+    handle.addEventListener('keydown', (/** @type {KeyboardEvent} */ event) => onKey(this, part, event))
     return handle
   }
 
@@ -117,7 +121,8 @@ export class PreferencePad {
     const scale = Number.isFinite(klScale) ? /** @type {number} */ (klScale) : null
     const shares = this.shares
     this.element.style.background = theme.background
-    this.shape.replaceChildren(...drawShape(slots, shares, theme))
+    this.shape.replaceChildren(...drawShape(slots, shares, state.locked, theme))
+    this.layers.draw(this.context)
     const value = say('kl', { value: scale === null ? '?' : Number(scale.toFixed(3)) })
     this.track.replaceChildren(...drawTrack(this.range, value, theme))
     this.message.replaceChildren(...drawMessage(state.message, state.isProblem ? theme.warning : theme.muted))
@@ -125,6 +130,20 @@ export class PreferencePad {
     this.place(this.handle, pointOf(this.corners, shares.map((share) => share ?? NaN)), weightsLocked)
     this.place(this.klHandle, scale === null ? null : [trackX(this.range, scale), TRACK.y], klLocked)
     this.describe(shares, scale)
+  }
+
+  /** @returns {import('./layers.js').LayerContext} */
+  get context() {
+    const { slots, theme } = /** @type {PadState} */ (this.state)
+    const corners = this.corners
+    return {
+      node: this.node,
+      slots,
+      corners,
+      theme,
+      weightsAt: (point) => weightsAt(corners, clampTo(corners, point)),
+      pointOf: (weights) => pointOf(corners, weights)
+    }
   }
 
   /** @type {(shares: (number | null)[], scale: number | null) => void} For screen readers. */
@@ -156,40 +175,79 @@ export class PreferencePad {
   }
 
   listen() {
-    this.svg.addEventListener('pointerdown', (/** @type {PointerEvent} */ event) => {
-      if (event.button !== 0 || !this.state) return
-      const [x, y] = this.positionOf(event)
-      const part = this.partAt([x, y])
-      if (part === 'kl' ? this.state.klLocked : this.state.weightsLocked) return
-      event.stopPropagation()
-      this.held = part
-      this.heldRange = part === 'kl' ? this.range : null
-      this.svg.setPointerCapture(event.pointerId)
-      const handle = part === 'kl' ? this.klHandle : this.handle
-      handle.focus({ preventScroll: true })
-      this.moveTo([x, y], event.altKey)
-    })
-    this.svg.addEventListener('pointermove', (/** @type {PointerEvent} */ event) => {
-      if (!this.held) return
-      event.stopPropagation()
-      this.moveTo(this.positionOf(event), event.altKey)
-    })
-    const release = () => {
-      if (!this.held) return
-      this.held = this.heldRange = null
-      if (this.state) this.show(this.state)
-      this.actions.commit()
-    }
-    this.svg.addEventListener('dblclick', (/** @type {MouseEvent} */ event) => {
+    /** @type {(name: string, act: (event: any) => void) => void} */
+    const on = (name, act) => this.svg.addEventListener(name, act)
+    on('pointerdown', (event) => this.onPress(event))
+    on('pointermove', (event) => this.onMove(event))
+    on('pointerleave', () => this.held || hidePictures())
+    for (const name of ['pointerup', 'pointercancel', 'lostpointercapture']) on(name, () => this.onRelease())
+    on('dblclick', (event) => {
       event.stopPropagation()
       if (this.state) this.reset(this.partAt(this.positionOf(event)))
     })
-    this.svg.addEventListener('contextmenu', (/** @type {MouseEvent} */ event) => {
+    on('contextmenu', (event) => {
       event.preventDefault()
       event.stopPropagation()
+      hidePictures()
       this.actions.openMenu(event)
     })
-    for (const name of ['pointerup', 'pointercancel', 'lostpointercapture']) this.svg.addEventListener(name, release)
+  }
+
+  /** @param {PointerEvent} event */
+  onPress(event) {
+    if (event.button !== 0 || !this.state) return
+    const point = this.positionOf(event)
+    const part = this.partAt(point)
+    if (part === 'kl' ? this.state.klLocked : this.state.weightsLocked) return
+    event.stopPropagation()
+    this.svg.setPointerCapture(event.pointerId)
+    const found = part === 'weights' && !this.isOnHandle(point) ? imageAt(this.context, point) : null
+    if (found) this.pressed = { found, x: event.clientX, y: event.clientY }
+    else this.hold(part, point, event)
+  }
+
+  /** @type {(part: 'weights' | 'kl', point: Point, event: PointerEvent) => void} */
+  hold(part, point, event) {
+    this.held = part
+    this.heldRange = part === 'kl' ? this.range : null
+    const handle = part === 'kl' ? this.klHandle : this.handle
+    handle.focus({ preventScroll: true })
+    hidePictures()
+    this.moveTo(point, event.altKey)
+  }
+
+  /** @param {PointerEvent} event */
+  onMove(event) {
+    if (!this.state) return
+    const point = this.positionOf(event)
+    if (this.pressed) {
+      event.stopPropagation()
+      const { x, y } = this.pressed
+      if (Math.hypot(event.clientX - x, event.clientY - y) < DRAG_FROM) return
+      this.pressed = null
+      this.hold('weights', point, event)
+    } else if (this.held) {
+      event.stopPropagation()
+      this.moveTo(point, event.altKey)
+      if (this.held === 'weights') showNearest(this.svg, this.context, clampTo(this.corners, point))
+    } else if (!event.buttons) showHovered(this.svg, this.context, point)
+  }
+
+  onRelease() {
+    const pressed = this.pressed
+    this.pressed = null
+    if (pressed) this.actions.takeBack(pressed.found.image, pressed.found.weights)
+    if (!this.held) return
+    this.held = this.heldRange = null
+    hidePictures()
+    if (this.state) this.show(this.state)
+    this.actions.commit()
+  }
+
+  /** @type {(point: Point) => boolean} */
+  isOnHandle(point) {
+    const at = pointOf(this.corners, this.shares.map((share) => share ?? NaN))
+    return at !== null && Math.hypot(at[0] - point[0], at[1] - point[1]) <= HANDLE
   }
 
   /** @type {(point: Point) => 'weights' | 'kl'} */
@@ -218,75 +276,20 @@ export class PreferencePad {
   /** Equal weights, or KL scale 1. */
   reset(/** @type {'weights' | 'kl'} */ part) {
     const { slots, klLocked, weightsLocked } = /** @type {PadState} */ (this.state)
-    const used = slots.filter((slot) => slot.used).length
     if (part === 'kl' && !klLocked) this.actions.setKlScale(1)
-    if (part === 'weights' && !weightsLocked && used) {
-      this.actions.setWeights(toHundredths(slots.map((slot) => (slot.used ? 1 / used : 0))))
-    }
+    if (part === 'weights' && !weightsLocked) this.setShares(equal(slots))
     this.actions.commit()
   }
 
   /** @param {Point} point where the weights shall be; an empty slot's share goes to the adapters in proportion */
   moveWeights(point) {
-    const { slots } = /** @type {PadState} */ (this.state)
-    const all = weightsAt(this.corners, clampTo(this.corners, point)).map((weight, i) => (slots[i].used ? weight : 0))
-    const total = all.reduce((sum, weight) => sum + weight, 0)
-    if (total > 1e-9) this.actions.setWeights(toHundredths(all.map((weight) => weight / total)))
+    this.setShares(weightsAt(this.corners, clampTo(this.corners, point)))
   }
 
-  /**
-   * Arrow keys move (Shift: ten times as far), Home puts the handle in the middle or the KL scale at 1, digits give one
-   * adapter everything.
-   *
-   * @type {(part: string, event: KeyboardEvent) => void}
-   */
-  onKey(part, event) {
-    if (event.key === 'Delete' || event.key === 'Backspace') event.stopPropagation() // the node is not meant
-    if (!this.state || event.ctrlKey || event.metaKey || event.altKey) return
-    const done = part === 'kl' ? this.onScaleKey(event) : this.onWeightsKey(event)
-    if (!done) return
-    event.preventDefault()
-    event.stopPropagation()
-    this.actions.commit()
-  }
-
-  /** @type {(event: KeyboardEvent) => boolean} */
-  onScaleKey(event) {
-    const { klScale, klLocked } = /** @type {PadState} */ (this.state)
-    if (klLocked || klScale === null) return false
-    const direction = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1 }[event.key]
-    if (direction) this.actions.setKlScale(toScaleStep(klScale + direction * SCALE_STEP * (event.shiftKey ? 10 : 1)))
-    else if (event.key === 'Home') this.actions.setKlScale(1)
-    else return false
-    return true
-  }
-
-  /** @type {(event: KeyboardEvent) => boolean} */
-  onWeightsKey(event) {
-    const { slots, weightsLocked } = /** @type {PadState} */ (this.state)
-    const used = slots.filter((slot) => slot.used).length
-    if (weightsLocked || used === 0) return false
-    const corners = this.corners
-    const only = Number(event.key) - 1
-    if (slots[only]?.used) {
-      this.actions.setWeights(slots.map((_, i) => (i === only ? 1 : 0)))
-      return true
-    }
-    const equal = slots.map((slot) => (slot.used ? 1 / used : 0))
-    if (event.key === 'Home') {
-      this.actions.setWeights(toHundredths(equal))
-      return true
-    }
-    /** @type {Record<string, Point>} */
-    const directions = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }
-    const direction = directions[event.key]
-    if (!direction || slots.length < 2) return false
-    const shares = this.shares.map((share) => share ?? NaN)
-    const from = pointOf(corners, shares) ?? /** @type {Point} */ (pointOf(corners, equal))
-    const side = Math.hypot(corners[1][0] - corners[0][0], corners[1][1] - corners[0][1])
-    const step = side * WEIGHT_STEP * (event.shiftKey ? 10 : 1) * (slots.length === 2 && direction[1] ? -1 : 1)
-    const along = slots.length === 2 ? [direction[0] + direction[1], 0] : direction
-    this.moveWeights([from[0] + along[0] * step, from[1] + along[1] * step])
-    return true
+  /** @param {number[]} wanted one per corner */
+  setShares(wanted) {
+    const { slots, locked } = /** @type {PadState} */ (this.state)
+    const weights = moved(wanted, slots, locked, this.shares)
+    if (weights) this.actions.setWeights(weights)
   }
 }

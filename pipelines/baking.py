@@ -1,0 +1,222 @@
+"""Bakes the soup of several adapters of a diffusers base into one LoRA file."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from ..blending.baking import join_pairs, reduce_rank
+from ..blending.plans import is_significant
+from ..blending.preference import Preference
+from ..blending.updates import LowRank
+from .adapter_files import Adapter, read_adapter
+
+logger = logging.getLogger("diffusion_blend")
+
+NETWORKS = ("unet", "transformer")
+"""The denoiser's folder in a diffusers base."""
+
+_TEXT = ("lora_te", "text_encoder")
+_ENDS = {
+    ".lora_up.weight": "up",
+    ".lora_down.weight": "down",
+    ".lora_B.weight": "up",
+    ".lora_A.weight": "down",
+    ".alpha": "alpha",
+}
+
+
+@dataclass
+class BakedFile:
+    """A baked file's tensors, and the error that a reduced rank leaves.
+
+    Attributes:
+        tensors: by key.
+        metadata: the header.
+        errors: layer -> relative error left.
+        missing, size: sums of squares of the parts left out and of the updates.
+    """
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    metadata: dict[str, str] = field(default_factory=dict)
+    errors: dict[str, float] = field(default_factory=dict)
+    missing: float = 0.0
+    size: float = 0.0
+
+    @property
+    def error(self) -> float:
+        """The relative error of all layers together."""
+        return (self.missing / self.size) ** 0.5 if self.size else 0.0
+
+    def content(self) -> bytes:
+        """The bytes of the ``.safetensors`` file."""
+        return save({key: tensor.contiguous() for key, tensor in self.tensors.items()}, self.metadata)
+
+
+def skeleton(base: str) -> tuple[nn.Module, bool, bool]:
+    """Return a base's denoiser without its weights.
+
+    Args:
+        base: a folder of diffusers, with ``model_index.json``.
+
+    Returns:
+        The network on the meta device, whether it is a UNet, and whether the base has several text encoders.
+
+    Raises:
+        ValueError: the folder is not one of diffusers, or its network is of an unknown class.
+    """
+    import diffusers
+
+    folder = Path(base)
+    try:
+        index: dict[str, Any] = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+        part = next(name for name in NETWORKS if name in index)
+        config = json.loads((folder / part / "config.json").read_text(encoding="utf-8"))
+        kind = getattr(diffusers, str(index[part][1]))
+    except (OSError, ValueError, StopIteration, AttributeError, IndexError, TypeError) as error:
+        raise ValueError(
+            f"base {base!r}: cannot read a diffusers folder with a unet or a transformer there ({error or type(error).__name__})"
+        ) from error
+    with torch.device("meta"):
+        network = kind.from_config(config)
+    return network, part == "unet", "text_encoder_2" in index
+
+
+def bake_files(
+    base: str, files: Sequence[str], weights: Sequence[float], kl_scale: float = 1.0, rank: int = 0
+) -> BakedFile:
+    """Sum adapters' updates by a preference, ``sum_i c_i up_i @ down_i`` on each layer.
+
+    Args:
+        base: see `skeleton`.
+        files: LoRA files for this base.
+        weights: the preference, one for each file.
+        kl_scale: the KL scale.
+        rank: of every layer; 0 joins the ranks, which is exact.
+
+    Returns:
+        The file. For a UNet it has kohya's keys, which ComfyUI, A1111 and diffusers read; for a transformer diffusers' keys.
+
+    Raises:
+        ValueError: a file cannot be read or does not fit, the numbers of files and weights differ, or all coefficients are 0.
+    """
+    if len(files) != len(weights):
+        raise ValueError(f"{len(weights)} weights for {len(files)} adapters: give one for each file")
+    network, is_unet, several = skeleton(base)
+    adapters = [read_adapter(Path(file).stem, file, network) for file in files]
+    names = [adapter.name for adapter in adapters]
+    found = Preference(tuple(weights), kl_scale).coefficients(names, [adapter.kl_weight for adapter in adapters])
+    coefficients = [float(c) for c in found]
+    if not any(map(is_significant, coefficients)):
+        raise ValueError(
+            f"kl_scale is {kl_scale:g}: all coefficients are 0, so the file would be the base model itself"
+        )
+    baked = BakedFile()
+    for layer, pairs in _network_pairs(adapters, coefficients).items():
+        pair = _reduced(baked, layer, join_pairs(pairs), rank)
+        _write(baked.tensors, f"lora_unet_{layer.replace('.', '_')}" if is_unet else f"transformer.{layer}", pair)
+    for layer, pairs in _text_pairs(files, coefficients, is_unet, several).items():
+        _write(baked.tensors, layer, _reduced(baked, layer, join_pairs(pairs), rank))
+    baked.metadata = _metadata(files, weights, kl_scale, coefficients, rank)
+    return baked
+
+
+def _network_pairs(
+    adapters: Sequence[Adapter], coefficients: Sequence[float]
+) -> dict[str, list[tuple[float, LowRank]]]:
+    layers: dict[str, list[tuple[float, LowRank]]] = {}
+    for adapter, coefficient in zip(adapters, coefficients, strict=True):
+        if is_significant(coefficient):
+            for layer, pairs in adapter.update.items():
+                layers.setdefault(layer, []).extend((coefficient, pair) for pair in pairs)
+    return layers
+
+
+def _text_pairs(
+    files: Sequence[str], coefficients: Sequence[float], is_unet: bool, several: bool
+) -> dict[str, list[tuple[float, LowRank]]]:
+    """The text encoders' pairs of all files, under kohya's names beside a UNet and diffusers' names beside a transformer."""
+    layers: dict[str, list[tuple[float, LowRank]]] = {}
+    for file, coefficient in zip(files, coefficients, strict=True):
+        if not is_significant(coefficient):
+            continue
+        parts, others = _text_parts(file)
+        for layer, part in parts.items():
+            name = _kohya_text(layer, several) if is_unet else layer
+            if not {"up", "down"} <= part.keys() or name.startswith("lora_te") != is_unet:
+                others += 1
+                continue
+            rank = part["down"].shape[0]
+            scale = float(part["alpha"]) / rank if "alpha" in part else 1.0
+            pair = LowRank(part["down"].float(), part["up"].float().flatten(1))
+            layers.setdefault(name, []).append((coefficient * scale, pair))
+        if others:
+            logger.warning(
+                "%s: %d text-encoder parts are not plain LoRA of this base's naming, and are left out", file, others
+            )
+    return layers
+
+
+def _text_parts(file: str) -> tuple[dict[str, dict[str, Tensor]], int]:
+    parts: dict[str, dict[str, Tensor]] = {}
+    others = 0
+    with safe_open(file, framework="pt") as opened:
+        for key in opened.keys():  # noqa: SIM118
+            if not key.startswith(_TEXT):
+                continue
+            end = next((end for end in _ENDS if key.endswith(end)), None)
+            if end is None:
+                others += 1
+            else:
+                parts.setdefault(key.removesuffix(end), {})[_ENDS[end]] = opened.get_tensor(key)
+    return parts, others
+
+
+def _kohya_text(layer: str, several: bool) -> str:
+    if layer.startswith("lora_te"):
+        return layer
+    encoder, _, rest = layer.partition(".")
+    number = "2" if encoder.endswith("_2") else "1" if several else ""
+    return f"lora_te{number}_{rest.replace('.', '_')}"
+
+
+def _reduced(baked: BakedFile, layer: str, pair: LowRank, rank: int) -> LowRank:
+    size = float((pair.up.double() @ pair.down.flatten(1).double()).square().sum())
+    baked.size += size
+    if rank == 0 or pair.down.shape[0] <= rank:
+        return pair
+    pair, error = reduce_rank(pair, rank)
+    baked.errors[layer] = error
+    baked.missing += error**2 * size
+    return pair
+
+
+def _write(tensors: dict[str, Tensor], key: str, pair: LowRank) -> None:
+    up = pair.up.view(*pair.up.shape, *[1] * (pair.down.ndim - 2))
+    if key.startswith("lora_"):
+        tensors[f"{key}.lora_down.weight"], tensors[f"{key}.lora_up.weight"] = pair.down, up
+        tensors[f"{key}.alpha"] = torch.tensor(float(pair.down.shape[0]))
+    else:
+        tensors[f"{key}.lora_A.weight"], tensors[f"{key}.lora_B.weight"] = pair.down, up
+
+
+def _metadata(
+    files: Sequence[str], weights: Sequence[float], kl_scale: float, coefficients: Sequence[float], rank: int
+) -> dict[str, str]:
+    adapters = [
+        {"file": Path(file).name, "weight": weight, "coefficient": c}
+        for file, weight, c in zip(files, weights, coefficients, strict=True)
+    ]
+    baked: Mapping[str, Any] = {"method": "merge", "adapters": adapters, "kl_scale": kl_scale, "rank": rank or "exact"}
+    title = " + ".join(f"{Path(file).stem} {c:.3g}" for file, c in zip(files, coefficients, strict=True))
+    header = {"modelspec.sai_model_spec": "1.0.0", "modelspec.title": title, "ss_network_module": "networks.lora"}
+    return header | {"diffusion_blend.baked": json.dumps(baked)}

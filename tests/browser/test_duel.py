@@ -1,0 +1,237 @@
+"""Votes between two pictures in the real front end: every vote counts once, the queue waits for it, and nothing is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import make_workflows
+import pytest
+from comfy_browser import FrontEnd
+from playwright.sync_api import Page
+from workflow_taste import find_my_taste_no_downloads
+
+VIEW = ".diffusion-blend-duel"
+PATIENCE = 120_000
+NODE = "(type) => app.graph.nodes.find((node) => node.type === type)"
+READ = f"([type, name]) => ({NODE})(type).widgets.find((widget) => widget.name === name).value"
+WRITE = f"""([type, name, value]) => {{
+    const widget = ({NODE})(type).widgets.find((widget) => widget.name === name)
+    widget.value = value
+    widget.callback?.(value)
+}}"""
+
+
+class Duel:
+    """The view on a page."""
+
+    def __init__(self, front: FrontEnd, page: Page | None = None) -> None:
+        self.front = front
+        self.page = page or front.page
+
+    def part(self, name: str) -> Any:
+        return self.page.locator(f"{VIEW} [data-part={name}]")
+
+    def wait(self, phase: str) -> None:
+        self.page.wait_for_function(
+            "([view, phase]) => document.querySelector(view)?.dataset.phase === phase",
+            arg=[VIEW, phase],
+            timeout=PATIENCE,
+        )
+
+    def read(self, name: str = "votes", node: str = "PreferenceDuel") -> Any:
+        return self.page.evaluate(READ, [node, name])
+
+    def write(self, name: str, value: Any, node: str = "PreferenceDuel") -> None:
+        self.page.evaluate(WRITE, [node, name, value])
+
+    @property
+    def outcomes(self) -> str:
+        return "".join(line.split(" kl ")[1].split()[1] for line in self.read().splitlines())
+
+    def press(self, key: str) -> None:
+        """Vote by a key and wait for the next pair."""
+        votes = self.read()
+        self.page.locator(VIEW).focus()
+        self.page.keyboard.press(key)
+        assert self.read() != votes
+        self.wait("choose")
+
+    def click(self, part: str) -> None:
+        votes = self.read()
+        self.part(part).click()
+        assert self.read() != votes
+        self.wait("choose")
+
+    def runs(self) -> int:
+        return len(self.front.server.get_json("/history"))
+
+    def waiting(self) -> int:
+        queue = self.front.server.get_json("/queue")
+        return len(queue["queue_running"]) + len(queue["queue_pending"])
+
+
+def load(front: FrontEnd, steps: int = 1) -> Duel:
+    """The template with few steps and one picture a side, and its first pair."""
+    make_workflows.build(front, find_my_taste_no_downloads())
+    duel = Duel(front)
+    duel.write("steps", steps, "BlendedKSampler")
+    duel.write("batch_size", 1, "LoadMiniature")
+    duel.wait("stale")
+    duel.part("run").click()
+    duel.wait("choose")
+    return duel
+
+
+@pytest.fixture
+def duel(front: FrontEnd) -> Iterator[Duel]:
+    yield load(front)
+
+
+def test_ten_votes_by_mouse_and_keys_then_take_it(duel: Duel) -> None:
+    before = duel.runs()
+    for key in "120x1":
+        duel.press(key)
+    for part in ("side-1", "side-2", "equal", "bad", "side-1"):
+        duel.click(part)
+    assert duel.outcomes == "><=x>><=x>"
+    assert duel.runs() == before + 10, "one run a vote"
+    assert "Backspace" in (duel.part("undo").get_attribute("title") or "")
+    duel.part("take").click()
+    taken = [duel.read(f"weight_{number}", "PreferenceWeights") for number in (1, 2, 3, 4)]
+    best = duel.page.evaluate(f"() => ({NODE})('PreferenceDuelView').properties.diffusion_blend_duel.best")
+    assert taken == [*best["weights"], 0]
+    assert duel.read("kl_scale", "PreferenceWeights") == best["kl_scale"]
+    assert duel.part("best-text").inner_text().startswith("Best so far")
+
+
+def test_undo_shows_the_pair_again_without_a_run(duel: Duel) -> None:
+    pictures = duel.part("side-1").locator("img").get_attribute("src")
+    duel.press("1")
+    duel.press("2")
+    runs = duel.runs()
+    for left in (1, 0):
+        duel.page.keyboard.press("Backspace")
+        duel.wait("choose")
+        assert len(duel.read().splitlines()) == left
+    assert duel.part("side-1").locator("img").get_attribute("src") == pictures
+    assert duel.runs() == runs
+    assert duel.part("undo").is_disabled()
+    assert duel.page.evaluate(f"() => Boolean(({NODE})('PreferenceDuelView'))"), "Backspace is not for the node"
+
+
+def test_no_vote_is_taken_while_the_next_pair_is_made(duel: Duel) -> None:
+    """Ten hasty keys: one vote, one run."""
+    runs = duel.runs()
+    duel.page.locator(VIEW).focus()
+    duel.page.evaluate(
+        """(view) => {
+            for (let i = 0; i < 10; i++)
+                document.querySelector(view).dispatchEvent(new KeyboardEvent('keydown', { key: '1', bubbles: true }))
+        }""",
+        VIEW,
+    )
+    assert len(duel.read().splitlines()) == 1
+    duel.wait("choose")
+    assert duel.runs() == runs + 1
+    assert duel.waiting() == 0
+
+
+def test_without_the_switch_a_vote_waits_for_run(duel: Duel) -> None:
+    duel.part("auto").click()
+    runs = duel.runs()
+    duel.part("side-2").click()
+    duel.wait("stale")
+    duel.page.wait_for_timeout(500)
+    assert (duel.outcomes, duel.runs(), duel.waiting()) == ("<", runs, 0)
+    assert duel.part("side-1").is_disabled()
+    duel.part("run").click()
+    duel.wait("choose")
+    assert duel.runs() == runs + 1
+
+
+def test_an_interrupted_run_leaves_the_vote_and_nothing_in_the_queue(duel: Duel) -> None:
+    duel.write("steps", 2000, "BlendedKSampler")
+    duel.part("side-1").click()
+    duel.wait("waiting")
+    duel.page.wait_for_timeout(1500)
+    duel.front.server.post("/interrupt", {})
+    duel.wait("stale")
+    assert (duel.outcomes, duel.waiting()) == (">", 0)
+    duel.write("steps", 1, "BlendedKSampler")
+    duel.part("run").click()
+    duel.wait("choose")
+    assert duel.outcomes == ">"
+    duel.press("2")
+    assert duel.outcomes == "><"
+
+
+def test_a_reload_in_the_middle_keeps_votes_and_pair(duel: Duel) -> None:
+    duel.press("1")
+    duel.press("0")
+    votes, runs = duel.read(), duel.runs()
+    saved = duel.front.workflow()
+    duel.front.open()
+    duel.front.load(saved)
+    duel.wait("choose")
+    assert (duel.read(), duel.runs()) == (votes, runs)
+    duel.press("2")
+    assert duel.outcomes == ">=<"
+    duel.front.errors.clear()  # the reload itself cuts the page's requests off
+
+
+def test_again_from_here_adds_a_line_that_undo_takes_back(duel: Duel) -> None:
+    duel.press("1")
+    duel.part("narrow").click()
+    duel.wait("choose")
+    assert duel.read().splitlines()[-1].startswith("around ")
+    duel.part("undo").click()
+    duel.wait("choose")
+    assert duel.outcomes == ">"
+
+
+def test_two_tabs_vote_for_themselves(duel: Duel) -> None:
+    duel.press("1")
+    other = FrontEnd(duel.page.context.new_page(), duel.front.server)
+    other.page.set_default_timeout(40_000)
+    try:
+        other.open()
+        second = load(other)
+        second.press("2")
+        second.press("x")
+        assert (duel.outcomes, second.outcomes) == (">", "<x")
+        duel.press("0")
+        assert (duel.outcomes, second.outcomes) == (">=", "<x")
+    finally:
+        other.page.close()
+
+
+def test_typed_votes_run_without_the_view(duel: Duel) -> None:
+    duel.write("votes", "1 2\n0")
+    duel.wait("stale")
+    duel.part("run").click()
+    duel.wait("choose")
+    assert duel.part("best-text").inner_text()
+    duel.page.locator(VIEW).focus()
+    duel.page.keyboard.press("Backspace")
+    assert duel.read() == "1 2"
+    duel.wait("choose")
+
+
+def test_votes_in_app_mode(front: FrontEnd) -> None:
+    workflow = make_workflows.build(front, find_my_taste_no_downloads())
+    view = next(node["id"] for node in workflow["nodes"] if node["type"] == "PreferenceDuelView")
+    linear = {"inputs": [[str(view), "preference_duel"]], "outputs": []}
+    workflow["extra"] = {"linearMode": True, "linearData": linear}
+    front.open_file(workflow, "app")
+    try:
+        duel = Duel(front)
+        duel.page.locator(VIEW).wait_for(state="visible")
+        duel.write("steps", 1, "BlendedKSampler")
+        duel.part("run").click()
+        duel.wait("choose")
+        duel.click("side-1")
+        duel.press("2")
+        assert duel.outcomes == "><"
+    finally:
+        front.page.evaluate("() => app.extensionManager.command.execute('Comfy.ToggleLinear')")

@@ -1,0 +1,153 @@
+"""The pad remembers: images stand where their preference was, are shown large and while dragging, and give their numbers back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from comfy_browser import FrontEnd
+from comfy_server import CHECKOUT
+from preference_pad import CORNERS, SHORT, SHORTEN, Pad
+from workflow_sources import TITLES
+
+IMAGES = """(id) => {
+    const pad = app.graph.getNodeById(id).widgets.find((w) => w.name === 'preference_pad').element
+    return [...pad.querySelectorAll('[data-part=remembered] rect')].map((box) =>
+        ['x', 'y', 'width'].map((name) => Number(box.getAttribute(name)))).map(([x, y, side]) => [x + side / 2, y + side / 2])
+}"""
+PANEL = """() => {
+    const panel = document.querySelector('.diffusion-blend-pictures')
+    if (!panel || panel.style.display === 'none') return null
+    const images = [...panel.querySelectorAll('img')]
+    return { title: panel.firstChild.textContent, opacities: images.map((image) => Number(image.style.opacity)),
+             widths: images.map((image) => image.naturalWidth),
+             captions: [...panel.querySelectorAll('figure')].map((figure) => figure.textContent) }
+}"""
+SEED = "() => app.graph.nodes.find((node) => node.type === 'BlendedKSampler').widgets.find((w) => w.name === 'seed')"
+STORE = "/extensions/diffusion-blend/pad/remembered.js"
+SWEEP = """() => {
+    const type = (name) => app.graph.nodes.find((node) => node.type === name)
+    const sweep = LiteGraph.createNode('PreferenceSweep')
+    app.graph.add(sweep)
+    sweep.widgets.find((w) => w.name === 'divisions').value = 2
+    type('LoadRewardLoRAs').connect(0, sweep, sweep.findInputSlot('reward_loras'))
+    type('PreferenceWeights').connect(0, sweep, sweep.findInputSlot('preference_start'))
+    sweep.connect(0, type('BlendedKSampler'), type('BlendedKSampler').findInputSlot('preference'))
+}"""
+
+
+@pytest.fixture
+def pad(front: FrontEnd) -> Iterator[Pad]:
+    """The first template with short runs; its pad remembers nothing at the end."""
+    front.open_file(
+        json.loads((CHECKOUT / "workflows" / f"{TITLES['try_it_no_downloads']}.json").read_text()), "memory"
+    )
+    front.page.evaluate(SHORTEN, SHORT)
+    node = front.page.evaluate("() => app.graph.nodes.find((node) => node.type === 'PreferenceWeights').id")
+    pad = Pad(front, node)
+    pad.wait("look.shown && look.labels.length === 3")
+    front.page.wait_for_timeout(300)
+    yield pad
+    front.page.evaluate(
+        "async ([id, store]) => { const ids = await import('/extensions/diffusion-blend/pad/node_ids.js');"
+        " (await import(store)).forgetAll(ids.keyOfNode(app.graph.getNodeById(id))) }",
+        [node, STORE],
+    )
+
+
+def run(pad: Pad, images: int) -> list[list[float]]:
+    """Press Run, and wait until the pad has this many images; returns their places, the oldest first."""
+    page = pad.front.page
+    page.get_by_test_id("queue-button").first.click()
+    page.wait_for_function(f"([id, count]) => ({IMAGES})(id).length === count", arg=[pad.node, images], timeout=240_000)
+    return page.evaluate(IMAGES, pad.node)
+
+
+def panel(pad: Pad) -> dict[str, Any]:
+    pad.front.page.wait_for_function(f"() => ({PANEL})()?.widths.every(Boolean)")
+    return pad.front.page.evaluate(PANEL)
+
+
+def shares(pad: Pad) -> list[float]:
+    numbers = pad.numbers()
+    return [numbers[f"weight_{number}"] for number in (1, 2, 3)]
+
+
+def test_images_come_back_with_their_preference_and_seed(front: FrontEnd, pad: Pad) -> None:
+    page = front.page
+    page.evaluate(f"() => {{ ({SEED})().value = 11 }}")
+    start = pad.look()["weights"]
+    (first,) = run(pad, 1)
+    assert first == pytest.approx(start, abs=1)
+    pad.drag(start, CORNERS[3][0])
+    page.evaluate(f"() => {{ ({SEED})().value = 12 }}")
+    assert run(pad, 2)[1] == pytest.approx(CORNERS[3][0], abs=0.1)
+
+    page.mouse.move(*pad.on_screen((first[0], first[1] + 6))[0])
+    shown = panel(pad)
+    assert "click to take" in shown["title"]
+    assert shown["opacities"] == [1]
+    assert all(f"{name} 0.3" in shown["captions"][0] for name in ("softness", "compressibility", "colourfulness"))
+    page.mouse.click(*pad.on_screen((first[0], first[1] + 6))[0])
+    front.settle()
+    assert shares(pad) == [0.34, 0.33, 0.33]
+    assert page.evaluate(f"() => ({SEED})().value") == 11
+
+    x, y = pad.on_screen(first)[0]
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(*pad.on_screen((CORNERS[3][0][0] + 25, CORNERS[3][0][1] - 12))[0], steps=5)
+    near = panel(pad)
+    page.mouse.up()
+    assert "not a preview" in near["title"]
+    assert near["captions"][0].startswith("softness 1.00"), "the nearest one comes first"
+    assert near["opacities"] == sorted(near["opacities"], reverse=True)
+    assert 0 < near["opacities"][1] < near["opacities"][0] < 1
+    assert page.evaluate(PANEL) is None, "gone when the dot is let go"
+    assert len(page.evaluate(IMAGES, pad.node)) == 2
+
+
+def test_a_press_that_moves_drags_the_dot_and_takes_nothing_back(front: FrontEnd, pad: Pad) -> None:
+    run(pad, 1)
+    start = pad.look()["weights"]
+    pad.drag(start, CORNERS[3][1])
+    pad.drag((start[0], start[1] + 6), CORNERS[3][2])  # the press is on the image
+    assert shares(pad) == [0, 0, 1]
+
+
+def test_images_are_gone_with_their_adapter_and_come_again(front: FrontEnd, pad: Pad) -> None:
+    """An image shows what its adapters made: on a pad without them it has no place. Undo keeps the images."""
+    (place,) = run(pad, 1)
+    loader = "app.graph.nodes.find((node) => node.type === 'LoadRewardLoRAs').widgets.find((w) => w.name === 'on_3')"
+    front.page.evaluate(f"() => {{ {loader}.value = false }}")
+    front.page.wait_for_function(f"(id) => ({IMAGES})(id).length === 0", arg=pad.node)
+    front.page.evaluate(f"() => {{ {loader}.value = true }}")
+    front.page.wait_for_function(f"(id) => ({IMAGES})(id).length === 1", arg=pad.node)
+    assert front.page.evaluate(IMAGES, pad.node)[0] == pytest.approx(place)
+
+
+def test_a_sweep_fills_the_pad(front: FrontEnd, pad: Pad) -> None:
+    """Two divisions over three adapters: the corners and the middles of the edges."""
+    front.page.evaluate(SWEEP)
+    front.settle()
+    places = run(pad, 6)
+    middles = [((a[0] + b[0]) / 2, (a[1] + b[1]) / 2) for i, a in enumerate(CORNERS[3]) for b in CORNERS[3][i + 1 :]]
+    assert sorted(map(tuple, places)) == [pytest.approx(place, abs=0.1) for place in sorted([*CORNERS[3], *middles])]
+
+
+def test_at_most_200_are_kept(front: FrontEnd, pad: Pad) -> None:
+    kept = front.page.evaluate(
+        """async (store) => {
+            const { remember, rememberedOf, forgetAll } = await import(store)
+            const image = (i) => ({ thumbnail: '', picture: '', names: null, weights: [1], klScale: i, seeds: [] })
+            remember('many', Array.from({ length: 150 }, (_, i) => image(i)))
+            remember('many', Array.from({ length: 70 }, (_, i) => image(150 + i)))
+            const kept = rememberedOf('many').map(({ klScale }) => klScale)
+            forgetAll('many')
+            return kept
+        }""",
+        STORE,
+    )
+    assert kept == list(range(20, 220))

@@ -1,0 +1,73 @@
+/** The duel's words in the host's language; English where there is no translation. */
+
+const ENGLISH = {
+  label: 'Which is better?',
+  ask: 'Which is better?',
+  votes: 'Vote {number}',
+  first: 'The left one is better (1)',
+  second: 'The right one is better (2)',
+  equal: 'Equal (0)',
+  bad: 'Both bad (x)',
+  undo: 'Undo',
+  undoHelp: 'Take back the last vote (Backspace)',
+  auto: 'Next pair by itself',
+  waiting: 'Making the next pair\u2026',
+  stale: 'Show the next pair',
+  gone: 'The pictures are gone. Show them again',
+  unconnected: 'Connect duel to Preference Duel',
+  linked: 'The votes come from a link: type them there',
+  best: 'Best so far',
+  kl: 'KL {value}',
+  legend: 'Brighter: better. Smaller: not sure yet.',
+  spread: 'The lines show where the best may lie.',
+  take: 'Take it',
+  takeHelp: 'Write the best preference into {title}',
+  takeNone: 'Connect Preference Weights to the same Load Reward LoRAs, or use the output best',
+  narrow: 'Again from here',
+  narrowHelp: 'Look further only near the best preference',
+  taken: 'Written into {title}'
+}
+
+/** @type {Record<string, typeof ENGLISH>} */
+const WORDS = {
+  en: ENGLISH,
+  zh: {
+    label: '哪一张更好？',
+    ask: '哪一张更好？',
+    votes: '第 {number} 次投票',
+    first: '左边更好 (1)',
+    second: '右边更好 (2)',
+    equal: '一样好 (0)',
+    bad: '都不好 (x)',
+    undo: '撤销',
+    undoHelp: '收回上一次投票 (Backspace)',
+    auto: '自动生成下一对',
+    waiting: '正在生成下一对\u2026',
+    stale: '显示下一对',
+    gone: '图片已不存在。重新显示',
+    unconnected: '请将 duel 连接到“偏好对决”',
+    linked: '投票来自连线：请在那里输入',
+    best: '目前最佳',
+    kl: 'KL {value}',
+    legend: '越亮越好；点越小越不确定。',
+    spread: '线段表示最佳值可能的范围。',
+    take: '采用',
+    takeHelp: '将最佳偏好写入 {title}',
+    takeNone: '请将“偏好权重”连接到同一个“加载奖励 LoRA”，或使用输出 best',
+    narrow: '从这里继续',
+    narrowHelp: '之后只在最佳偏好附近寻找',
+    taken: '已写入 {title}'
+  }
+}
+
+let language = 'en'
+
+/** @type {(locale: unknown) => void} */
+export function setLanguage(locale) {
+  const wanted = String(locale ?? 'en')
+  language = wanted in WORDS ? wanted : 'en'
+}
+
+/** @type {(key: keyof typeof ENGLISH, values?: Record<string, string | number>) => string} */
+export const say = (key, values = {}) =>
+  WORDS[language][key].replace(/\{(\w+)\}/g, (_, name) => String(values[name] ?? ''))

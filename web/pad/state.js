@@ -1,0 +1,63 @@
+/** What the pad shows, read from the graph. */
+
+import { numberOf, numbered, slotsOf, withoutEmptyEnd } from './adapters.js'
+import { CORNERS } from './layout.js'
+import { lockedWeight } from './menu.js'
+import { theme } from './theme.js'
+import { say } from './words.js'
+
+export const KL_SCALE = 'kl_scale'
+const MOST_CORNERS = Object.keys(CORNERS).length
+
+/**
+ * @param {any} node
+ * @param {number} atLeast corners to keep while the adapters are unknown, so that the shape does not change under the hand
+ * @returns {import('./view.js').PadState}
+ */
+export function readState(node, atLeast) {
+  const names = numbered(node, 'weight')
+  const numbers = names.map((name) => numberOf(node, name))
+  const { slots, muted } = slotsOf(node)
+  const known = slots?.some(({ used }) => used) ? withoutEmptyEnd(slots) : null
+  const weighted = numbers.findLastIndex(({ value, linked }) => linked || (value ?? 0) > 0) + 1
+  const corners = Math.min(MOST_CORNERS, known ? known.length : Math.max(2, weighted, atLeast))
+  const own = numbers.slice(0, corners)
+  const kl = numberOf(node, KL_SCALE)
+  return {
+    slots: Array.from({ length: corners }, (_, i) => known?.[i] ?? unknownSlot(i + 1)),
+    weights: own.map(({ value }) => value),
+    locked: names.indexOf(lockedWeight(node)),
+    weightsLocked: own.some(({ linked }) => linked),
+    klScale: kl.value,
+    klLocked: kl.linked,
+    ...messageOf(names, numbers, known, slots, muted),
+    theme: theme()
+  }
+}
+
+/** @type {(number: number) => import('./adapters.js').Slot} */
+const unknownSlot = (number) => ({ name: say('adapter', { number }), used: true, unknown: true })
+
+/**
+ * @param {string[]} names of the weights
+ * @param {import('./adapters.js').Numbered[]} numbers
+ * @param {import('./adapters.js').Slot[] | null} known the slots up to the last adapter
+ * @param {import('./adapters.js').Slot[] | null} slots
+ * @param {string} muted the title of a muted loader, or empty
+ * @returns {{ message: string, isProblem: boolean }}
+ */
+function messageOf(names, numbers, known, slots, muted) {
+  const problem = (/** @type {string} */ message) => ({ message, isProblem: true })
+  const note = (/** @type {string} */ message) => ({ message, isProblem: false })
+  if (muted) return problem(say('muted', { title: muted }))
+  if (slots?.length && !known) return problem(say('noLora'))
+  const counted = numbers.filter((_, i) => known?.[i]?.used ?? !known)
+  if (counted.every(({ value }) => value === 0)) return problem(say('allZero'))
+  const linked = numbers.findIndex((number, i) => number.linked && (known?.[i]?.used ?? !known))
+  if (linked >= 0) return note(say('linked', { weight: names[linked] }))
+  const ignored = numbers.findIndex(({ value }, i) => known && !known[i]?.used && (value ?? 0) > 0)
+  const name = known?.[ignored]?.name
+  if (name) return note(say('switchedOff', { weight: names[ignored], name }))
+  if (ignored >= 0) return note(say('emptySlot', { weight: names[ignored], number: ignored + 1 }))
+  return note('')
+}
