@@ -209,7 +209,6 @@ DRAW: dict[str, Callable[[Run, Prompt], dict[str, Image.Image]]] = {
     "preference_schedule": _between("from the first to the second over the run"),
     "regional_preference": _halves,
     "any_two_style_loras": _sheet(),
-    "two_style_loras_with_their_words": _mixed("half of each, with its own text encoder"),
     "sweep_with_pareto": _sweep,
     "stochastic_blend_model": _mixed("half of each, drawn step by step"),
     "app_try_it": _nine,

@@ -6,7 +6,6 @@ from workflow_parts import (
     MINIATURE,
     MINIATURE_PROMPT,
     OURS,
-    POSITIVE,
     Nodes,
     Template,
     common,
@@ -231,36 +230,6 @@ def any_two_style_loras() -> Template:
     return {"id": _IDS.format(7), "nodes": nodes, "columns": _SWEPT}
 
 
-def two_style_loras_with_their_words() -> Template:
-    nodes = common(
-        "## Two style LoRAs with their words\n\n"
-        "Many style and character LoRAs also change the text encoder, and have words of their own. **Blend Text Encoder** lets "
-        "each LoRA read the prompt with its own text encoder, as Load LoRA does for a single one.\n\n"
-        "1. **Load Checkpoint**: pick your checkpoint.\n"
-        "2. **Load Reward LoRAs**: pick two style LoRAs made for it.\n"
-        "3. Write the words of both into the upper prompt. Each LoRA listens to its own.\n"
-        "4. Press **Run**. Blend Text Encoder names the files that have text-encoder weights. If none has any, it changes "
-        "nothing.\n"
-        "5. Drag the **violet dot** in **Preference Weights** and run again.\n\n"
-        "For the method *soup* of **Blend Model**, connect the preference to Blend Text Encoder, too.",
-    )
-    links = {"clip": ("checkpoint", "CLIP"), "reward_loras": ("loras", "reward_loras")}
-    nodes["texts"] = node("BlendTextEncoder", {}, links, color=OURS)
-    for name in ("positive", "negative"):
-        nodes[name]["links"] = {"clip": ("texts", "clip")}
-    nodes["positive"]["widgets"] = {"text": f"{POSITIVE}, in the style of WORD ONE, WORD TWO"}
-    nodes["sampler"] = sampler("BlendedKSampler")
-    nodes |= output("words")
-    columns = [
-        (300, ["note"]),
-        (300, ["checkpoint", "loras", "texts", "latent"]),
-        _PREFERENCE,
-        (280, ["sampler", "decode"]),
-        (400, ["save"]),
-    ]
-    return {"id": _IDS.format(9), "nodes": nodes, "columns": columns}
-
-
 _SWEPT = [*_LEFT, (300, ["positive", "negative", "sweep"]), (280, ["sampler", "decode", "grid"]), (450, ["save"])]
 
 
@@ -374,7 +343,6 @@ TEMPLATES: dict[str, Template] = {
         preference_schedule,
         regional_preference,
         any_two_style_loras,
-        two_style_loras_with_their_words,
         sweep_with_pareto,
         stochastic_blend_model,
         app_try_it,
