@@ -18,6 +18,7 @@ WIDGETS = {
         *("lora_1", "strength_1", "lora_2", "strength_2", "lora_3", "strength_3", "lora_4", "strength_4"),
         *("on_1", "on_2", "on_3", "on_4"),
         *(f"{name}_{number}" for number in (5, 6, 7, 8) for name in ("lora", "strength", "on")),
+        "scale",
     ],
     "PreferenceWeights": [
         *("weight_1", "weight_2", "weight_3", "weight_4", "kl_scale", "weight_5", "weight_6", "weight_7", "weight_8"),
