@@ -31,7 +31,7 @@ def random(*shape: int) -> Tensor:
 
 def kinds(width: int) -> dict[str, list[updates.Update]]:
     """Make one update of each kind for a square layer."""
-    kronecker = {
+    kronecker: dict[str, list[updates.Update]] = {
         f"Kronecker, factor {factor}": [
             updates.KroneckerProduct(random(factor, factor), random(width // factor, width // factor))
         ]
@@ -139,11 +139,12 @@ def against(before: Any, now: Any, width: int, tokens: int, rounds: int, layers:
     ]
     x = torch.randn(4, tokens, width)
 
-    def step(number: int, rows: Any) -> Tensor:
+    def step(number: int, rows: Any) -> list[Tensor]:
+        found = []
         for row in rows:
             with paths[number].gated(row):
-                result = networks[number](x)
-        return result
+                found.append(networks[number](x))
+        return found
 
     found = {}
     for name, rows in ROWS.items():

@@ -165,6 +165,7 @@ def _dora(
     if not bool(torch.isfinite(factor).all()):
         raise ValueError("its DoRA scale holds NaN or infinite numbers.")
     pair = LowRank(pair.down, pair.up * (strength * factor[:, None]))
+    check_size(pair.up, pair.down, "its alpha, its scale or its strength makes")
     output = ScaledOutput(strength * (factor - 1), _bias(target, weights))
     return [(target.name, _placed(pair, target)), (target.name, _sliced(output, target))]
 

@@ -313,3 +313,12 @@ def test_half_of_the_layers_may_be_of_another_shape_and_one_more_may_not():
         ValueError, match="only 1 of its 3 layers fit this model, so it is made for another architecture; this"
     ):
         fit(model, good | bad)
+
+
+def test_an_alpha_of_a_dora_that_is_no_number_is_refused():
+    """Found by the fuzzer: the update would be NaN."""
+    tensors = dora(LINEAR, 0) | put(LINEAR, alpha=torch.tensor(math.nan))
+    with pytest.raises(
+        ValueError, match=r"a\.safetensors: .*its alpha, its scale or its strength makes numbers as large"
+    ):
+        fit(comfy_models.load("sd15"), tensors)
