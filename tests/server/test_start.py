@@ -36,7 +36,7 @@ WIDGETS = {
         "renormalise",
     ],
     "CorrectedBlendSampler": [*(name for name in SAMPLING if name != "sampler_name"), "particles", "resample_below"],
-    "BakeBlend": ["filename", "rank", "precision"],
+    "BakeBlend": ["rank", "precision"],
     "LoadMiniature": ["batch_size"],
     "PreferenceSweep": ["kind", "points", "divisions", "kl_scale_from", "kl_scale_to"],
     "PreferenceGrid": ["thumbnail_size"],
@@ -48,6 +48,8 @@ WIDGETS = {
     "RewardLoRAFromModel": [],
     "RewardLoRAsFromStack": [],
     "BlendTextEncoder": [],
+    "PreferenceDuel": ["kl_scale_from", "kl_scale_to", "seed_mode", "first_seed"],
+    "PreferenceDuelView": ["keep_pictures"],
     "KeepBest": ["weight_1", "weight_2", "weight_3", "weight_4", "scale", "count", "among"],
 }
 DEFAULTS = {"steps": 30, "cfg": 7.5, "sampler_name": "euler_ancestral", "scheduler": "normal", "denoise": 1.0}
