@@ -55,8 +55,9 @@ export function sourceOf(node, index) {
   return null
 }
 
-/** @type {(node: any, name: string) => any} The node that an input's value comes from; null without one. */
+/** @type {(node: any, name: string) => any} The node that an input's value comes from; null without one, or without a node. */
 export function origin(node, name) {
+  if (!node) return null
   const source = sourceOf(node, node.inputs?.findIndex((/** @type {any} */ input) => input.name === name) ?? -1)
   return source && !source.input ? source.node : null
 }
