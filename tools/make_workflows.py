@@ -186,6 +186,12 @@ HELP_PICTURES: tuple[tuple[str, Template, tuple[str, ...]], ...] = (
         ("PreferenceWeights", "PreferenceSchedule", "BlendedKSampler"),
     ),
     (
+        "bake_blend",
+        TEMPLATES["keep_this_blend_as_one_lora"],
+        ("LoadRewardLoRAs", "PreferenceWeights", "BakeBlend", "PreviewAny"),
+    ),
+    ("preference_duel", TEMPLATES["find_my_taste_no_downloads"], ("PreferenceDuel", "PreferenceDuelView")),
+    (
         "regional_preference",
         regional(),
         ("LoadRewardLoRAs", "PreferenceWeights", "RegionalPreference", "SolidMask"),

@@ -45,6 +45,7 @@ def study(folder: Path, people: int, adapters: Sequence[int] = ADAPTERS) -> list
     Returns:
         A row a setting and way of asking, with the median regret and its 95 % interval by resampling the people.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for count, kind, careless, strategy in itertools.product(adapters, KINDS, CARELESSNESS, STRATEGIES):
         name = f"{strategy.replace(', ', '-').replace(' ', '-')}_{kind}_{count}_{round(100 * careless)}"

@@ -75,6 +75,7 @@ def load(front: FrontEnd, steps: int = 1) -> Duel:
     """The template with few steps and one picture a side, and its first pair."""
     make_workflows.build(front, find_my_taste_no_downloads())
     duel = Duel(front)
+    duel.write("votes", "")  # the front end gives a new node the widgets' values of an earlier one with its number
     duel.write("steps", steps, "BlendedKSampler")
     duel.write("batch_size", 1, "LoadMiniature")
     duel.wait("stale")
@@ -137,6 +138,7 @@ def test_no_vote_is_taken_while_the_next_pair_is_made(duel: Duel) -> None:
     assert duel.waiting() == 0
 
 
+@pytest.mark.full
 def test_without_the_switch_a_vote_waits_for_run(duel: Duel) -> None:
     duel.part("auto").click()
     runs = duel.runs()
@@ -150,8 +152,9 @@ def test_without_the_switch_a_vote_waits_for_run(duel: Duel) -> None:
     assert duel.runs() == runs + 1
 
 
+@pytest.mark.full
 def test_an_interrupted_run_leaves_the_vote_and_nothing_in_the_queue(duel: Duel) -> None:
-    duel.write("steps", 2000, "BlendedKSampler")
+    duel.write("steps", 300, "BlendedKSampler")
     duel.part("side-1").click()
     duel.wait("waiting")
     duel.page.wait_for_timeout(1500)
@@ -166,6 +169,7 @@ def test_an_interrupted_run_leaves_the_vote_and_nothing_in_the_queue(duel: Duel)
     assert duel.outcomes == "><"
 
 
+@pytest.mark.full
 def test_a_reload_in_the_middle_keeps_votes_and_pair(duel: Duel) -> None:
     duel.press("1")
     duel.press("0")
@@ -180,6 +184,7 @@ def test_a_reload_in_the_middle_keeps_votes_and_pair(duel: Duel) -> None:
     duel.front.errors.clear()  # the reload itself cuts the page's requests off
 
 
+@pytest.mark.full
 def test_again_from_here_adds_a_line_that_undo_takes_back(duel: Duel) -> None:
     duel.press("1")
     duel.part("narrow").click()
@@ -190,6 +195,7 @@ def test_again_from_here_adds_a_line_that_undo_takes_back(duel: Duel) -> None:
     assert duel.outcomes == ">"
 
 
+@pytest.mark.full
 def test_two_tabs_vote_for_themselves(duel: Duel) -> None:
     duel.press("1")
     other = FrontEnd(duel.page.context.new_page(), duel.front.server)
@@ -206,6 +212,7 @@ def test_two_tabs_vote_for_themselves(duel: Duel) -> None:
         other.page.close()
 
 
+@pytest.mark.full
 def test_typed_votes_run_without_the_view(duel: Duel) -> None:
     duel.write("votes", "1 2\n0")
     duel.wait("stale")
@@ -218,6 +225,7 @@ def test_typed_votes_run_without_the_view(duel: Duel) -> None:
     duel.wait("choose")
 
 
+@pytest.mark.full
 def test_votes_in_app_mode(front: FrontEnd) -> None:
     workflow = make_workflows.build(front, find_my_taste_no_downloads())
     view = next(node["id"] for node in workflow["nodes"] if node["type"] == "PreferenceDuelView")

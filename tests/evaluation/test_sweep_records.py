@@ -125,7 +125,7 @@ def test_equal_computations_are_done_once(world: World, tmp_path: Path) -> None:
         ({"rewards": {"kl": "jpeg_compressibility"}}, "'kl' is taken"),
         ({"rewards": {"a": "nonsense"}}, "unknown reward 'nonsense'"),
         ({"morl": {"0.5;0.5": "x"}}, "numbers with commas"),
-        ({"eta": 0.0}, "eta is 0.0"),
+        ({"eta": -0.5}, "eta is -0.5"),
         ({"methods": []}, "at least one"),
     ],
 )

@@ -7,6 +7,7 @@ import comfy.samplers
 import comfy_models
 import pytest
 import torch
+from comfy.k_diffusion.sampling import default_noise_sampler
 from comfy_world import difference, preference
 from diffusion_blend.blending.path_weights import Particles
 from diffusion_blend.nodes.corrected import CorrectedBlendSampler
@@ -80,7 +81,7 @@ def test_it_is_the_algorithm_written_out_on_patched_copies(world, below):
     noise = CandidateNoise(5, None)
     fixed = comfy.sample.fix_empty_latent_channels(plain, latent)
     x = [sampling.noise_scaling(sigmas[0], noise.start(k, fixed), torch.zeros_like(fixed), True) for k in range(count)]
-    draws = [torch.Generator().manual_seed(noise.seed_of(k) + 1) for k in range(count)]
+    draws = [default_noise_sampler(fixed, seed=noise.seed_of(k)) for k in range(count)]  # the host's, of each version
     uniform = noise.uniform(len(latent))
     log_weights = torch.zeros(len(latent), count, dtype=torch.double)
     for sigma, following in zip(sigmas[:-1].tolist(), sigmas[1:].tolist(), strict=True):
@@ -92,7 +93,7 @@ def test_it_is_the_algorithm_written_out_on_patched_copies(world, below):
             if following > 0:
                 square = sum(c * ((mean - middle) ** 2).flatten(1).sum(1) for c, mean in zip(mix, means, strict=True))
                 log_weights[:, k] -= square / (2 * s**2)
-                middle = middle + s * torch.randn(latent.shape, generator=draws[k]).double()
+                middle = middle + s * draws[k](sigma, following).double()
             x[k] = middle.float()
         u = torch.rand(len(latent), generator=uniform)
         if below == 1.0:

@@ -16,7 +16,7 @@ from workflow_sources import TITLES
 RECORDED = sorted((Path(__file__).parent / "templates").glob("*.json"))
 NAMES = [path.stem for path in RECORDED]
 # The pictures a template saves where it is not one of the test's own size.
-SAVED = {name: [(128, 128)] * 9 for name in ("try_it_no_downloads", "app_try_it")}
+SAVED = {name: [(128, 128)] * 9 for name in ("try_it_no_downloads", "app_try_it")} | {"find_my_taste_no_downloads": []}
 # Drawn sheets and figures, as large as their contents need.
 DRAWN = {"any_two_style_loras": 1, "kl_scale_row": 1, "sweep_with_pareto": 2}
 

@@ -174,7 +174,7 @@ CHANNELS = {"sd15": 4, "inpaint": 4, "sd2": 4, "sdxl": 4, "flux2": 128} | dict.f
     ("sd3", "flux", "wan", "chroma", "qwen", "zimage"), 16
 )
 FRAMES = {"wan": 3, "qwen": 1}
-POOLED = {"sdxl": 1280, "sd3": 2048, "flux": 64}
+POOLED = {"sdxl": 1280, "sd3": 2048, "flux": 64, "chroma": 64}
 
 
 def _known(network: Any, config: dict[str, Any]) -> dict[str, Any]:
@@ -257,6 +257,8 @@ def conditioning(kind: str, seed: int, length: int | None = None) -> list[Any]:
     options = {}
     if kind in POOLED:
         options["pooled_output"] = torch.randn(1, POOLED[kind], generator=generator)
+    if kind == "zimage":  # older hosts count the tokens by it
+        options["attention_mask"] = torch.ones(1, context.shape[1], dtype=torch.int64)
     return [[context, options]]
 
 

@@ -20,6 +20,12 @@ MINIATURE = ("softness", "compressibility", "colourfulness")
 MINIATURE_PROMPT = "a red triangle and a cyan circle"
 NOTE = ["#432", "#653"]
 OURS = ["#233", "#355"]
+IDS = "5b1f6c1e-0d0f-4a52-9d53-3a1c8f1d2b{:02x}"
+"""The templates' ids."""
+LEFT: list[tuple[int, list[str]]] = [(300, ["note"]), (300, ["checkpoint", "loras", "latent"])]
+PREFERENCE = (300, ["positive", "negative", "preference"])
+"""Columns that many templates begin with."""
+
 
 Nodes = dict[str, dict[str, Any]]
 

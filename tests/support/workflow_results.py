@@ -201,6 +201,20 @@ def _sweep(run: Run, prompt: Prompt) -> dict[str, Image.Image]:
     return {"": sheet[0], "pareto": pareto[0], "cover": cover(firsts[:9], 3)}
 
 
+def _baked(run: Run, prompt: Prompt) -> dict[str, Image.Image]:
+    """Draw the rows of a graph whose last preference is the new LoRA alone."""
+    mixtures = ((1, 0, 0), (0.5, 0.5, 0), (0, 1, 0))
+    return one_after_the_other(run, prompt, "half of each, in one file", *([one, (1, 0, 0)] for one in mixtures))
+
+
+def _duel(run: Run, prompt: Prompt) -> dict[str, Image.Image]:
+    """Draw the pictures of the first two preferences."""
+    made = {key: item for key, item in deepcopy(prompt).items() if item["class_type"] != "PreferenceDuelView"}
+    (decode,) = nodes_of(made, "VAEDecode")
+    images = run(made | {"save": node("SaveImage", images=[decode, 0], filename_prefix="cover")})[0]
+    return {"": tiled(images, 4, 128), "cover": cover(images[:2] + images[4:6], 2)}
+
+
 DRAW: dict[str, Callable[[Run, Prompt], dict[str, Image.Image]]] = {
     "try_it_no_downloads": _nine,
     "blend_two_adapters": _mixed("half of each"),
@@ -213,5 +227,8 @@ DRAW: dict[str, Callable[[Run, Prompt], dict[str, Image.Image]]] = {
     "stochastic_blend_model": _mixed("half of each, drawn step by step"),
     "app_try_it": _nine,
     "app_two_loras": _mixed("half of each"),
+    "find_my_taste_no_downloads": _duel,
+    "keep_this_blend_as_one_lora": _baked,
+    "two_style_loras_with_their_words": _mixed("half of each"),
 }
 """Template -> its pictures: "cover" is the thumbnail, the others are for the help pages."""

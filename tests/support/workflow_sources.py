@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from workflow_more import keep_this_blend_as_one_lora, two_style_loras_with_their_words
 from workflow_parts import (
+    IDS,
+    LEFT,
     MINIATURE,
     MINIATURE_PROMPT,
     OURS,
+    PREFERENCE,
     Nodes,
     Template,
     common,
@@ -16,10 +20,7 @@ from workflow_parts import (
     preference,
     sampler,
 )
-
-_IDS = "5b1f6c1e-0d0f-4a52-9d53-3a1c8f1d2b{:02x}"
-_LEFT: list[tuple[int, list[str]]] = [(300, ["note"]), (300, ["checkpoint", "loras", "latent"])]
-_PREFERENCE = (300, ["positive", "negative", "preference"])
+from workflow_taste import find_my_taste_no_downloads
 
 
 def try_it_no_downloads() -> Template:
@@ -46,11 +47,11 @@ def try_it_no_downloads() -> Template:
     columns = [
         (290, ["note"]),
         (350, ["checkpoint", "loras"]),
-        _PREFERENCE,
+        PREFERENCE,
         (280, ["sampler", "decode", "enlarge"]),
         (380, ["save"]),
     ]
-    return {"id": _IDS.format(0), "nodes": nodes, "columns": columns}
+    return {"id": IDS.format(0), "nodes": nodes, "columns": columns}
 
 
 def blend_two_adapters() -> Template:
@@ -67,8 +68,8 @@ def blend_two_adapters() -> Template:
     )
     nodes["sampler"] = sampler("BlendedKSampler")
     nodes |= output("blend")
-    columns = [*_LEFT, _PREFERENCE, (280, ["sampler", "decode"]), (400, ["save"])]
-    return {"id": _IDS.format(1), "nodes": nodes, "columns": columns}
+    columns = [*LEFT, PREFERENCE, (280, ["sampler", "decode"]), (400, ["save"])]
+    return {"id": IDS.format(1), "nodes": nodes, "columns": columns}
 
 
 def kl_scale_row() -> Template:
@@ -85,7 +86,7 @@ def kl_scale_row() -> Template:
     )
     del nodes["preference"]
     nodes |= _swept({"kind": "kl scales", "points": 4, "kl_scale_from": 0.0, "kl_scale_to": 1.5}, "kl_scale_row")
-    return {"id": _IDS.format(2), "nodes": nodes, "columns": _SWEPT}
+    return {"id": IDS.format(2), "nodes": nodes, "columns": _SWEPT}
 
 
 def stochastic_blend_model() -> Template:
@@ -125,12 +126,12 @@ def stochastic_blend_model() -> Template:
     nodes["sampler"] = node("SamplerCustomAdvanced", links=links)
     nodes |= output("stochastic", ("sampler", "output"), 420)
     columns = [
-        *_LEFT,
-        _PREFERENCE,
+        *LEFT,
+        PREFERENCE,
         (280, ["blend", "guider", "noise", "which", "sigmas"]),
         (400, ["sampler", "decode", "save"]),
     ]
-    return {"id": _IDS.format(3), "nodes": nodes, "columns": columns}
+    return {"id": IDS.format(3), "nodes": nodes, "columns": columns}
 
 
 def triangle_of_three() -> Template:
@@ -147,8 +148,8 @@ def triangle_of_three() -> Template:
     nodes["preference"] = preference((0.34, 0.33, 0.33))
     nodes["sampler"] = sampler("BlendedKSampler")
     nodes |= output("triangle")
-    columns = [*_LEFT, _PREFERENCE, (280, ["sampler", "decode"]), (400, ["save"])]
-    return {"id": _IDS.format(4), "nodes": nodes, "columns": columns}
+    columns = [*LEFT, PREFERENCE, (280, ["sampler", "decode"]), (400, ["save"])]
+    return {"id": IDS.format(4), "nodes": nodes, "columns": columns}
 
 
 def preference_schedule() -> Template:
@@ -175,7 +176,7 @@ def preference_schedule() -> Template:
         (280, ["preference", "sampler", "decode"]),
         (400, ["save"]),
     ]
-    return {"id": _IDS.format(5), "nodes": nodes, "columns": columns}
+    return {"id": IDS.format(5), "nodes": nodes, "columns": columns}
 
 
 def regional_preference() -> Template:
@@ -211,7 +212,7 @@ def regional_preference() -> Template:
         (270, ["nothing", "half", "mask", "preference"]),
         (340, ["sampler", "decode", "save"]),
     ]
-    return {"id": _IDS.format(6), "nodes": nodes, "columns": columns}
+    return {"id": IDS.format(6), "nodes": nodes, "columns": columns}
 
 
 def any_two_style_loras() -> Template:
@@ -227,10 +228,10 @@ def any_two_style_loras() -> Template:
     )
     del nodes["preference"]
     nodes |= _swept({}, "styles")
-    return {"id": _IDS.format(7), "nodes": nodes, "columns": _SWEPT}
+    return {"id": IDS.format(7), "nodes": nodes, "columns": _SWEPT}
 
 
-_SWEPT = [*_LEFT, (300, ["positive", "negative", "sweep"]), (280, ["sampler", "decode", "grid"]), (450, ["save"])]
+_SWEPT = [*LEFT, (300, ["positive", "negative", "sweep"]), (280, ["sampler", "decode", "grid"]), (450, ["save"])]
 
 
 def _swept(sweep: dict[str, str | int | float], prefix: str) -> Nodes:
@@ -288,7 +289,7 @@ def sweep_with_pareto() -> Template:
         (270, [f"reward_{first}", f"score_{first}", f"reward_{second}", f"score_{second}"]),
         (360, ["grid", "save", "save_pareto"]),
     ]
-    return {"id": _IDS.format(8), "nodes": nodes, "columns": columns}
+    return {"id": IDS.format(8), "nodes": nodes, "columns": columns}
 
 
 TITLES = {
@@ -303,6 +304,9 @@ TITLES = {
     "stochastic_blend_model": "9 Fast - one LoRA a step",
     "app_try_it": "App 1 Try it - no downloads",
     "app_two_loras": "App 2 Two LoRAs and a pad",
+    "find_my_taste_no_downloads": "Find my taste - no downloads",
+    "keep_this_blend_as_one_lora": "Keep this blend as one LoRA",
+    "two_style_loras_with_their_words": "Two style LoRAs with their words",
 }
 """The file names, which the templates window shows. The others are of earlier versions, and stay in code."""
 
@@ -326,7 +330,7 @@ def app_two_loras() -> Template:
 def _as_app(graph: Template, number: int, shown: list[tuple[str, str]]) -> Template:
     """Make a template that opens in App mode with these widgets and its saved pictures."""
     return {
-        "id": _IDS.format(number),
+        "id": IDS.format(number),
         "nodes": graph["nodes"],
         "columns": graph["columns"],
         "app": {"inputs": shown, "outputs": ["save"]},
@@ -347,5 +351,8 @@ TEMPLATES: dict[str, Template] = {
         stochastic_blend_model,
         app_try_it,
         app_two_loras,
+        find_my_taste_no_downloads,
+        keep_this_blend_as_one_lora,
+        two_style_loras_with_their_words,
     )
 }

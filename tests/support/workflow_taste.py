@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from workflow_parts import OURS, Template, common, node, on_miniature, preference, sampler
+from workflow_parts import IDS, OURS, Template, common, node, on_miniature, preference, sampler
 
 
 def find_my_taste_no_downloads() -> Template:
@@ -36,4 +36,4 @@ def find_my_taste_no_downloads() -> Template:
         (270, ["sampler", "decode"]),
         (560, ["view"]),
     ]
-    return {"id": "5b1f6c1e-0d0f-4a52-9d53-3a1c8f1d2b09", "nodes": nodes, "columns": columns}
+    return {"id": IDS.format(11), "nodes": nodes, "columns": columns}
