@@ -21,7 +21,7 @@ FAST = ("tree", "blending")
 ON_EVERY_HOST = ("host",)
 ON_THE_NEWEST = ("server", "browser")
 # Hosts other than the newest share the many cases of a test. `make matrix` runs all cases on all hosts.
-SHARE_ON_OTHERS = 3
+SHARE_ON_OTHERS = 5
 # The tiers that take longest start first, so that no long one is left over at the end.
 LONGEST_FIRST = ("training", "evaluation", "miniature")
 

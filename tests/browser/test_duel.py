@@ -223,23 +223,3 @@ def test_typed_votes_run_without_the_view(duel: Duel) -> None:
     duel.page.keyboard.press("Backspace")
     assert duel.read() == "1 2"
     duel.wait("choose")
-
-
-@pytest.mark.full
-def test_votes_in_app_mode(front: FrontEnd) -> None:
-    workflow = make_workflows.build(front, find_my_taste_no_downloads())
-    view = next(node["id"] for node in workflow["nodes"] if node["type"] == "PreferenceDuelView")
-    linear = {"inputs": [[str(view), "preference_duel"]], "outputs": []}
-    workflow["extra"] = {"linearMode": True, "linearData": linear}
-    front.open_file(workflow, "app")
-    try:
-        duel = Duel(front)
-        duel.page.locator(VIEW).wait_for(state="visible")
-        duel.write("steps", 1, "BlendedKSampler")
-        duel.part("run").click()
-        duel.wait("choose")
-        duel.click("side-1")
-        duel.press("2")
-        assert duel.outcomes == "><"
-    finally:
-        front.page.evaluate("() => app.extensionManager.command.execute('Comfy.ToggleLinear')")

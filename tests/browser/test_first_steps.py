@@ -38,7 +38,7 @@ def first_template(front: FrontEnd) -> Pad:
     page = front.page
     page.get_by_role("button", name="Templates").first.click()
     page.get_by_role("dialog").get_by_text("Diffusion Blend").first.click()
-    page.get_by_role("dialog").get_by_text(TEMPLATE).first.click()
+    page.get_by_role("dialog").get_by_text(TEMPLATE, exact=True).first.click()
     page.wait_for_function("() => app.graph.nodes.some((node) => node.type === 'LoadMiniature')")
     page.get_by_role("dialog").first.wait_for(state="hidden")
     front.page.evaluate(SHORTEN, SHORT)
