@@ -138,6 +138,9 @@ def test_the_pads_words_are_translated(chinese: FrontEnd) -> None:
 
 
 def test_each_number_has_its_adapters_colour(front: FrontEnd, renderer: str) -> None:
+    front.open()  # the front end gives a new node the state of the widgets of an earlier one with its number
+    front.page.evaluate("() => app.graph.clear()")
+    front.errors.clear()
     pad = preference_pad.make(front, LORAS)
     wanted = [list(colour) for colour in OKABE_ITO]
     front.page.mouse.move(5, 400)

@@ -36,10 +36,10 @@ def click(front: FrontEnd, loader: Any, row: int, part: str) -> None:
 def test_a_row_for_each_lora(front: FrontEnd) -> None:
     pad = preference_pad.make(front, LORAS)
     assert front.page.evaluate(SHOWN, pad.loader) == [[name, True, 1] for name in NAMES]
-    hidden = front.page.evaluate(
+    shown = front.page.evaluate(
         "(id) => app.graph.getNodeById(id).widgets.filter((w) => !w.hidden).map((w) => w.name)", pad.loader
     )
-    assert hidden == ["lora_rows"]
+    assert shown == ["scale", "lora_rows"]
 
 
 def test_switching_off_keeps_the_corner_and_undo_brings_it_back(front: FrontEnd) -> None:

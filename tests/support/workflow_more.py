@@ -62,6 +62,6 @@ def keep_this_blend_as_one_lora() -> Template:
     nodes["alone"]["links"] = {"reward_loras": ("bake", "reward_loras")}
     nodes["sampler"] = sampler("BlendedKSampler")
     nodes["sampler"]["links"] |= {"reward_loras": ("bake", "reward_loras"), "preference": ("alone", "preference")}
-    nodes |= output("one_lora")
-    columns = [*LEFT, PREFERENCE, (280, ["bake", "report", "alone"]), (280, ["sampler", "decode"]), (400, ["save"])]
+    nodes |= output("one_lora", height=300)
+    columns = [*LEFT, PREFERENCE, (280, ["bake", "report", "alone"]), (330, ["sampler", "decode", "save"])]
     return {"id": IDS.format(12), "nodes": nodes, "columns": columns}

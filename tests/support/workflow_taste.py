@@ -30,10 +30,10 @@ def find_my_taste_no_downloads() -> Template:
     links = {"images": ("decode", "IMAGE"), "duel": ("duel", "duel")}
     nodes["view"] = node("PreferenceDuelView", {}, links, 620, color=OURS)
     columns = [
-        (290, ["note"]),
-        (340, ["checkpoint", "loras", "preference"]),
-        (290, ["positive", "negative", "duel"]),
-        (270, ["sampler", "decode"]),
-        (560, ["view"]),
+        (270, ["note"]),
+        (300, ["checkpoint", "loras", "preference"]),
+        (270, ["positive", "negative", "duel"]),
+        (250, ["sampler", "decode"]),
+        (530, ["view"]),
     ]
     return {"id": IDS.format(11), "nodes": nodes, "columns": columns}
