@@ -162,7 +162,7 @@ def _lokr(
 
 
 def _kronecker_or_low_rank(product: KroneckerProduct, sides: tuple[int, int]) -> Update:
-    """``kron(A1 B1, A2 B2) = kron(A1, A2) kron(B1, B2)`` is low-rank; it is taken where it is faster and not much larger."""
+    """``kron(A1 B1, A2 B2) = kron(A1, A2) kron(B1, B2)`` is low-rank, which is used where it is faster and not much larger."""
     up1, down1 = _split(product.left)
     up2, down2 = _split(product.right) if product.up is None else (product.up, product.right)
     (a, b), right = product.left.shape, product.right

@@ -127,7 +127,7 @@ def ratio_interval(first: Sequence[float], second: Sequence[float], clusters: ND
     Args:
         first: float[n], above 0.
         second: float[n], above 0.
-        clusters: the cluster of each value, int[n]; one cluster alone has no interval.
+        clusters: the cluster of each value, int[n]. One cluster alone has no interval.
 
     Raises:
         ValueError: a number is not above 0.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from .schema import RewardLoRAsType, make_schema, model_input, preference_input,
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 MOST_COPIES = 10_000
 """The largest number at the end of a file's name."""
+LONGEST_NAME = 200
+"""Bytes of a file's name without number and ending. File systems take 255."""
 
 
 class BakeBlend(io.ComfyNode):
@@ -123,16 +126,28 @@ def _folder() -> Path:
     return Path(folder_paths.get_folder_paths("loras")[0]).resolve()
 
 
+def _can_be_a_name(part: str) -> bool:
+    """Whether a file may have this name on every system, with a number and an ending behind it."""
+    return (
+        re.fullmatch(r"[^<>:\"|?*\\/]+", part) is not None
+        and part.strip(". ") == part
+        and not any(unicodedata.category(letter).startswith("C") for letter in part)
+        and len(part.encode()) <= LONGEST_NAME
+        and re.fullmatch(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", part, re.IGNORECASE) is None
+    )
+
+
 def place(filename: str) -> Path:
     """Return the file that a name stands for, inside the first loras folder.
 
     Raises:
-        ValueError: the name is empty, or is not a name inside the folder.
+        ValueError: the name is empty or too long, is not a name inside the folder, or has characters that cannot be seen.
     """
     parts = filename.strip().removesuffix(".safetensors").split("/")
-    if not all(re.fullmatch(r"[^\x00-\x1f<>:\"|?*\\/]+", part) and part.strip(". ") == part for part in parts):
+    if not all(_can_be_a_name(part) for part in parts):
         raise ValueError(
-            f"filename is {filename!r}: give a name without an ending, such as my_blend or folder/my_blend, inside the loras folder."
+            f"filename is {filename!r}: give a name without an ending, such as my_blend or folder/my_blend, inside the loras "
+            f"folder, of visible characters and at most {LONGEST_NAME} bytes."
         )
     path = _folder().joinpath(*parts).with_name(f"{parts[-1]}.safetensors")
     if not path.resolve().is_relative_to(_folder()):  # a link inside the folder may lead out of it

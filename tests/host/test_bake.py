@@ -109,11 +109,20 @@ def test_a_name_that_is_taken_gets_a_number(sd15, folder):
 
 
 @pytest.mark.parametrize(
-    "name", ["", " ", "../out", "/etc/out", "a/../../out", "a\\b", "..", "a/.hidden/", "C:x", "a\0b"]
+    "name",
+    [
+        *("", " ", "../out", "/etc/out", "a/../../out", "a\\b", "..", "a/.hidden/", "C:x", "a\0b"),
+        *("x" * 201, "\u00e4" * 101, "a\u202eb", "a\ud800b", "con", "out/LPT1.x"),
+    ],
 )
-def test_no_name_leaves_the_folder(name):
+def test_no_name_leaves_the_folder_or_fails_after_the_work(name):
     with pytest.raises(ValueError, match="filename is"):
         place(name)
+
+
+@pytest.mark.parametrize("name", ["x" * 200, "\u00e4" * 100, "control", "my blend 2.5", "out/\u4f60\u597d"])
+def test_other_names_are_taken(name):
+    assert place(name).name == f"{name.rpartition('/')[2]}.safetensors"
 
 
 def test_a_link_out_of_the_folder_is_refused(folder, tmp_path):
