@@ -23,9 +23,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = present_spelling(sys.argv[1:] if argv is None else argv, RENAMED)
     chosen = _parser().parse_args(arguments)
     options = chosen[chosen.subcommand]
-    # Paths of this machine do not belong into the record: the folder is named by its last part.
+    # Paths of this machine do not belong into the record: folders are named by their last part.
     recorded = [
-        Path(word).name if index and arguments[index - 1] == "--output" else word
+        Path(word).name if index and arguments[index - 1] in ("--output", "--start") else word
         for index, word in enumerate(arguments)
     ]
     options.command_line = " ".join(["diffusion-blend", "miniature", *recorded])
@@ -48,10 +48,13 @@ def _parser() -> ArgumentParser:
 
 
 def _train_parser() -> ArgumentParser:
-    train = ArgumentParser(description="train the base model from scratch; goes on where it stopped")
+    train = ArgumentParser(description="train the base model; goes on where it stopped")
     train.add_argument("--output", type=Path, required=True, help="folder of the run; the model goes into model/")
     train.add_argument("--steps", type=int, default=5000, help="optimizer steps in all")
     train.add_argument("--seed", type=int, default=0, help="of weights, pictures and noise")
+    train.add_argument(
+        "--start", type=Path | None, default=None, help="folder of a model to begin with; without it fresh weights"
+    )
     train.add_argument("--batch", type=int, default=64, help="pictures a step")
     train.add_argument("--compile", action="store_true", help="use torch.compile: about 1.8 times as fast on a CPU")
     train.add_argument("--threads", type=int, default=0, help="CPU threads; 0 is torch's own choice")
@@ -105,12 +108,14 @@ def _adapters_parser() -> ArgumentParser:
 
 def _train(options: Namespace) -> None:
     check_folder(options.output)
+    check_model(options.start)
     from .learning import LearningConfig, learn
 
     config = LearningConfig(
         out=options.output,
         steps=options.steps,
         seed=options.seed,
+        start=options.start,
         batch=options.batch,
         compile=options.compile,
         threads=options.threads,

@@ -1,4 +1,4 @@
-"""Training of the miniature base model from scratch, on pictures that are rendered during training."""
+"""Training of the miniature base model, from scratch or from a model, on pictures rendered during training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from .language import sample, write
-from .model import make_pipeline
+from .model import load_pipeline, make_pipeline
 from .renderer import render, sample_scene
 from .sizes import SCALING_FACTOR
 
@@ -33,7 +33,9 @@ class LearningConfig:
     Attributes:
         out: folder for the checkpoint, the log and, at the end, the model; a run found there goes on.
         steps: optimiser steps in all. Too few leave wrong colours and counts; may be changed when a run goes on.
-        seed: of the initial weights, the pictures, the noise and the dropped prompts.
+        seed: of the initial weights, the pictures, the noise and the dropped prompts. A run from a model takes another
+            seed than that model's own, else it sees the same pictures again.
+        start: folder of a model whose weights the run begins with, in place of fresh ones. The optimizer is new.
         batch: pictures a step. Less is noisier, more is slower.
         learning_rate: peak of AdamW's. Above about 3e-3 this model diverges.
         warm_up: steps of linear rise at the start.
@@ -48,6 +50,7 @@ class LearningConfig:
     out: Path
     steps: int = 5000
     seed: int = 0
+    start: Path | None = None
     batch: int = 64
     learning_rate: float = 1e-3
     warm_up: int = 200
@@ -162,7 +165,7 @@ def learn(config: LearningConfig, command: str) -> Path:
 def _start(config: LearningConfig) -> _Run:
     from diffusers.training_utils import EMAModel
 
-    pipeline = make_pipeline(config.out / "tokenizer", config.seed)
+    pipeline = _first_weights(config)
     parts = [pipeline.unet, pipeline.text_encoder]
     parameters = [parameter for part in parts for parameter in part.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
@@ -182,6 +185,15 @@ def _start(config: LearningConfig) -> _Run:
         optimizer.load_state_dict(state["optimizer"])
         run.step, run.seconds = state["step"], state["seconds"]
     return run
+
+
+def _first_weights(config: LearningConfig) -> StableDiffusionPipeline:
+    fresh = make_pipeline(config.out / "tokenizer", config.seed)
+    if config.start is not None:
+        given = load_pipeline(config.start)
+        fresh.unet.load_state_dict(given.unet.state_dict())
+        fresh.text_encoder.load_state_dict(given.text_encoder.state_dict())
+    return fresh
 
 
 def _save(run: _Run, config: LearningConfig, loss: float) -> None:
@@ -215,8 +227,11 @@ def finish(
     # transformers 4 reads the slow tokenizer's two files, transformers 5 the one file written above.
     for name in ("vocab.json", "merges.txt"):
         shutil.copy(config.out / "tokenizer" / name, folder / "tokenizer" / name)
-    settings = {key: value for key, value in asdict(config).items() if key != "out"}
+    settings = {key: value for key, value in asdict(config).items() if key not in ("out", "start")}
     record = {"command": command, **settings, "pictures": run.step * config.batch, "seconds": round(run.seconds)}
+    before = config.start / "training.json" if config.start is not None else None
+    if before is not None and before.is_file():
+        record["started_from"] = json.loads(before.read_text(encoding="utf-8"))
     record["torch"] = str(torch.__version__)
     (folder / "training.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     pipeline.to(dtype=torch.float32)

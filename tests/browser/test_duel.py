@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -64,6 +65,11 @@ class Duel:
         self.wait("choose")
 
     def runs(self) -> int:
+        """How many runs the server has ended. A pair is shown before its run has ended, so wait for the queue."""
+        deadline = time.monotonic() + PATIENCE / 1000
+        while self.waiting():
+            assert time.monotonic() < deadline, "the queue does not become empty"
+            time.sleep(0.05)
         return len(self.front.server.get_json("/history"))
 
     def waiting(self) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -136,3 +138,18 @@ def test_learning_rate_rises_stays_and_falls(tmp_path):
     rates = [learning.learning_rate(step, plan) for step in range(100)]
     assert rates[0] == pytest.approx(0.1) and rates[9:80] == [1.0] * 71
     assert rates[90] == pytest.approx(0.5) and rates[99] == pytest.approx(0.05)
+
+
+def test_a_run_from_a_model_begins_with_its_weights(tmp_path, fresh):
+    fresh.save_pretrained(tmp_path / "given")
+    (tmp_path / "given" / "training.json").write_text('{"seed": 0}')
+    config = learning.LearningConfig(out=tmp_path / "on", steps=1, seed=9, start=tmp_path / "given", batch=2, warm_up=0)
+    (tmp_path / "on").mkdir()
+    begun = learning._start(config)
+    for part in ("unet", "text_encoder"):
+        given, taken = getattr(fresh, part).state_dict(), getattr(begun.pipeline, part).state_dict()
+        assert given.keys() == taken.keys() and all(torch.equal(given[key], taken[key]) for key in given)
+    other = make_pipeline(tmp_path / "other", seed=9)
+    assert not torch.equal(other.unet.conv_in.weight, begun.pipeline.unet.conv_in.weight)
+    folder = learning.learn(config, "a command")
+    assert json.loads((folder / "training.json").read_text())["started_from"] == {"seed": 0}
