@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
+import importlib.util
 import math
+import re
 from pathlib import Path
 
 from ...artifacts.files import check_folder
@@ -32,6 +35,7 @@ def check_config(config: SweepConfig) -> None:
     unknown = [method for method in config.methods if method not in METHODS]
     if unknown:
         raise ValueError(f"unknown method {unknown[0]!r}: choose from {', '.join(METHODS)}")
+    _check_scheduler(config)
     check_names(list(config.rewards.values()))
     _check_names(config)
     for method in config.methods:
@@ -44,6 +48,34 @@ def check_config(config: SweepConfig) -> None:
         if not Path(file).is_file():
             raise ValueError(f"external_scores {file!r}: no such file")
     check_folder(Path(config.output))
+
+
+def _check_scheduler(config: SweepConfig) -> None:
+    if not config.scheduler:
+        if config.scheduler_options:
+            raise ValueError("scheduler_options are given without a scheduler: name its class as scheduler")
+        return
+    known = scheduler_names()
+    if known and config.scheduler not in known:
+        near = difflib.get_close_matches(config.scheduler, known, 3, 0.4) or ["EulerAncestralDiscreteScheduler"]
+        raise ValueError(f"scheduler {config.scheduler!r} is no class of diffusers; near are {', '.join(near)}")
+    for method in config.methods:
+        reason = METHODS[method].needs_transition
+        if reason:
+            raise ValueError(
+                f"{method} needs the distribution of each step ({reason}), and {config.scheduler} gives only the next "
+                "latents: leave the method out, or leave the scheduler out"
+            )
+
+
+def scheduler_names() -> list[str]:
+    """The scheduler classes of diffusers, read from its files, because importing it takes seconds; empty without diffusers."""
+    found = importlib.util.find_spec("diffusers")
+    if found is None or found.origin is None:
+        return []
+    files = (Path(found.origin).parent / "schedulers").glob("scheduling_*.py")
+    texts = [file.read_text(encoding="utf-8") for file in files]
+    return sorted({name for text in texts for name in re.findall(r"^class (\w+Scheduler)\(", text, re.MULTILINE)})
 
 
 def _check_names(config: SweepConfig) -> None:
