@@ -42,7 +42,11 @@ class SweepConfig:
             its steps: no KL is measured, and methods that need the distribution are refused.
         scheduler_options: entries that replace those of the scheduler's configuration, for example {"use_karras_sigmas": true}.
         guidance_scale: classifier-free guidance; 1 is none (and half the work).
-        batch: pictures per network call and per unit of work. An interruption costs at most one unit.
+        batch: pictures per network call and per unit of work. Where memory runs out, calls are halved, and the units stay as
+            they are. ``auto`` has units of 32 pictures, and begins with calls of 32 on a GPU and of 8 on a CPU. An
+            interruption costs at most one unit.
+        compile_base: run the plain base, without adapters, through torch.compile: for CoDe, RGG and many pictures of the
+            base. The first call takes minutes. Outputs differ in the last digits.
         seed: of the noise. Picture i has prompt ``i mod prompts``; its noise is a function of seed, prompt and ``i div
             prompts`` alone.
         measure_kl: also measure each picture's KL to the base (one more network call a step, timed and counted apart);
@@ -87,7 +91,8 @@ class SweepConfig:
     scheduler: str = ""
     scheduler_options: dict[str, Any] = field(default_factory=dict)
     guidance_scale: float = 7.5
-    batch: int = bounded(8, minimum=1)
+    batch: int | Literal["auto"] = bounded(8, minimum=1)
+    compile_base: bool = False
     seed: int = 0
     measure_kl: bool = True
     reward_units: Literal["as_given", "kl_weight"] = "as_given"

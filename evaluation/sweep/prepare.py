@@ -24,6 +24,7 @@ from ...training.models.diffusers_model import Base
 from ...training.models.schedulers import SchedulerChoice, check_run
 from ...training.prompt_table import PromptTable
 from ...training.prompts import load_prompts
+from .batches import Batches, first_call
 from .checks import check_config
 from .config import SweepConfig
 from .external_scores import keep_scores, read_scores
@@ -62,6 +63,7 @@ _WITHOUT_EFFECT = (
     "allow_download",
     "external_scores",
     "claim_expiry",
+    "compile_base",
 )
 
 
@@ -139,7 +141,7 @@ def prepare(config: SweepConfig, worker: Worker, base: Base | None = None) -> Sw
     wanted = planned.records.rewards() | config.rewards
     rewards = _load_rewards(wanted, config, worker)
     base = base or load_base(config.base, worker.device, allow_download=config.allow_download)
-    network = Network(base, config.guidance_scale)
+    network = Network(base, config.guidance_scale, compile_base=config.compile_base)
     adapters = [fit_adapter(file, base.unet) for file in planned.adapters]
     files = [*planned.morl.values(), *planned.stacked]
     mixtures = {file.digest: fit_adapter(file, base.unet) for file in files}
@@ -151,7 +153,8 @@ def prepare(config: SweepConfig, worker: Worker, base: Base | None = None) -> Sw
     runner = MethodRunner(config, network, steps, adapters, mixtures, rewards, scheduled(config, base))
     table = PromptTable(_Encoder(base), planned.prompts)
     join(planned)
-    return Sweep(config, runner, planned.points, planned.scales, rewards, table, planned.records, worker)
+    batches = Batches(first_call(config, worker.device))
+    return Sweep(config, runner, planned.points, planned.scales, rewards, table, planned.records, worker, batches)
 
 
 def scheduled(config: SweepConfig, base: Base) -> Scheduled | None:
