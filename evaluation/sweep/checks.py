@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 from ...artifacts.files import check_folder
+from ...artifacts.remote import Mirror, is_url
 from ...artifacts.settings import check_bounds
 from ...rewards.catalogue import check_names
 from .config import SweepConfig
@@ -47,7 +48,29 @@ def check_config(config: SweepConfig) -> None:
     for file in config.external_scores:
         if not Path(file).is_file():
             raise ValueError(f"external_scores {file!r}: no such file")
-    check_folder(Path(config.output))
+    mirror = mirror_of(config)
+    if mirror is None:
+        check_folder(Path(config.output))
+    else:
+        mirror.check()
+
+
+def mirror_of(config: SweepConfig) -> Mirror | None:
+    """The folder and the copy of a sweep whose output is a URL; None for a plain folder.
+
+    Raises:
+        ValueError: a folder for the work without a URL, or a URL without a name.
+    """
+    if not is_url(config.output):
+        if config.work_folder:
+            raise ValueError(
+                f"work_folder is {config.work_folder!r}, but output {config.output!r} is a folder itself: leave work_folder out"
+            )
+        return None
+    name = config.output.split("://", 1)[1].rstrip("/").rpartition("/")[2]
+    if not name:
+        raise ValueError(f"output {config.output!r} names no folder: give one, like {config.output.rstrip('/')}/sweep")
+    return Mirror(config.output, Path(config.work_folder or f"runs/{name}"), ("claims",))
 
 
 def _check_scheduler(config: SweepConfig) -> None:

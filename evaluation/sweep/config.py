@@ -16,7 +16,10 @@ class SweepConfig:
     Attributes:
         output: folder of the sweep, the union of all that was ever asked of it. A sweep found there goes on where it
             stopped, and processes that are started at the same time share the work. Methods, weights, KL scales,
-            pictures and rewards may be added. Any other setting that changes pictures or scores is refused.
+            pictures and rewards may be added. Any other setting that changes pictures or scores is refused. A URL that
+            fsspec can write (s3://bucket/sweep, with the library for it installed) gets a copy of the finished folder.
+        work_folder: where the work is done if ``output`` is a URL. Processes that share the work share this folder. Empty is
+            ``runs/`` and the last part of the URL.
         adapters: name -> ``.safetensors`` LoRA file with kohya keys, in the order of the weights.
         rewards: name -> reward (a known name or module:function). A reward with an adapter's name is the one which
             that adapter stands for: r(w) weighs these. Others are only measured. Rewards may be added to a folder whose
@@ -110,5 +113,6 @@ class SweepConfig:
     external_scores: list[str] = field(default_factory=list)
     claim_expiry: float = bounded(300.0, minimum=1)
     allow_download: bool = False
+    work_folder: str = ""
     base: BaseConfig = field(default_factory=BaseConfig)
     prompts: PromptConfig = field(default_factory=PromptConfig)

@@ -64,6 +64,7 @@ _WITHOUT_EFFECT = (
     "external_scores",
     "claim_expiry",
     "compile_base",
+    "work_folder",
 )
 
 
