@@ -86,26 +86,32 @@ def _check_trackers(names: list[str]) -> None:
 
 
 def _check_stacked(config: TrainConfig) -> None:
-    if not config.algorithm.stacked:
+    algorithm = config.algorithm
+    if not algorithm.adapter_per_reward:
         return
-    name = config.algorithm.name
+    if algorithm.stacked and algorithm.separate:
+        raise ValueError(
+            "algorithm.stacked and algorithm.separate are both true: stacked trains adapters for all mixtures, separate each "
+            "for its reward alone; set one of them to false"
+        )
+    name, setting = algorithm.name, "algorithm.stacked" if algorithm.stacked else "algorithm.separate"
     because = ALGORITHMS[name].not_stacked
     if because:
         able = ", ".join(other for other, entry in ALGORITHMS.items() if not entry.not_stacked)
         raise ValueError(
-            f"algorithm.stacked: {name} cannot train adapters to be stacked, because {because}: take one of {able}"
+            f"{setting}: {name} cannot train several adapters at once, because {because}: take one of {able}"
         )
     if len(config.rewards) < 2:
         raise ValueError(
-            f"algorithm.stacked trains one adapter for each reward, and there is only {', '.join(config.rewards)}: give at "
-            "least two rewards, or leave algorithm.stacked out"
+            f"{setting} trains one adapter for each reward, and there is only {', '.join(config.rewards)}: give at "
+            f"least two rewards, or leave {setting} out"
         )
     if config.adapter.start:
-        raise ValueError("algorithm.stacked trains a new adapter for each reward: leave adapter.start out")
+        raise ValueError(f"{setting} trains a new adapter for each reward: leave adapter.start out")
     for reward, weight in config.rewards.items():
         if weight == 0:
             raise ValueError(
-                f"algorithm.stacked: the weight of reward {reward!r} is 0, so its adapter would learn nothing: the weight is "
+                f"{setting}: the weight of reward {reward!r} is 0, so its adapter would learn nothing: the weight is "
                 "the reward's scale there, 1 as it is"
             )
 

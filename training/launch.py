@@ -47,7 +47,7 @@ def launch(config: TrainConfig) -> Path:
         base,
         config.adapter,
         config.run.seed,
-        members=len(config.rewards) if config.algorithm.stacked else 1,
+        members=len(config.rewards) if config.algorithm.adapter_per_reward else 1,
         gradient_checkpointing=config.base.gradient_checkpointing,
     )
     if start is not None:

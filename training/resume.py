@@ -36,6 +36,7 @@ ADDED = {
     "rewards_end_iteration": 0,
     "normalise_rewards": False,
     "algorithm.stacked": False,
+    "algorithm.separate": False,
 }
 """Settings that older checkpoints do not have -> the value with which the older version ran."""
 

@@ -22,7 +22,7 @@ def train(config: TrainConfig) -> Path:
         config: everything; see ``TrainConfig``.
 
     Returns:
-        The adapter file; with ``algorithm.stacked`` the folder that holds the group's files.
+        The adapter file; with an adapter for each reward the folder that holds their files.
 
     Raises:
         ValueError: a setting, base, reward, prompt source or folder that cannot work, before any work is done.

@@ -78,7 +78,7 @@ class Trainer:
         """Train to the last iteration.
 
         Returns:
-            The adapter file; with ``algorithm.stacked`` the folder that holds the group's files.
+            The adapter file; with an adapter for each reward the folder that holds their files.
 
         Raises:
             TrainingCollapsed: a number was not finite or a stop rule fired; the last good adapter is in the output
@@ -177,7 +177,7 @@ class Trainer:
         samples = self.state.iteration * self.context.images_per_iteration
         metadata = {**self.metadata, "diffusion_blend.samples": str(samples)}
         with averaged(self.state, model):
-            if not config.algorithm.stacked:
+            if not config.algorithm.adapter_per_reward:
                 return {ADAPTER: model.export(metadata)}
             stacked = cast(StackedModel, model)
             return {
@@ -190,4 +190,4 @@ class Trainer:
             for name, content in self._adapters().items():
                 write_atomically(self.output / name, content)
         self.context.processes.wait()
-        return self.output if self.context.config.algorithm.stacked else self.output / ADAPTER
+        return self.output if self.context.config.algorithm.adapter_per_reward else self.output / ADAPTER
