@@ -4,19 +4,52 @@ from __future__ import annotations
 
 import importlib.util
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..artifacts.settings import check_bounds
-from .algorithms import ALGORITHMS, entry_of
+from ..rewards.catalogue import check_names
+from .algorithms import ALGORITHMS, AlgorithmEntry, entry_of
 from .config import BaseConfig, TrainConfig
 from .noisy_steps import noisy_range
 from .prompts import load_prompts
+from .resume import check_folder
 
 TRACKERS = ("tensorboard", "wandb")
 """The trackers of accelerate that work without a network."""
 
 
-def check_config(config: TrainConfig) -> None:
+@dataclass(frozen=True)
+class CheckedRun:
+    """A run whose settings can work, with what the check has read.
+
+    Attributes:
+        config: the settings.
+        algorithm: the entry of ``config.algorithm.name``.
+        prompts: the prompts of ``config.prompts``.
+    """
+
+    config: TrainConfig
+    algorithm: AlgorithmEntry
+    prompts: list[str]
+
+
+def check_run(config: TrainConfig) -> CheckedRun:
+    """Check everything that can be checked before a library or a model is loaded.
+
+    Args:
+        config: the settings.
+
+    Raises:
+        ValueError: a setting, a reward's name, the prompts or the output folder cannot work.
+    """
+    checked = check_config(config)
+    check_names([*config.rewards, *config.heldout])
+    check_folder(config)
+    return checked
+
+
+def check_config(config: TrainConfig) -> CheckedRun:
     """Find contradictions and impossible values.
 
     Args:
@@ -40,6 +73,7 @@ def check_config(config: TrainConfig) -> None:
     prompts = load_prompts(config.prompts.source, config.prompts.count, config.prompts.seed)
     for requirement in entry.requirements:
         requirement(config, count, len(prompts))
+    return CheckedRun(config, entry, prompts)
 
 
 def check_quantisation(base: BaseConfig) -> None:

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..rewards.catalogue import check_names
-from .checks import check_config
+from .checks import check_run
 from .command import main as main
 from .command import parse as parse
 from .config import TrainConfig
-from .resume import check_folder
 
 
 def train(config: TrainConfig) -> Path:
@@ -29,9 +27,7 @@ def train(config: TrainConfig) -> Path:
         TrainingCollapsed: training went off; the last good adapter is in the output folder.
         RewardFailed: a reward raised, or took longer than ``reward_timeout``.
     """
-    check_config(config)
-    check_names([*config.rewards, *config.heldout])
-    check_folder(config)
+    checked = check_run(config)
     from .launch import launch  # loads torch, diffusers and the rest
 
-    return launch(config)
+    return launch(checked)

@@ -15,7 +15,7 @@ from ..artifacts.files import write_atomically
 from ..rewards.guarded import guard
 from ..rewards.protocol import Reward
 from .adapter_optimizer import TrainingCollapsed
-from .algorithms import algorithm_class, entry_of
+from .algorithms import entry_of
 from .checkpoints import ADAPTER, load_state, save_checkpoint
 from .config import TrainConfig
 from .context import RunContext
@@ -56,12 +56,12 @@ class Trainer:
             metadata: header of the adapter file.
         """
         limited, sampling = guard(rewards, config.reward_timeout), config.sampling
-        window = entry_of(config.algorithm.name).window
+        entry = entry_of(config.algorithm.name)
         self.context = RunContext(
             config,
             model,
             model.policy_steps(
-                sampling.steps, sampling.eta, noisy_range(sampling.noisy_steps, sampling.steps, auto=window)
+                sampling.steps, sampling.eta, noisy_range(sampling.noisy_steps, sampling.steps, auto=entry.window)
             ),
             prompt_table(config, model, prompts),
             rewards,
@@ -70,7 +70,7 @@ class Trainer:
             RewardMix(config),
         )
         self.metadata, self.output = dict(metadata or {}), Path(config.output)
-        self.algorithm = algorithm_class(config.algorithm.name)(self.context)
+        self.algorithm = entry.load()(self.context)
         self.state = TrainState()
         self.monitor = Monitor(self.context, limited | guard(heldout, config.reward_timeout))
 
