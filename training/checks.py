@@ -77,14 +77,22 @@ def check_config(config: TrainConfig) -> CheckedRun:
 
 
 def check_quantisation(base: BaseConfig) -> None:
-    """Check that the base's quantisation can be had.
+    """Check that the base's quantisation and its split over processes can be had.
 
     Raises:
-        ValueError: bitsandbytes is not installed, or the base is a single file or a function.
+        ValueError: bitsandbytes is not installed, the base is a single file or a function, or it is to be both quantised and
+            split.
     """
+    own = ":" in base.path and not Path(base.path).exists()
+    if base.shard and own:
+        raise ValueError(f"base.shard splits bases that this trainer reads, and {base.path} is a function of your own")
     if base.quantise == "none":
         return
-    if base.path.endswith(".safetensors") or (":" in base.path and not Path(base.path).exists()):
+    if base.shard:
+        raise ValueError(
+            "base.shard and base.quantise do not go together: quantised weights cannot be split; choose one"
+        )
+    if base.path.endswith(".safetensors") or own:
         raise ValueError(f"base.quantise {base.quantise}: {base.path} must be a hub id or a diffusers folder for it")
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ValueError(

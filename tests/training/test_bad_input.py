@@ -196,3 +196,14 @@ def test_every_setting_is_documented(capsys: pytest.CaptureFixture[str]) -> None
             for field in dataclasses.fields(kind):
                 option = shown.split(f"--{section.name}.{field.name} ", 2)[2]
                 assert not option.strip().startswith("("), f"{section.name}.{field.name} has no help"
+
+
+def test_a_base_is_not_split_in_vain(tmp_path: Path, tiny_sd: Path) -> None:
+    with pytest.raises(ValueError, match="accelerate launch --num_processes N"):
+        load_base(BaseConfig(path=str(tiny_sd), shard=True), torch.device("cpu"), allow_download=False)
+    for over, reason in (
+        ({"quantise": "nf4"}, "do not go together"),
+        ({"path": "mine:base"}, "a function of your own"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            check_config(settings(tmp_path, base={"path": str(tiny_sd), "shard": True, **over}))
