@@ -17,6 +17,11 @@ IMAGES = """(id) => {
     return [...pad.querySelectorAll('[data-part=remembered] rect')].map((box) =>
         ['x', 'y', 'width'].map((name) => Number(box.getAttribute(name)))).map(([x, y, side]) => [x + side / 2, y + side / 2])
 }"""
+NAMES_ABOVE_IMAGES = """(id) => {
+    const pad = app.graph.getNodeById(id).widgets.find((w) => w.name === 'preference_pad').element
+    const painted = [...pad.querySelectorAll('[data-part=remembered], [data-part=label]')].map((part) => part.dataset.part)
+    return painted.lastIndexOf('remembered') < painted.indexOf('label')
+}"""
 PANEL = """() => {
     const panel = document.querySelector('.diffusion-blend-pictures')
     if (!panel || panel.style.display === 'none') return null
@@ -84,6 +89,7 @@ def test_images_come_back_with_their_preference_and_seed(front: FrontEnd, pad: P
     pad.drag(start, CORNERS[3][0])
     page.evaluate(f"() => {{ ({SEED})().value = 12 }}")
     assert run(pad, 2)[1] == pytest.approx(CORNERS[3][0], abs=0.1)
+    assert page.evaluate(NAMES_ABOVE_IMAGES, pad.node)
 
     page.mouse.move(*pad.on_screen((first[0], first[1] + 6))[0])
     shown = panel(pad)
