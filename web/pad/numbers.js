@@ -57,7 +57,9 @@ export function setHidden(widget, hidden) {
   const before = now()
   if (before.every((each) => each === hidden)) return false
   widget.hidden = hidden
-  // Assigned, because on a subgraph's own node the front end (1.58) reads the option when the options are set.
-  if (widget.options) widget.options = Object.assign(widget.options, { hidden })
+  if (!widget.options) return true
+  widget.options.hidden = hidden
+  // On a subgraph's own node front end 1.58 reads the option when the options are set; 1.49 and 1.50 do not let them be set.
+  Reflect.set(widget, 'options', widget.options)
   return now().join() !== before.join()
 }
