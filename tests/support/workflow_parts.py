@@ -35,11 +35,13 @@ class App(TypedDict):
 
     Args:
         inputs: the widgets that it shows, by node and name.
-        outputs: the nodes whose pictures it shows.
+        outputs: the nodes whose pictures it shows. Without any, the front end shows no widget either.
+        opens: the graph opens in App mode; that is so where it is left out. Otherwise the menu switches to it.
     """
 
     inputs: list[tuple[str, str]]
     outputs: list[str]
+    opens: NotRequired[bool]
 
 
 class _Graph(TypedDict):
