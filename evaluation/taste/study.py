@@ -36,20 +36,23 @@ def regrets(strategy: str, kind: str, adapters: int, carelessness: float, number
     return found
 
 
-def study(folder: Path, people: int, adapters: Sequence[int] = ADAPTERS) -> list[dict[str, Any]]:
+def study(
+    folder: Path, people: int, adapters: Sequence[int] = ADAPTERS, ways: Sequence[str] = tuple(STRATEGIES)
+) -> list[dict[str, Any]]:
     """Run what is missing and return the table.
 
     Args:
         folder: one file a setting; a setting whose file has enough people is not run again.
         people: how many hidden utilities of each kind and number of adapters; their numbers begin with `FIRST`.
         adapters: the numbers of adapters.
+        ways: of asking, keys of `STRATEGIES`.
 
     Returns:
         A row a setting and way of asking, with the median regret and its 95 % interval by resampling the people.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
-    for count, kind, careless, strategy in itertools.product(adapters, KINDS, CARELESSNESS, STRATEGIES):
+    for count, kind, careless, strategy in itertools.product(adapters, KINDS, CARELESSNESS, ways):
         name = f"{strategy.replace(', ', '-').replace(' ', '-')}_{kind}_{count}_{round(100 * careless)}_from_{FIRST}"
         file = folder / f"{name}.json"
         known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []

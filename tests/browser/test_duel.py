@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
-import make_workflows
 import pytest
 from comfy_browser import FrontEnd
+from comfy_server import CHECKOUT
 from duel_page import NODE, VIEW, Duel, load
-from workflow_taste import find_my_taste_no_downloads
+from workflow_sources import TITLES
 
 
 @pytest.fixture
@@ -155,7 +156,7 @@ def test_typed_votes_run_without_the_view(duel: Duel) -> None:
 @pytest.mark.full
 def test_votes_in_app_mode(front: FrontEnd) -> None:
     """The view stands among the app's inputs, which the front end shows only to an app that has an output."""
-    workflow = make_workflows.build(front, find_my_taste_no_downloads())
+    workflow = json.loads((CHECKOUT / "workflows" / f"{TITLES['find_my_taste_no_downloads']}.json").read_text())
     front.open_file(workflow | {"extra": workflow["extra"] | {"linearMode": True}}, "app")
     try:
         duel = Duel(front)
@@ -175,10 +176,9 @@ def test_votes_in_app_mode(front: FrontEnd) -> None:
             assert picture is not None and min(picture["width"], picture["height"]) > 100, picture
         view, panel = duel.page.locator(VIEW).bounding_box(), duel.page.get_by_test_id("linear-widgets").bounding_box()
         assert view is not None and panel is not None and view["width"] <= panel["width"]
-        import os
-
-        if os.environ.get("SHOT"):
-            duel.page.screenshot(path=os.environ["SHOT"])
+        parts = ("best-text", "take", "narrow", "learned")
+        boxes = [duel.part(name).bounding_box() for name in parts]
+        assert all(box and box["x"] + box["width"] <= view["x"] + view["width"] for box in boxes), boxes
         duel.page.keyboard.press("Backspace")
         duel.wait("choose")
         assert duel.outcomes == "><"

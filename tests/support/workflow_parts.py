@@ -30,7 +30,12 @@ PREFERENCE = (300, ["positive", "negative", "preference"])
 Nodes = dict[str, dict[str, Any]]
 
 
-class App(TypedDict):
+class _Shown(TypedDict):
+    inputs: list[tuple[str, str]]
+    outputs: list[str]
+
+
+class App(_Shown, total=False):
     """A graph in App mode.
 
     Args:
@@ -39,9 +44,7 @@ class App(TypedDict):
         opens: the graph opens in App mode; that is so where it is left out. Otherwise the menu switches to it.
     """
 
-    inputs: list[tuple[str, str]]
-    outputs: list[str]
-    opens: NotRequired[bool]
+    opens: bool
 
 
 class _Graph(TypedDict):

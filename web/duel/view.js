@@ -73,8 +73,8 @@ export class DuelView {
     this.legend = make('div', { fontSize: '11px' })
     this.take = button('take', take)
     this.narrow = button('narrow', narrow)
-    const words = make('div', { display: 'flex', flexDirection: 'column', gap: '6px', flex: '1', minWidth: '0' }, this.best, this.legend, make('div', row, this.take, this.narrow))
-    this.learned = make('div', { display: 'flex', gap: '10px', alignItems: 'center' }, this.picture, words)
+    const words = make('div', { display: 'flex', flexDirection: 'column', gap: '6px', flex: '1 1 180px', minWidth: '0' }, this.best, this.legend, make('div', row, this.take, this.narrow))
+    this.learned = make('div', { display: 'flex', flexWrap: 'wrap', gap: '10px', alignItems: 'center' }, this.picture, words)
     const style = { display: 'flex', flexDirection: 'column', gap: '8px', padding: '10px', borderRadius: '8px', width: '100%', height: '100%', minHeight: `${MIN_HEIGHT}px`, boxSizing: 'border-box', font: `13px ${FONT_FAMILY}`, outline: 'none' }
     this.element = make('div', /** @type {any} */ (style), make('div', row, this.heading, this.again), pictures, make('div', row, this.equal, this.bad, this.undo, auto), this.learned)
     this.element.className = VIEW_CLASS
