@@ -45,8 +45,8 @@ class Kernel:
     """A covariance.
 
     Args:
-        value: the covariance as a function of ``x.x'``, and of ``|x|^2`` and ``|x'|^2``, each of the weights' part of x and of the
-            KL scale's part.
+        value: the covariance as a function of ``x.x'``, and of ``|x|^2`` and ``|x'|^2``, each of the weights' part of x and of
+            the KL scale's part.
     """
 
     value: Callable[[Array, Squares, Squares], Array]
