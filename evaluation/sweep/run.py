@@ -140,6 +140,7 @@ class Sweep:
             pictures = (pictures.clamp(0, 1) * 255).round() / 255
         scores = score(self.rewards, pictures, chunk.prompts)
         kl = [None] * len(images) if samples.kl is None else samples.kl.tolist()
+        weights = None if samples.log_weights is None else samples.log_weights.tolist()
         rows: list[Row] = [
             {
                 "image": image,
@@ -148,6 +149,7 @@ class Sweep:
                 "seconds": seconds,
                 "calls": cost.calls,
                 "kl_calls": cost.extra_calls,
+                **({} if weights is None else {"log_weight": weights[i]}),
             }
             for i, image in enumerate(images)
         ]

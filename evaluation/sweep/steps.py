@@ -224,10 +224,14 @@ def gaussian_divergence(policy: Gaussian, base: Gaussian) -> Tensor:
 
 @dataclass(frozen=True)
 class Samples:
-    """Clean latents float32[B, C, H, W], and each picture's KL to the base, float64[B] (None: not defined or asked)."""
+    """Clean latents float32[B, C, H, W], and each picture's KL to the base, float64[B] (None: not defined or asked).
+
+    ``log_weights`` are the blend's path weights, float64[B] (`path_shares`).
+    """
 
     latents: Tensor
     kl: Tensor | None
+    log_weights: Tensor | None = None
 
 
 def run_steps(
