@@ -34,7 +34,7 @@ class WeighedBlend:
         outputs = [state.predict(row) for row in plan.gates]
         mix = [float(c) for c in plan.mix]
         if std > 0 and len(outputs) > 1:
-            means = [float(state.steps.output[state.index]) * output for output in outputs]  # the part that differs
+            means = [float(state.policy.output[state.index]) * output for output in outputs]  # the part that differs
             change = log_weight_change(means, mix, std)
             self.log_weights = change if self.log_weights is None else self.log_weights + change
         return Gaussian(state.mean(combine((output.clone() for output in outputs), mix)), std)

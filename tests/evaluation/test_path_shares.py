@@ -26,7 +26,7 @@ def state(index: int, outputs: dict[Any, torch.Tensor], deviations: list[float])
     return SimpleNamespace(
         info=StepInfo(index, 2, 0, range(2)),
         index=index,
-        steps=SimpleNamespace(output=torch.tensor([3.0, 3.0])),
+        policy=SimpleNamespace(output=torch.tensor([3.0, 3.0])),
         predict=lambda row: outputs[row],
         mean=lambda output: 2 * latents + 3 * output,
         std=lambda: deviations[index],
