@@ -4,8 +4,8 @@ Utilities are functions of the place ``x`` of an option, in which a change of th
 alike. They are in units of a vote's noise: a difference of 1 is preferred in about 70 % of the careful votes.
 
 A person with a peak at p has ``f = -c |x - p|^2``: a slope ``2 c p`` and a curvature -c. A person who wants as much as possible
-of one adapter has a slope alone. So the prior has both, each with a spread (the curvature along the weights and along the KL scale
-each for itself), and a smooth rest for all other shapes.
+of one adapter has a slope alone. So the prior has both, each with a spread (the curvature along the weights and along the KL
+scale each for itself), and a smooth rest for all other shapes.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class Kernel:
     """A covariance.
 
     Args:
-        value: the covariance as a function of ``x.x'``, and of ``|x|^2`` and ``|x'|^2``, each of the weights' part of x and of the
-            KL scale's part.
+        value: the covariance as a function of ``x.x'``, and of ``|x|^2`` and ``|x'|^2``, each of the weights' part of x and of
+            the KL scale's part.
     """
 
     value: Callable[[Array, Squares, Squares], Array]

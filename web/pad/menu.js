@@ -60,6 +60,25 @@ export function openMenu(node, event, actions) {
   new LiteGraph.ContextMenu(entries, { event })
 }
 
+/**
+ * Put the weights of the presets, and the lock, in another order, as the adapters are.
+ *
+ * @param {any} node
+ * @param {(number | null)[]} order for every slot, the slot that comes there; null: an empty one
+ */
+export function reorderKept(node, order) {
+  const presets = presetsOf(node).map(({ name, numbers }) => {
+    const weights = order.map((from, to) => [weightName(to), from === null ? 0 : (numbers[weightName(from)] ?? 0)])
+    return { name, numbers: { ...numbers, ...Object.fromEntries(weights) } }
+  })
+  if (presets.length) keep(node, PRESETS, presets)
+  const locked = lockedWeight(node)
+  if (locked) keep(node, LOCKED, order.flatMap((from, to) => (from !== null && weightName(from) === locked ? [weightName(to)] : []))[0] ?? '')
+}
+
+/** @type {(index: number) => string} */
+const weightName = (index) => `weight_${index + 1}`
+
 /** @type {(node: any, weight: string, name: string) => { content: string, callback: () => void }} */
 function lockEntry(node, weight, name) {
   const isLocked = lockedWeight(node) === weight
@@ -69,9 +88,14 @@ function lockEntry(node, weight, name) {
   }
 }
 
+/** @type {(node: any, name: string, value: unknown) => void} */
+function keep(node, name, value) {
+  node.setProperty ? node.setProperty(name, value) : (node.properties[name] = value)
+}
+
 /** @type {(node: any, name: string, value: unknown) => void} A property is saved with the workflow, and undone with it. */
 function setProperty(node, name, value) {
-  node.setProperty ? node.setProperty(name, value) : (node.properties[name] = value)
+  keep(node, name, value)
   app.canvas?.emitBeforeChange?.()
   app.canvas?.emitAfterChange?.()
 }
