@@ -39,11 +39,15 @@ class AdapterBank(nn.Module):
         adapters: one mapping per adapter, in order: name of a layer (or of a parameter, for `ParameterDifference`) -> the
             adapter's updates of it. There may be several: slices of a fused projection, or a weight and its bias.
         dtype: of the stored tensors: the network's compute dtype, so that no call casts them.
+        weighted: how many of them, the first ones, have a weight of their own; None for all. The others are cross adapters.
     """
 
-    def __init__(self, adapters: Sequence[Mapping[str, Sequence[Update]]], dtype: torch.dtype) -> None:
+    def __init__(
+        self, adapters: Sequence[Mapping[str, Sequence[Update]]], dtype: torch.dtype, weighted: int | None = None
+    ) -> None:
         super().__init__()
         self.adapters = len(adapters)
+        self.weighted = self.adapters if weighted is None else weighted
         self.spans: dict[str, Spans] = {}
         self._others: list[tuple[str, int, Update]] = []  # layer, adapter, the update without its numbers
         factors: list[Tensor] = []

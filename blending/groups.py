@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 KEY = "diffusion_blend.group"
+CROSS = "cross"
+"""The kind of a group of cross adapters; see `cross`."""
 STACKED = "stacked"
 """The kind of a group that was trained to be stacked; see `training.stacking`."""
 
@@ -20,12 +26,16 @@ class Group:
         id: the same in all files of the group and in no other file.
         member: the adapter's place, from 0.
         rewards: the names of all members.
+        pair: of a cross adapter, the fingerprints of the two adapters that it belongs to; see `fingerprint`.
+        pair_names: their names.
     """
 
     kind: str
     id: str
     member: int
     rewards: tuple[str, ...]
+    pair: tuple[str, ...] = ()
+    pair_names: tuple[str, ...] = ()
 
 
 def parse_group(metadata: Mapping[str, str]) -> Group | None:
@@ -39,12 +49,27 @@ def parse_group(metadata: Mapping[str, str]) -> Group | None:
         return None
     try:
         entry = json.loads(text)
-        group = Group(str(entry["kind"]), str(entry["id"]), int(entry["member"]), tuple(map(str, entry["rewards"])))
+        place = str(entry["kind"]), str(entry["id"]), int(entry["member"])
+        listed = entry["rewards"], entry.get("pair", ()), entry.get("pair_names", ())
+        names = (tuple(map(str, some)) for some in listed)
+        group = Group(*place, *names)
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"its metadata entry {KEY} is {text[:200]!r}, which is no group of adapters") from error
     if not 0 <= group.member < len(group.rewards):
         raise ValueError(f"its metadata entry {KEY} says member {group.member} of {len(group.rewards)}")
+    if group.kind == CROSS and (len(group.pair), len(group.pair_names)) != (2, 2):
+        raise ValueError(f"its metadata entry {KEY} is of a cross adapter and does not name its two adapters")
     return group
+
+
+def fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """Return SHA-256 of a file's tensors with their keys. The header does not count, so that it may be edited."""
+    digest = hashlib.sha256()
+    for key in sorted(tensors):
+        tensor = tensors[key].detach().cpu().contiguous()
+        digest.update(f"{key} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def is_stacked_group(groups: Sequence[Group | None]) -> bool:

@@ -18,7 +18,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from ..artifacts.files import find_file
-from ..blending.groups import Group, parse_group
+from ..blending.groups import Group, fingerprint, parse_group
 from ..blending.kl_weights import parse_kl_weight
 from ..blending.layers import layer_shape
 from ..blending.updates import LowRank, Update
@@ -79,6 +79,7 @@ class AdapterFile:
         digest: SHA-256 of the file, or of the tensors where there is no file.
         scaling: for layers without an alpha of their own.
         group: its place in a group of adapters that were trained together; None where the file names none.
+        fingerprint: of all its tensors; see `groups.fingerprint`.
     """
 
     name: str
@@ -87,6 +88,7 @@ class AdapterFile:
     digest: str
     scaling: Scaling = field(default_factory=Scaling)
     group: Group | None = None
+    fingerprint: str = ""
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ class Adapter:
         kl_weight: see `AdapterFile`.
         digest: see `AdapterFile`.
         group: see `AdapterFile`.
+        fingerprint: see `AdapterFile`.
     """
 
     name: str
@@ -106,6 +109,7 @@ class Adapter:
     kl_weight: float | None
     digest: str
     group: Group | None = None
+    fingerprint: str = ""
 
 
 def open_adapter(name: str, source: Any) -> AdapterFile:
@@ -127,6 +131,7 @@ def open_adapter(name: str, source: Any) -> AdapterFile:
     else:
         tensors, metadata, scaling = *_in_memory(source), _model_scaling(source)
         digest = hashlib.sha256(save({key: tensors[key].contiguous() for key in sorted(tensors)})).hexdigest()
+    mark = fingerprint(tensors)
     if any(key.startswith(_TEXT) for key in tensors):
         logger.warning("adapter %s: the text-encoder weights are not blended", name)
     tensors = {key: tensor for key, tensor in tensors.items() if not key.startswith(_TEXT)}
@@ -135,7 +140,7 @@ def open_adapter(name: str, source: Any) -> AdapterFile:
         kl_weight, group = parse_kl_weight(metadata.get("diffusion_blend.kl_weight")), parse_group(metadata)
     except ValueError as error:
         raise ValueError(f"adapter {name!r}: {error}") from error
-    return AdapterFile(name, tensors, kl_weight, digest, scaling, group)
+    return AdapterFile(name, tensors, kl_weight, digest, scaling, group, mark)
 
 
 def _read(name: str, path: Path) -> tuple[dict[str, Tensor], dict[str, str], Scaling, str]:
@@ -227,7 +232,7 @@ def fit_adapter(file: AdapterFile, network: nn.Module) -> Adapter:
             update[name] = updates_of_kind(others[layer], network, name, partial(file.scaling.of, layer))
         except ValueError as error:
             raise ValueError(f"adapter {file.name!r} does not fit this base in layer {layer!r}: {error}") from error
-    return Adapter(file.name, update, file.kl_weight, file.digest, file.group)
+    return Adapter(file.name, update, file.kl_weight, file.digest, file.group, file.fingerprint)
 
 
 def _scaled_pair(file: AdapterFile, layer: str, parts: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:

@@ -38,16 +38,20 @@ _ENDS = {
 
 @dataclass
 class BakedFile:
-    """A baked file's tensors, and the error that a reduced rank leaves.
+    """A baked file's updates, and the error that a reduced rank leaves.
 
     Attributes:
-        tensors: by key.
+        layers: of the denoiser, by its names of layers.
+        texts: of the text encoders, by the file's keys.
+        is_unet: whether the denoiser is a UNet.
         metadata: the header.
         errors: layer -> relative error left.
         missing, size: sums of squares of the parts left out and of the updates.
     """
 
-    tensors: dict[str, Tensor] = field(default_factory=dict)
+    layers: dict[str, LowRank] = field(default_factory=dict)
+    texts: dict[str, LowRank] = field(default_factory=dict)
+    is_unet: bool = True
     metadata: dict[str, str] = field(default_factory=dict)
     errors: dict[str, float] = field(default_factory=dict)
     missing: float = 0.0
@@ -57,6 +61,17 @@ class BakedFile:
     def error(self) -> float:
         """The relative error of all layers together."""
         return (self.missing / self.size) ** 0.5 if self.size else 0.0
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The file's tensors, by key."""
+        tensors: dict[str, Tensor] = {}
+        for layer, pair in self.layers.items():
+            key = f"lora_unet_{layer.replace('.', '_')}" if self.is_unet else f"transformer.{layer}"
+            _write(tensors, key, pair)
+        for key, pair in self.texts.items():
+            _write(tensors, key, pair)
+        return with_one_alpha(tensors)
 
     def content(self) -> bytes:
         """The bytes of the ``.safetensors`` file."""
@@ -127,13 +142,11 @@ def bake_files(
         raise ValueError(
             f"kl_scale is {kl_scale:g}: all coefficients are 0, so the file would be the base model itself"
         )
-    baked = BakedFile()
+    baked = BakedFile(is_unet=is_unet)
     for layer, updates in _network_updates(adapters, coefficients).items():
-        pair = _reduced(baked, layer, _summed(layer, updates, network), rank)
-        _write(baked.tensors, f"lora_unet_{layer.replace('.', '_')}" if is_unet else f"transformer.{layer}", pair)
+        baked.layers[layer] = _reduced(baked, layer, _summed(layer, updates, network), rank)
     for layer, pairs in _text_pairs(files, coefficients, is_unet, several).items():
-        _write(baked.tensors, layer, _reduced(baked, layer, join_pairs(pairs), rank))
-    baked.tensors = with_one_alpha(baked.tensors)
+        baked.texts[layer] = _reduced(baked, layer, join_pairs(pairs), rank)
     baked.metadata = _metadata(files, weights, kl_scale, coefficients, rank)
     return baked
 

@@ -20,6 +20,7 @@ from ..blending.preference import Preference
 from ..blending.side_path import SidePath
 from ..blending.step_info import StepInfo
 from .adapter_files import Adapter, device_of, read_adapter
+from .crosses import split_crosses, with_crosses
 
 logger = logging.getLogger("diffusion_blend")
 
@@ -109,7 +110,7 @@ def blend(
     Args:
         network: ``pipe.unet`` or ``pipe.transformer``.
         adapters: name -> file, folder, tensors or peft model; see `adapter_files.open_adapter`. Or adapters that are fitted.
-        weights: the preference.
+        weights: the preference. Cross adapters (``bake --method cross``) have none: their gates follow from it.
         kl_scale: distance from the base model: 0 is the base, 1 the adapters' blend.
         method: see `make_planner`.
         steps: denoising steps of the run; only ``stochastic`` needs them.
@@ -123,9 +124,11 @@ def blend(
     Raises:
         ValueError: an adapter that does not fit, or weights, a method or a KL scale that cannot be.
     """
-    fitted = fit(network, adapters)
+    fitted, crosses = split_crosses(fit(network, adapters))
     planner = make_planner(method, fitted, ordered_weights(weights, [a.name for a in fitted]), kl_scale)
-    bank = AdapterBank([adapter.update for adapter in fitted], next(network.parameters()).dtype).to(device_of(network))
+    planner = with_crosses(planner, fitted, crosses)
+    updates = [adapter.update for adapter in (*fitted, *crosses)]
+    bank = AdapterBank(updates, next(network.parameters()).dtype).to(device_of(network))
     path, run, original = SidePath(bank), _Steps(steps), network.forward
     # Of the class: a hook of offloading replaces the instance's forward by one that takes anything.
     names = list(inspect.signature(type(network).forward).parameters)[1:]

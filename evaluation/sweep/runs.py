@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,8 +23,11 @@ def base(runner: MethodRunner, recipe: Mapping[str, Any], chunk: Chunk, cost: Co
 
 def blend(runner: MethodRunner, recipe: Mapping[str, Any], chunk: Chunk, cost: Cost) -> Samples:
     from ...blending.plans import Blend
+    from .path_shares import WeighedBlend
 
-    return runner.planned(runner.updates, Blend(tuple(recipe["coefficients"])), chunk, cost)
+    stepper = WeighedBlend(Blend(tuple(recipe["coefficients"])))
+    samples = runner.denoise(runner.updates, stepper, chunk, cost)
+    return replace(samples, log_weights=stepper.log_weights)
 
 
 def drawn(runner: MethodRunner, recipe: Mapping[str, Any], chunk: Chunk, cost: Cost) -> Samples:
@@ -43,8 +47,8 @@ def early(runner: MethodRunner, recipe: Mapping[str, Any], chunk: Chunk, cost: C
     from ...blending.plans import EarlyBlend
     from .steps import PlannedWithResidual
 
-    stepper = PlannedWithResidual(EarlyBlend(tuple(recipe["coefficients"])), runner.steps)
-    return runner.denoise(runner.updates, stepper, chunk, cost)
+    stepper = PlannedWithResidual(EarlyBlend(tuple(recipe["coefficients"])))
+    return runner.predicted(runner.updates, stepper, chunk, cost)
 
 
 def factor_soup(runner: MethodRunner, recipe: Mapping[str, Any], chunk: Chunk, cost: Cost) -> Samples:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ...blending.plans import Gates
 from ..intervals import Array, clustered_interval, win_rate
+from .path_shares import mean_share
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Result:
         method: its name.
         weights: the preference, float[m].
         kl_scale: lambda; 1 for methods that have none.
-        columns: every reward, ``kl`` (nan where not measured), ``seconds``, ``calls``; float[n] each.
+        columns: every reward, ``kl`` and ``log_weight`` (nan where not measured), ``seconds``, ``calls``; float[n] each.
         weighted: ``r(w) = sum_i w_i r_i / scale_i``, float[n]; None where an adapter's reward is not measured.
         images: the image numbers, ascending, int[n].
         prompts: the number of each image's prompt, int[n].
@@ -69,7 +70,7 @@ def collect_results(
     results: list[Result] = []
     for (method, settings, weights, kl_scale), found in points.items():
         found = sorted(found, key=lambda row: row["image"])
-        columns = {name: _column(found, name) for name in (*rewards, "kl", "seconds", "calls")}
+        columns = {name: _column(found, name) for name in (*rewards, "kl", "seconds", "calls", "log_weight")}
         images = np.asarray([row["image"] for row in found], dtype=np.int64)
         clusters = np.asarray([prompts[_prompt(row)] for row in found], dtype=np.int64)
         for preference in [weights] if None not in weights else preferences:
@@ -101,7 +102,9 @@ def means(results: Sequence[Result], rewards: Sequence[str]) -> list[dict[str, A
     """The table like the paper's Table 1: mean and half width of the 95 % interval, pictures clustered by prompt.
 
     Between methods the differences of `against_blend` are sharper, because the variation of shared prompts and noise cancels.
+    Where the sampler adds noise and prompts have several pictures, the blend has an effective share (`path_shares.mean_share`).
     """
+    shares = {id(result): mean_share(result.columns["log_weight"], result.prompts) for result in results}
     return [
         {
             "method": result.method,
@@ -114,6 +117,7 @@ def means(results: Sequence[Result], rewards: Sequence[str]) -> list[dict[str, A
             "KL": result.interval(result.columns["kl"]),
             "s/picture": float(result.columns["seconds"].mean()),
             "calls/picture": float(result.columns["calls"].mean()),
+            **({} if np.isnan(list(shares.values())).all() else {"effective share": shares[id(result)]}),
         }
         for result in results
     ]

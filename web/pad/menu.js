@@ -20,6 +20,13 @@ const PRESETS = 'diffusion_blend_presets'
 const LOCKED = 'diffusion_blend_locked'
 const RUNS = 'diffusion_blend_run_on_release'
 
+/** @typedef {{ content: string, callback: () => void }} Entry */
+/** @type {((node: any) => Entry[])[]} */
+const makers = []
+
+/** @type {(maker: (node: any) => Entry[]) => void} Other modules add entries for a Preference Weights. */
+export const addEntries = (maker) => void makers.push(maker)
+
 /** @type {(node: any) => Preset[]} */
 const presetsOf = (node) => (Array.isArray(node.properties?.[PRESETS]) ? node.properties[PRESETS] : [])
 
@@ -48,6 +55,7 @@ export function openMenu(node, event, actions) {
   ]
   const images = rememberedOf(keyOfNode(node)).length
   if (images) entries.push({ content: say('forgetImages', { number: images }), callback: () => forgetAll(keyOfNode(node)) })
+  entries.push(...makers.flatMap((make) => make(node)))
   const { LiteGraph } = /** @type {any} */ (window)
   new LiteGraph.ContextMenu(entries, { event })
 }
