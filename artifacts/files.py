@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import tempfile
 from pathlib import Path
 
@@ -73,8 +74,12 @@ def check_folder(folder: Path) -> None:
     """Check that a folder is there or can be made, and that files can be written into it. Nothing is left behind.
 
     Raises:
-        ValueError: the path or one above it is a file, or no file can be made there.
+        ValueError: the path is a URL, it or one above it is a file, or no file can be made there.
     """
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", folder.as_posix()):  # a path has lost one of the two strokes
+        raise ValueError(
+            f"cannot write into {folder}: this output is a folder and not a URL; only a sweep writes to URLs"
+        )
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not there.is_dir():
         raise ValueError(f"cannot write into {folder}: {there} is a file and not a folder")

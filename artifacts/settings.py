@@ -34,6 +34,8 @@ def check_bounds(settings: Any, prefix: str = "") -> None:
             the bounds.
     """
     for name, value, metadata in _fields(settings, prefix):
+        if isinstance(value, str):  # a word that stands for a number, such as auto
+            continue
         minimum, above, maximum = (metadata.get(bound) for bound in ("minimum", "above", "maximum"))
         low = (minimum is None or value >= minimum) and (above is None or value > above)
         if not (math.isfinite(value) and low and (maximum is None or value <= maximum)):

@@ -235,6 +235,8 @@ def _scaled(up: Tensor, down: Tensor, scale: float) -> LowRank:
 def _scale(alpha: float | None, rank: int) -> float:
     if rank == 0:
         raise ValueError("its rank is 0.")
+    if alpha is not None and not math.isfinite(alpha):
+        raise ValueError(f"its alpha is {alpha}.")
     return 1.0 if alpha is None else alpha / rank
 
 

@@ -18,21 +18,23 @@ Array = NDArray[np.float64]
 SMALLEST_REGION = 0.1
 _DRAWS, _AMONG = 200, 150
 _DIVISIONS = {2: 24, 3: 12}
+_ROWS = 6
+"""Rows of points between a polygon's centre and a corner."""
 
 
-def landscape(search: Search, entries: Sequence[Entry]) -> dict[str, Any]:
+def landscape(search: Search, entries: Sequence[Entry], posterior: Posterior) -> dict[str, Any]:
     """Describe the posterior as plain data.
 
     Args:
         search: the region.
         entries: the votes.
+        posterior: theirs.
 
     Returns:
         ``best``: its weights and KL scale; ``spread``: for each weight and the KL scale, the 10 % and 90 % quantiles of where the
-        best option may lie; ``points``: for two and three adapters, mixtures at the best KL scale as rows of weights, mean
-        (0 the worst, 1 the best) and sureness (0 as unsure as before any vote, 1 certain).
+        best option may lie; ``points``: the mixtures of `pad_mixtures` at the best KL scale as rows of weights, mean (0 the
+        worst, 1 the best) and sureness (0 as unsure as before any vote, 1 certain); none without a vote.
     """
-    posterior = search.posterior(entries)
     best = search.best(entries, posterior)
     low, high = _likely(posterior, search.region(entries))
     return {
@@ -55,13 +57,29 @@ def _likely(posterior: Posterior, region: Region) -> tuple[Array, Array]:
 
 
 def _shading(posterior: Posterior, search: Search, best: Option) -> list[list[float]]:
-    divisions = _DIVISIONS.get(search.adapters)
-    if divisions is None:
-        return []
-    mixtures = Region(search.adapters, best.kl_scale, best.kl_scale).mixtures(divisions)
+    mixtures = pad_mixtures(search.adapters)
     points = np.column_stack([mixtures, np.full(len(mixtures), best.kl_scale)])
-    mean = posterior.mean(points)
+    mean, variance = posterior.moments(points)
     height = (mean - mean.min()) / max(float(np.ptp(mean)), 1e-9)
-    sure = 1 - np.sqrt(posterior.variance(points) / np.maximum(Posterior([]).variance(points), 1e-12))
+    sure = 1 - np.sqrt(variance / np.maximum(Posterior([]).variance(points), 1e-12))
     rows = np.column_stack([mixtures, height, np.clip(sure, 0, 1)])
     return [[round(float(value), 3) for value in row] for row in rows]
+
+
+def pad_mixtures(adapters: int) -> Array:
+    """The mixtures that the pad in the browser can choose, at even steps over its shape, float[N, m].
+
+    Two and three adapters: a line and a triangle, all mixtures. More: a regular polygon, whose points stand for Wachspress'
+    coordinates (web/pad/coordinates.js). A mixture that lies at no point of the polygon is left out.
+    """
+    if adapters in _DIVISIONS:
+        return Region(adapters, 1, 1).mixtures(_DIVISIONS[adapters])
+    turns = 2 * np.pi * np.arange(adapters) / adapters
+    corners = np.column_stack([np.cos(turns), np.sin(turns)])
+    rows, columns = np.mgrid[-_ROWS : _ROWS + 1, -_ROWS : _ROWS + 1].reshape(2, -1)
+    grid = np.column_stack([columns + 0.5 * (rows % 2), rows * np.sqrt(0.75)]) / _ROWS
+    edges = np.roll(corners, -1, axis=0) - corners
+    areas = edges[:, 0] * (grid[:, None, 1] - corners[:, 1]) - edges[:, 1] * (grid[:, None, 0] - corners[:, 0])
+    areas = np.maximum(areas[(areas > -1e-9).all(axis=1)], 0)  # inside every edge
+    others = np.stack([np.delete(areas, [i - 1, i], axis=1).prod(axis=1) for i in range(adapters)], axis=1)
+    return others / others.sum(axis=1, keepdims=True)

@@ -1,7 +1,7 @@
-"""The posterior of a utility given votes: Laplace's approximation for a Gaussian process with Davidson's model of ties.
+"""The posterior of a utility given votes: a Gaussian process, Davidson's model of ties, and some careless votes.
 
 Each vote speaks of one number, ``z = f(a) - f(b)``, so the approximation is made for the votes' numbers: their covariance is
-``C = D K D'`` with a row of D per vote (Rasmussen and Williams 2006, algorithms 3.1 and 3.2; Chu and Ghahramani 2005).
+``C = D K D'`` with a row of D per vote (Chu and Ghahramani 2005). `propagation` finds the Gaussian that fits the votes.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .kernels import Kernel, gaussian_process, prior_mean
+from .propagation import propagate
 from .space import points_of
 from .votes import BAD, EQUAL, FIRST, SECOND, Vote
 
@@ -19,16 +20,17 @@ Array = NDArray[np.float64]
 
 TIES = 0.5
 """Davidson's nu: of two options of equal utility, a share nu / (2 + nu) of the votes says that they are equal."""
+CARELESS = 0.1
+"""The share of votes that are taken for a coin's: a vote against many others is then a slip and does not pull on them."""
 _SIGN = {FIRST: 1.0, SECOND: -1.0, EQUAL: 0.0}
-_ITERATIONS, _TOLERANCE = 60, 1e-13
 
 
 class Posterior:
     """The mean and the covariance of a person's utility at any points.
 
-    A vote for a has the likelihood ``exp(z / 2) / (2 cosh(z / 2) + nu)``, a tie ``nu / (...)`` (Davidson 1970). "Both are bad"
-    says that each is worse than the average option, whose utility is 0: two logistic votes. All are log-concave, so there is one
-    mode, whatever the order of the votes and however much they contradict each other; and no single vote pulls harder than 1/2.
+    A careful vote for a has the likelihood ``exp(z / 2) / (2 cosh(z / 2) + nu)``, a tie ``nu / (...)`` (Davidson 1970). "Both
+    are bad" says that each is worse than the average option, whose utility is 0: two logistic votes. A share `CARELESS` of the
+    votes is a coin's: ``(1 - CARELESS) p + CARELESS / 2``. So a vote that many others contradict hardly counts.
 
     Args:
         votes: any number.
@@ -45,7 +47,8 @@ class Posterior:
             return
         covariance = self._rows @ kernel(self._points, self._points) @ self._rows.T
         offset = self._rows @ prior_mean(self._points)
-        self._weights, self._root, self._factor = _mode(covariance, offset, signs, ties)
+        found = propagate(covariance, offset, lambda z: likelihood(z, signs, ties))
+        self._weights, self._root, self._factor = found.weights, found.root, found.factor
 
     def _design(self, votes: Sequence[Vote]) -> tuple[Array, Array, Array]:
         """The matrix D, and each row's sign and nu."""
@@ -94,47 +97,15 @@ class Posterior:
         return self.kernel(points, self._points) @ self._rows.T
 
 
-def _mode(covariance: Array, offset: Array, signs: Array, ties: Array) -> tuple[Array, Array, Array]:
-    """Newton's method with step halving: the mode's dual weights, sqrt(W), and the Cholesky factor of I + W^1/2 C W^1/2."""
-    weights = np.zeros(len(signs))
-    value = _log_likelihood(offset, signs, ties)
-    for _ in range(_ITERATIONS):
-        z = covariance @ weights + offset
-        gradient, root, factor = _curvature(covariance, z, signs, ties)
-        target = root**2 * (z - offset) + gradient
-        inner = np.linalg.solve(factor.T, np.linalg.solve(factor, root * (covariance @ target)))
-        step, size = target - root * inner - weights, 1.0
-        while (reached := _objective(covariance, offset, weights + size * step, signs, ties)) < value and size > 1e-6:
-            size /= 2
-        weights = weights + size * step
-        if reached - value < _TOLERANCE:
-            break
-        value = reached
-    return weights, *_curvature(covariance, covariance @ weights + offset, signs, ties)[1:]
+def likelihood(z: Array, signs: Array, ties: Array) -> Array:
+    """The chance of every vote.
 
-
-def _objective(covariance: Array, offset: Array, weights: Array, signs: Array, ties: Array) -> float:
-    """The log posterior, up to a constant."""
-    moved = covariance @ weights
-    return _log_likelihood(moved + offset, signs, ties) - 0.5 * float(weights @ moved)
-
-
-def _curvature(covariance: Array, z: Array, signs: Array, ties: Array) -> tuple[Array, Array, Array]:
-    """The gradient of the log likelihood, sqrt(W), and the Cholesky factor."""
-    gradient, curvature = _derivatives(z, signs, ties)
-    root = np.sqrt(curvature)
-    factor: Array = np.asarray(np.linalg.cholesky(np.eye(len(z)) + root[:, None] * covariance * root[None]), float)
-    return gradient, root, factor
-
-
-def _log_likelihood(z: Array, signs: Array, ties: Array) -> float:
-    size = np.abs(z) / 2
-    return float(np.sum(signs * z / 2 - size - np.log1p(np.exp(-2 * size) + ties * np.exp(-size))))
-
-
-def _derivatives(z: Array, signs: Array, ties: Array) -> tuple[Array, Array]:
-    """The gradient of the log likelihood in z, and minus its second derivative."""
-    small = np.exp(-np.abs(z) / 2)  # everything is divided by exp(|z| / 2), so that nothing overflows
-    total = 1 + small**2 + ties * small
-    gradient = signs / 2 - np.sign(z) * (1 - small**2) / 2 / total
-    return gradient, (2 * small**2 + ties * small * (1 + small**2) / 2) / 2 / total**2
+    Args:
+        z: values of the votes' numbers, float[V, N].
+        signs: 1 and -1 for the better option, 0 for a tie, float[V].
+        ties: Davidson's nu, float[V].
+    """
+    size, sign = np.abs(z) / 2, signs[:, None]
+    total = 1 + np.exp(-2 * size) + ties[:, None] * np.exp(-size)  # both are divided by exp(|z| / 2): nothing overflows
+    chosen = np.exp(sign * z / 2 - size) / total
+    return np.where(sign == 0, chosen, (1 - CARELESS) * chosen + CARELESS / 2)

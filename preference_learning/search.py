@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from .kernels import Kernel, gaussian_process
 from .posterior import Posterior
-from .space import Region, option_of, points_of
+from .space import Region, option_of, points_of, rounded
 from .votes import Entry, Narrowing, Option, Vote
 
 Array = NDArray[np.float64]
@@ -22,6 +23,10 @@ OPTIMISM = 1.0
 """Standard deviations that are added to the mean when points are put on the shortlist."""
 ALIKE = 0.08
 """Options whose coefficients are nearer than this make pictures that nobody can tell apart."""
+
+
+ROUNDING = 0.006
+"""Options are in hundredths, so their KL scale can be this far outside the range."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,7 @@ class Search:
             return option_of(points_of([self.start])[0])
         return option_of([*[1.0 / self.adapters] * self.adapters, min(max(1.0, self.kl_low), self.kl_high)])
 
-    def next_pair(self, entries: Sequence[Entry]) -> tuple[Option, Option]:
+    def next_pair(self, entries: Sequence[Entry], posterior: Posterior | None = None) -> tuple[Option, Option]:
         """The two options to show next.
 
         First every adapter alone (and the start) is shown once. Then the pair is chosen whose better option is expected to be the
@@ -78,21 +83,24 @@ class Search:
 
         Args:
             entries: the votes so far.
+            posterior: theirs, where it is known already.
         """
-        region, posterior = self.region(entries), self.posterior(entries)
+        region, posterior = self.region(entries), posterior or self.posterior(entries)
         first = self._first_visits(entries, region, posterior)
         if first is not None:
             return first
         points = region.lattice()
-        if not region.centre and entries:  # what was shown before a narrowing lies outside
-            points = np.vstack([points, points_of(list(dict.fromkeys(_shown(entries))))])
+        shown = _shown(entries, region)
+        if not region.centre and shown:  # what was shown before a narrowing lies outside
+            points = np.vstack([points, points_of(shown)])
         mean, variance = posterior.moments(points)
         nearby = region.around(_climb(posterior, region, points[int(np.argmax(mean))]))
         points = np.vstack([points, nearby])
         more = posterior.moments(nearby)
         bound = np.append(mean, more[0]) + OPTIMISM * np.sqrt(np.append(variance, more[1]))
         chosen = points[np.argsort(-bound, kind="stable")[:SHORTLIST]]
-        points = points_of(list(dict.fromkeys(map(option_of, chosen))))
+        chosen = rounded(chosen)
+        points = chosen[np.sort(np.unique(chosen, axis=0, return_index=True)[1])]
         value = expected_best(posterior.mean(points), posterior.covariance(points))
         value[_distances(points) < ALIKE * max(region.within, 0.25)] = -math.inf
         return _ordered(_best_new_pair(points, value, votes_of(entries)), len(votes_of(entries)))
@@ -105,15 +113,21 @@ class Search:
             return None
         wanted = [self.middle(region), *region.corners(self.middle(region).kl_scale)]
         wanted = wanted if self.start is not None else wanted[1:]
-        shown = set(_shown(entries))
+        shown = _shown(entries, region)
         left = [option for option in dict.fromkeys(wanted) if option not in shown]
         if len(left) >= 2:
             return left[0], left[1]
         if not left or not shown:
             return None
-        others = [option for option in dict.fromkeys(_shown(entries)) if option != left[0]]
+        others = [option for option in shown if option != left[0]]
         means = posterior.mean(points_of(others))
         return left[0], others[int(np.argmax(means))]
+
+
+@functools.lru_cache(maxsize=1024)
+def proposed(search: Search, entries: tuple[Entry, ...]) -> tuple[Option, Option]:
+    """`Search.next_pair`, remembered: short votes ask for every pair from the first one on, at each run."""
+    return search.next_pair(entries)
 
 
 def votes_of(entries: Sequence[Entry]) -> list[Vote]:
@@ -155,12 +169,12 @@ def _climb(posterior: Posterior, region: Region, point: Array) -> Array:
 
 def _best_new_pair(points: Array, value: Array, votes: Sequence[Vote]) -> tuple[Option, Option]:
     """The pair of the largest value that no vote is about; if all were shown, the best of all."""
-    options = [option_of(point) for point in points]
     seen = {frozenset((vote.first, vote.second)) for vote in votes}
-    upper = np.triu_indices(len(options), 1)
-    order = np.argsort(-value[upper], kind="stable")
-    pairs = [(options[upper[0][i]], options[upper[1][i]]) for i in order[: len(seen) + 1]]
-    return next((pair for pair in pairs if frozenset(pair) not in seen), pairs[0])
+    upper = np.triu_indices(len(points), 1)
+    order = np.argsort(-value[upper], kind="stable")[: len(seen) + 1]
+    pairs = ((option_of(points[upper[0][i]]), option_of(points[upper[1][i]])) for i in order)
+    best = next(pairs)
+    return best if frozenset(best) not in seen else next((pair for pair in pairs if frozenset(pair) not in seen), best)
 
 
 def _ordered(pair: tuple[Option, Option], votes: int) -> tuple[Option, Option]:
@@ -169,8 +183,11 @@ def _ordered(pair: tuple[Option, Option], votes: int) -> tuple[Option, Option]:
     return (low, high) if votes % 2 else (high, low)
 
 
-def _shown(entries: Sequence[Entry]) -> list[Option]:
-    return [option for vote in votes_of(entries) for option in (vote.first, vote.second)]
+def _shown(entries: Sequence[Entry], region: Region) -> list[Option]:
+    """The options that votes are about. Pictures made before may have been voted on: those outside the KL range are left out."""
+    low, high = region.kl_limits
+    options = dict.fromkeys(option for vote in votes_of(entries) for option in (vote.first, vote.second))
+    return [option for option in options if low - ROUNDING <= option.kl_scale <= high + ROUNDING]
 
 
 def _distances(points: Array) -> Array:

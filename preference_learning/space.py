@@ -98,13 +98,19 @@ class Region:
         return low, high
 
 
-def option_of(point: Array | Sequence[float]) -> Option:
-    """A point as an option: weights in hundredths of sum 1 (largest remainders first), the KL scale in hundredths."""
-    hundreds = np.asarray(point[:-1], dtype=float) / math.fsum(point[:-1]) * 100
+def rounded(points: Array) -> Array:
+    """Weights in hundredths of sum 1 (largest remainders first), and the KL scale in hundredths, float[N, m + 1]."""
+    hundreds = points[:, :-1] / points[:, :-1].sum(axis=1, keepdims=True) * 100
     whole = np.floor(hundreds + 1e-9)
-    order = np.argsort(whole - hundreds, kind="stable")
-    whole[order[: round(100 - whole.sum())]] += 1
-    return Option(tuple(float(part) / 100 for part in whole), round(float(point[-1]), 2))
+    missing = np.rint(100 - whole.sum(axis=1))
+    rank = np.argsort(np.argsort(whole - hundreds, axis=1, kind="stable"), axis=1, kind="stable")
+    return np.column_stack([whole + (rank < missing[:, None]), np.rint(points[:, -1] * 100)]) / 100
+
+
+def option_of(point: Array | Sequence[float]) -> Option:
+    """A point as an option, `rounded`."""
+    row = [float(value) for value in rounded(np.asarray(point, dtype=float)[None])[0]]
+    return Option(tuple(row[:-1]), row[-1] + 0.0)  # + 0.0: no minus zero in the text
 
 
 def points_of(options: Sequence[Option]) -> Array:

@@ -86,7 +86,8 @@ def build(front: comfy_browser.FrontEnd, template: Template) -> dict[str, Any]:
     if "app" in template:
         inputs = [[ids[key], name] for key, name in template["app"]["inputs"]]
         outputs = [ids[key] for key in template["app"]["outputs"]]
-        workflow["extra"] = {"linearMode": True, "linearData": {"inputs": inputs, "outputs": outputs}}
+        mode = {"linearMode": True} if template["app"].get("opens", True) else {}
+        workflow["extra"] = mode | {"linearData": {"inputs": inputs, "outputs": outputs}}
     return workflow
 
 

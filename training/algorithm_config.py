@@ -54,6 +54,8 @@ class AlgorithmConfig:
             training/stacking.py). The adapters are added with strengths w, and the image's reward is the sum of the rewards,
             each times its weight in ``rewards`` (its scale) and times w. The m files, plainly stacked at strengths w, are the
             model for that mixture, at one call a step. For all algorithms but ddpo.
+        separate: train one adapter for each of the rewards in one run, each for its reward alone. The run is that of ``stacked``
+            with preferences that are corners only, so the base is loaded once, and rwr samples it once for all rewards.
     """
 
     name: str = "dpok"
@@ -76,3 +78,9 @@ class AlgorithmConfig:
     nft_spread: float = bounded(1.0, above=0)
     nft_decay: float = bounded(0.5, minimum=0, maximum=1)
     stacked: bool = False
+    separate: bool = False
+
+    @property
+    def adapter_per_reward(self) -> bool:
+        """Whether each reward has an adapter of its own."""
+        return self.stacked or self.separate

@@ -4,19 +4,52 @@ from __future__ import annotations
 
 import importlib.util
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..artifacts.settings import check_bounds
-from .algorithms import ALGORITHMS, entry_of
+from ..rewards.catalogue import check_names
+from .algorithms import ALGORITHMS, AlgorithmEntry, entry_of
 from .config import BaseConfig, TrainConfig
 from .noisy_steps import noisy_range
 from .prompts import load_prompts
+from .resume import check_folder
 
 TRACKERS = ("tensorboard", "wandb")
 """The trackers of accelerate that work without a network."""
 
 
-def check_config(config: TrainConfig) -> None:
+@dataclass(frozen=True)
+class CheckedRun:
+    """A run whose settings can work, with what the check has read.
+
+    Attributes:
+        config: the settings.
+        algorithm: the entry of ``config.algorithm.name``.
+        prompts: the prompts of ``config.prompts``.
+    """
+
+    config: TrainConfig
+    algorithm: AlgorithmEntry
+    prompts: list[str]
+
+
+def check_run(config: TrainConfig) -> CheckedRun:
+    """Check everything that can be checked before a library or a model is loaded.
+
+    Args:
+        config: the settings.
+
+    Raises:
+        ValueError: a setting, a reward's name, the prompts or the output folder cannot work.
+    """
+    checked = check_config(config)
+    check_names([*config.rewards, *config.heldout])
+    check_folder(config)
+    return checked
+
+
+def check_config(config: TrainConfig) -> CheckedRun:
     """Find contradictions and impossible values.
 
     Args:
@@ -40,17 +73,26 @@ def check_config(config: TrainConfig) -> None:
     prompts = load_prompts(config.prompts.source, config.prompts.count, config.prompts.seed)
     for requirement in entry.requirements:
         requirement(config, count, len(prompts))
+    return CheckedRun(config, entry, prompts)
 
 
 def check_quantisation(base: BaseConfig) -> None:
-    """Check that the base's quantisation can be had.
+    """Check that the base's quantisation and its split over processes can be had.
 
     Raises:
-        ValueError: bitsandbytes is not installed, or the base is a single file or a function.
+        ValueError: bitsandbytes is not installed, the base is a single file or a function, or it is to be both quantised and
+            split.
     """
+    own = ":" in base.path and not Path(base.path).exists()
+    if base.shard and own:
+        raise ValueError(f"base.shard splits bases that this trainer reads, and {base.path} is a function of your own")
     if base.quantise == "none":
         return
-    if base.path.endswith(".safetensors") or (":" in base.path and not Path(base.path).exists()):
+    if base.shard:
+        raise ValueError(
+            "base.shard and base.quantise do not go together: quantised weights cannot be split; choose one"
+        )
+    if base.path.endswith(".safetensors") or own:
         raise ValueError(f"base.quantise {base.quantise}: {base.path} must be a hub id or a diffusers folder for it")
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ValueError(
@@ -86,26 +128,32 @@ def _check_trackers(names: list[str]) -> None:
 
 
 def _check_stacked(config: TrainConfig) -> None:
-    if not config.algorithm.stacked:
+    algorithm = config.algorithm
+    if not algorithm.adapter_per_reward:
         return
-    name = config.algorithm.name
+    if algorithm.stacked and algorithm.separate:
+        raise ValueError(
+            "algorithm.stacked and algorithm.separate are both true: stacked trains adapters for all mixtures, separate each "
+            "for its reward alone; set one of them to false"
+        )
+    name, setting = algorithm.name, "algorithm.stacked" if algorithm.stacked else "algorithm.separate"
     because = ALGORITHMS[name].not_stacked
     if because:
         able = ", ".join(other for other, entry in ALGORITHMS.items() if not entry.not_stacked)
         raise ValueError(
-            f"algorithm.stacked: {name} cannot train adapters to be stacked, because {because}: take one of {able}"
+            f"{setting}: {name} cannot train several adapters at once, because {because}: take one of {able}"
         )
     if len(config.rewards) < 2:
         raise ValueError(
-            f"algorithm.stacked trains one adapter for each reward, and there is only {', '.join(config.rewards)}: give at "
-            "least two rewards, or leave algorithm.stacked out"
+            f"{setting} trains one adapter for each reward, and there is only {', '.join(config.rewards)}: give at "
+            f"least two rewards, or leave {setting} out"
         )
     if config.adapter.start:
-        raise ValueError("algorithm.stacked trains a new adapter for each reward: leave adapter.start out")
+        raise ValueError(f"{setting} trains a new adapter for each reward: leave adapter.start out")
     for reward, weight in config.rewards.items():
         if weight == 0:
             raise ValueError(
-                f"algorithm.stacked: the weight of reward {reward!r} is 0, so its adapter would learn nothing: the weight is "
+                f"{setting}: the weight of reward {reward!r} is 0, so its adapter would learn nothing: the weight is "
                 "the reward's scale there, 1 as it is"
             )
 

@@ -12,10 +12,8 @@ from typing import Any
 import yaml
 
 from ..artifacts.command_line import CommandFailed, parse_settings, run_command
-from ..artifacts.files import check_folder
-from ..rewards.catalogue import check_names
 from .algorithms import entry_of
-from .checks import check_config
+from .checks import check_run
 from .config import TrainConfig
 from .presets import preset_names, read_preset
 from .resume import RENAMED, flat, recorded_settings
@@ -74,15 +72,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train(config: TrainConfig) -> None:
-    check_config(config)
-    check_names([*config.rewards, *config.heldout])
-    check_folder(Path(config.output))
+    checked = check_run(config)
     from ..rewards.guarded import RewardFailed
     from .adapter_optimizer import TrainingCollapsed
-    from .train import train
+    from .launch import launch
 
     try:
-        path = train(config)
+        path = launch(checked)
     except RewardFailed as error:
         if error.__cause__ is not None:
             traceback.print_exception(error.__cause__)  # the author of the reward needs the line

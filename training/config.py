@@ -27,6 +27,8 @@ class BaseConfig:
         gradient_checkpointing: recompute activations in the backward pass: far less memory, about a third more time.
         quantise: the frozen transformer or UNet and the text encoders in fewer bits: none, int8 (half of bf16's memory) or
             nf4 (a quarter). It needs the package bitsandbytes. Predictions move a little, adapter and gradients stay fp32.
+        shard: split the frozen denoiser over the processes (torch's FSDP2), for a base that does not fit on one device. Each
+            process holds 1 / N of it and gathers the weights of a block when it runs. Needs several processes.
     """
 
     path: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
@@ -35,6 +37,7 @@ class BaseConfig:
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     gradient_checkpointing: bool = False
     quantise: Literal["none", "int8", "nf4"] = "none"
+    shard: bool = False
 
 
 @dataclass(frozen=True)

@@ -14,27 +14,27 @@ from ..artifacts.files import write_atomically
 from ..pipelines.adapter_files import read_adapter
 from ..rewards.load import load_rewards
 from ..rewards.protocol import check_differentiable
-from .algorithms import algorithm_class
+from .checks import CheckedRun
 from .config import TrainConfig
 from .export import adapter_metadata
 from .models.bases import load_base
 from .models.diffusers_model import Base, DiffusersModel
-from .prompts import load_prompts
-from .resume import check_output
+from .resume import check_resumed
 from .start_adapter import begin_with
 from .trainer import Trainer
 
 
-def launch(config: TrainConfig) -> Path:
+def launch(checked: CheckedRun) -> Path:
     """Load everything and train; see `train.train`."""
-    algorithm = algorithm_class(config.algorithm.name)
+    config, prompts = checked.config, checked.prompts
+    algorithm = checked.algorithm.load()
     accelerator = Accelerator(
         mixed_precision="fp16" if config.base.precision == "fp16" else "no",
         log_with=list(config.run.trackers),  # pyright: ignore[reportArgumentType]  (names are allowed)
         project_dir=config.output,
     )
-    check_output(config, accelerator.num_processes)
-    prompts = load_prompts(config.prompts.source, config.prompts.count, config.prompts.seed)
+    if config.resume:
+        check_resumed(config, accelerator.num_processes)
     rewards = load_rewards(
         [*config.rewards, *config.heldout],
         config.reward_folders,
@@ -47,7 +47,7 @@ def launch(config: TrainConfig) -> Path:
         base,
         config.adapter,
         config.run.seed,
-        members=len(config.rewards) if config.algorithm.stacked else 1,
+        members=len(config.rewards) if config.algorithm.adapter_per_reward else 1,
         gradient_checkpointing=config.base.gradient_checkpointing,
     )
     if start is not None:

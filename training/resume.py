@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..artifacts.files import check_folder as check_writable
 from .config import TrainConfig
 
 ADDED = {
@@ -24,6 +25,7 @@ ADDED = {
     "algorithm.draft_steps": 0,
     "algorithm.draft_noises": 1,
     "base.quantise": "none",
+    "base.shard": False,
     "adapter.start": "",
     "sampling.negative_prompt": "",
     "optimizer.schedule": "constant",
@@ -36,6 +38,7 @@ ADDED = {
     "rewards_end_iteration": 0,
     "normalise_rewards": False,
     "algorithm.stacked": False,
+    "algorithm.separate": False,
 }
 """Settings that older checkpoints do not have -> the value with which the older version ran."""
 
@@ -51,6 +54,7 @@ CHANGEABLE = (
     "reward_folders",
     "reward_timeout",
     "base.gradient_checkpointing",
+    "base.shard",
     "run.iterations",
     "run.save_every",
     "run.keep",
@@ -65,33 +69,30 @@ CHANGEABLE = (
 
 
 def check_folder(config: TrainConfig) -> None:
-    """Check that the run's folder is new, if the run is.
+    """Check that the run's folder can be written, and that it is new if the run is.
 
     Raises:
-        ValueError: the folder is not empty and resuming was not asked for.
+        ValueError: the folder cannot be written, or it is not empty and resuming was not asked for.
     """
     folder = Path(config.output)
+    check_writable(folder)
     if not config.resume and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"output {folder} already exists: give another one, or --resume true to go on with it")
 
 
-def check_output(config: TrainConfig, processes: int) -> None:
-    """Check that the run's folder is new, or holds a run that can be resumed.
+def check_resumed(config: TrainConfig, processes: int) -> None:
+    """Check that the run's folder holds a run that can be resumed.
 
     Args:
         config: the settings.
         processes: the number of processes.
 
     Raises:
-        ValueError: the folder is not empty and resuming was not asked for, or there is nothing to resume, or the
-            checkpoint was made with other settings.
+        ValueError: there is nothing to resume, or the checkpoint was made with other settings.
     """
     from .checkpoints import load_state  # loads torch
 
-    check_folder(config)
     folder = Path(config.output)
-    if not config.resume:
-        return
     saved = load_state(newest_checkpoint(folder))
     if saved["processes"] != processes:
         raise ValueError(

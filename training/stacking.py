@@ -25,23 +25,24 @@ CORNERS = 0.25
 """The share of images whose preference is a corner of the simplex."""
 
 
-def draw_preference(rewards: int, generator: torch.Generator) -> Tensor:
+def draw_preference(rewards: int, generator: torch.Generator, corners: float = CORNERS) -> Tensor:
     """Draw a preference from the simplex.
 
-    With probability `CORNERS` it is a corner, each with equal probability. Otherwise a number of rewards from 2 to m and then
+    With probability ``corners`` it is a corner, each with equal probability. Otherwise a number of rewards from 2 to m and then
     a set of this size are drawn with equal probabilities, and the preference is uniform over the simplex of the set. So edges
     and faces are trained, too, for any m. For two rewards it is a corner or uniform on the line between them.
 
     Args:
         rewards: m, at least 2.
         generator: of the draws.
+        corners: the share of corners; 1 trains each adapter for its reward alone.
 
     Returns:
         float64[m], at least 0, sum 1.
     """
     weights = torch.zeros(rewards, dtype=torch.float64)
     order = torch.randperm(rewards, generator=generator)
-    if float(torch.rand(1, generator=generator)) < CORNERS:
+    if float(torch.rand(1, generator=generator)) < corners:
         weights[order[0]] = 1
         return weights
     size = int(torch.randint(2, rewards + 1, (1,), generator=generator))
@@ -68,6 +69,7 @@ class StackedPrompts(PromptTable):
         *,
         negative: str = "",
         cache: str = "",
+        corners: float = CORNERS,
     ) -> None:
         """Encode all prompts.
 
@@ -77,9 +79,10 @@ class StackedPrompts(PromptTable):
             rewards: m.
             seed: of the preferences.
             negative, cache: see `PromptTable`.
+            corners: see `draw_preference`.
         """
         super().__init__(model, prompts, negative=negative, cache=cache)
-        self.rewards, self.seed = rewards, seed
+        self.rewards, self.seed, self.corners = rewards, seed, corners
 
     def conditioning(self, rows: Tensor) -> Conditioning:
         """The conditioning of rows int64[B], with the gates, and with the preference among the features."""
@@ -110,25 +113,31 @@ class StackedPrompts(PromptTable):
             return torch.full((self.rewards,), 1 / self.rewards, dtype=torch.float64)
         if number <= self.rewards:
             return torch.eye(self.rewards, dtype=torch.float64)[number - 1]
-        return draw_preference(self.rewards, keyed_generator(self.seed, "preference", number))
+        return draw_preference(self.rewards, keyed_generator(self.seed, "preference", number), self.corners)
 
 
 def prompt_table(config: TrainConfig, model: Encoder, prompts: Sequence[str]) -> PromptTable:
-    """The prompts of a run, encoded; with preferences where the adapters are trained to be stacked."""
+    """The prompts of a run, encoded; with preferences where each reward has an adapter."""
     negative, cache = config.sampling.negative_prompt, config.prompts.cache
-    if not config.algorithm.stacked:
+    if not config.algorithm.adapter_per_reward:
         return PromptTable(model, prompts, negative=negative, cache=cache)
-    return StackedPrompts(model, prompts, len(config.rewards), config.run.seed, negative=negative, cache=cache)
+    corners = 1.0 if config.algorithm.separate else CORNERS
+    rewards, seed = len(config.rewards), config.run.seed
+    return StackedPrompts(model, prompts, rewards, seed, negative=negative, cache=cache, corners=corners)
 
 
 def member_files(config: TrainConfig) -> list[str]:
-    """The names of a group's adapter files, in the order of the rewards: ``stacked-<number>-<reward>.safetensors``."""
+    """The names of the adapter files, in the order of the rewards.
+
+    ``stacked-<number>-<reward>.safetensors`` for a group that is made to be stacked, else ``adapter-<number>-...``.
+    """
     names = [re.sub(r"[^\w.-]+", "_", name.rpartition(":")[2]) for name in config.rewards]
-    return [f"stacked-{number}-{name}.safetensors" for number, name in enumerate(names, 1)]
+    kind = "stacked" if config.algorithm.stacked else "adapter"
+    return [f"{kind}-{number}-{name}.safetensors" for number, name in enumerate(names, 1)]
 
 
 def member_metadata(metadata: Mapping[str, str], config: TrainConfig, member: int, samples: int) -> dict[str, str]:
-    """The header of one file of a group.
+    """The header of the file of one reward. Files of a group that is made to be stacked name it.
 
     ``diffusion_blend.group`` is JSON: ``kind`` is "stacked"; ``id`` is the same in all files of the group and differs from
     every other run or checkpoint; ``member`` is the file's place from 0; ``rewards`` are the names of all.
@@ -140,6 +149,8 @@ def member_metadata(metadata: Mapping[str, str], config: TrainConfig, member: in
         samples: images that the run has made so far.
     """
     names = [name.rpartition(":")[2] for name in config.rewards]
+    if config.algorithm.separate:
+        return {**metadata, "modelspec.title": names[member], "diffusion_blend.reward": names[member]}
     run = json.dumps([dataclasses.asdict(config), metadata.get("diffusion_blend.base_model", ""), samples])
     group = {
         "kind": "stacked",

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..rewards.catalogue import check_names
-from .checks import check_config
+from .checks import check_run
 from .command import main as main
 from .command import parse as parse
 from .config import TrainConfig
-from .resume import check_folder
 
 
 def train(config: TrainConfig) -> Path:
@@ -22,16 +20,14 @@ def train(config: TrainConfig) -> Path:
         config: everything; see ``TrainConfig``.
 
     Returns:
-        The adapter file; with ``algorithm.stacked`` the folder that holds the group's files.
+        The adapter file; with an adapter for each reward the folder that holds their files.
 
     Raises:
         ValueError: a setting, base, reward, prompt source or folder that cannot work, before any work is done.
         TrainingCollapsed: training went off; the last good adapter is in the output folder.
         RewardFailed: a reward raised, or took longer than ``reward_timeout``.
     """
-    check_config(config)
-    check_names([*config.rewards, *config.heldout])
-    check_folder(config)
+    checked = check_run(config)
     from .launch import launch  # loads torch, diffusers and the rest
 
-    return launch(config)
+    return launch(checked)

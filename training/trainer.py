@@ -15,7 +15,7 @@ from ..artifacts.files import write_atomically
 from ..rewards.guarded import guard
 from ..rewards.protocol import Reward
 from .adapter_optimizer import TrainingCollapsed
-from .algorithms import algorithm_class, entry_of
+from .algorithms import entry_of
 from .checkpoints import ADAPTER, load_state, save_checkpoint
 from .config import TrainConfig
 from .context import RunContext
@@ -56,12 +56,12 @@ class Trainer:
             metadata: header of the adapter file.
         """
         limited, sampling = guard(rewards, config.reward_timeout), config.sampling
-        window = entry_of(config.algorithm.name).window
+        entry = entry_of(config.algorithm.name)
         self.context = RunContext(
             config,
             model,
             model.policy_steps(
-                sampling.steps, sampling.eta, noisy_range(sampling.noisy_steps, sampling.steps, auto=window)
+                sampling.steps, sampling.eta, noisy_range(sampling.noisy_steps, sampling.steps, auto=entry.window)
             ),
             prompt_table(config, model, prompts),
             rewards,
@@ -70,7 +70,7 @@ class Trainer:
             RewardMix(config),
         )
         self.metadata, self.output = dict(metadata or {}), Path(config.output)
-        self.algorithm = algorithm_class(config.algorithm.name)(self.context)
+        self.algorithm = entry.load()(self.context)
         self.state = TrainState()
         self.monitor = Monitor(self.context, limited | guard(heldout, config.reward_timeout))
 
@@ -78,7 +78,7 @@ class Trainer:
         """Train to the last iteration.
 
         Returns:
-            The adapter file; with ``algorithm.stacked`` the folder that holds the group's files.
+            The adapter file; with an adapter for each reward the folder that holds their files.
 
         Raises:
             TrainingCollapsed: a number was not finite or a stop rule fired; the last good adapter is in the output
@@ -177,7 +177,7 @@ class Trainer:
         samples = self.state.iteration * self.context.images_per_iteration
         metadata = {**self.metadata, "diffusion_blend.samples": str(samples)}
         with averaged(self.state, model):
-            if not config.algorithm.stacked:
+            if not config.algorithm.adapter_per_reward:
                 return {ADAPTER: model.export(metadata)}
             stacked = cast(StackedModel, model)
             return {
@@ -190,4 +190,4 @@ class Trainer:
             for name, content in self._adapters().items():
                 write_atomically(self.output / name, content)
         self.context.processes.wait()
-        return self.output if self.context.config.algorithm.stacked else self.output / ADAPTER
+        return self.output if self.context.config.algorithm.adapter_per_reward else self.output / ADAPTER

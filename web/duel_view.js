@@ -5,109 +5,21 @@
 
 import { api } from '../../scripts/api.js'
 import { app } from '../../scripts/app.js'
-import { numbered, ownersOfWeights, slotsOf, widgetOf } from './pad/adapters.js'
-import { origin } from './pad/links.js'
+import { numbered, slotsOf, widgetOf } from './pad/adapters.js'
 import { keepFresh, retire } from './pad/live.js'
-import { theme } from './pad/theme.js'
+import { Session, sessions } from './duel/session.js'
+import './duel/shading.js'
 import { DuelView, MIN_HEIGHT, MIN_WIDTH } from './duel/view.js'
 import { withLine, withVote, withoutLast } from './duel/votes.js'
 import { say, setLanguage } from './duel/words.js'
 
-const [NODE, DUEL, WEIGHTS] = ['PreferenceDuelView', 'PreferenceDuel', 'PreferenceWeights']
-const [SHOWN, MANUAL] = ['diffusion_blend_duel', 'diffusion_blend_duel_manual']
-const MOST_REMEMBERED = 100
-
-/** The duel that one view shows: its pairs so far, and whether a run was asked for. */
-class Session {
-  /** @param {any} node the view's node */
-  constructor(node) {
-    this.node = node
-    /** @type {Map<string, import('./duel/view.js').Duel>} The pairs of this page by the votes before them, for undo. */
-    this.pairs = new Map()
-    this.running = false
-    this.gone = false
-    this.note = ''
-  }
-
-  get duelNode() {
-    const found = origin(this.node, 'duel')
-    return found?.comfyClass === DUEL ? found : null
-  }
-
-  /** @returns {any} the widget of the votes; null where a link gives them */
-  get votes() {
-    const owner = this.duelNode
-    const linked = owner?.inputs?.find((/** @type {any} */ input) => input.widget?.name === 'votes')?.link != null
-    return linked ? null : widgetOf(owner, 'votes')
-  }
-
-  /** @returns {import('./duel/view.js').Duel | null} the pair for the votes of now, else the last one */
-  get duel() {
-    return this.pairs.get(this.votes?.value ?? '') ?? this.node.properties?.[SHOWN] ?? null
-  }
-
-  /** @returns {any} the Preference Weights that the best preference is written into */
-  get target() {
-    const start = origin(this.duelNode, 'start')
-    if (start?.comfyClass === WEIGHTS) return start
-    const loader = origin(this.duelNode, 'reward_loras')
-    return loader ? (ownersOfWeights(loader)[0] ?? null) : null
-  }
-
-  /** @returns {import('./duel/view.js').DuelState['phase']} */
-  get phase() {
-    if (!this.duelNode) return 'unconnected'
-    if (!this.votes) return 'linked'
-    if (this.running) return 'waiting'
-    if (this.gone) return 'gone'
-    return this.duel?.votes === this.votes.value ? 'choose' : 'stale'
-  }
-
-  /** @returns {import('./duel/view.js').DuelState} */
-  get state() {
-    return {
-      duel: this.duel,
-      phase: this.phase,
-      canUndo: Boolean(this.votes?.value?.trim()) && !this.running,
-      auto: this.node.properties?.[MANUAL] !== true,
-      target: this.target?.title ?? '',
-      note: this.note,
-      theme: theme()
-    }
-  }
-
-  /** @type {(duel: import('./duel/view.js').Duel) => void} The node ran. */
-  made(duel) {
-    this.running = this.gone = false
-    this.pairs.delete(duel.votes)
-    this.pairs.set(duel.votes, duel)
-    if (this.pairs.size > MOST_REMEMBERED) this.pairs.delete([...this.pairs.keys()][0])
-    this.node.properties[SHOWN] = duel
-  }
-
-  /** @type {(text: string) => void} Write the votes as typing them would, as one step of undo. */
-  write(text) {
-    app.canvas?.emitBeforeChange?.()
-    this.votes.value = text
-    this.votes.callback?.(text, app.canvas, this.duelNode)
-    app.canvas?.emitAfterChange?.()
-    this.note = ''
-  }
-
-  /** One run, and no vote is taken until it has ended. */
-  async run() {
-    if (this.running) return
-    this.running = true
-    const queued = await app.queuePrompt(0).catch(() => false)
-    if (queued === false) this.running = false
-  }
-}
+const NODE = 'PreferenceDuelView'
 
 /** @type {(session: Session, refresh: () => void) => import('./duel/view.js').DuelActions} */
 function actionsOf(session, refresh) {
   const { node } = session
   const go = () => {
-    if (node.properties?.[MANUAL] !== true && session.phase === 'stale') void session.run().then(refresh)
+    if (session.auto && session.phase === 'stale') void session.run().then(refresh)
     refresh()
   }
   return {
@@ -137,7 +49,7 @@ function actionsOf(session, refresh) {
       go()
     },
     setAuto(on) {
-      node.properties[MANUAL] = !on
+      session.auto = on
       refresh()
     },
     picturesGone() {
@@ -192,7 +104,7 @@ function addView(node) {
   const [width, height] = node.computeSize()
   node.setSize([Math.max(node.size[0], width, MIN_WIDTH), Math.max(node.size[1], height)])
   followRuns(node, session, refresh)
-  followLife(node, { node, element: view.element, refresh })
+  followLife(node, session, { node, element: view.element, refresh })
 }
 
 /** @type {(node: any, session: Session, refresh: () => void) => void} */
@@ -216,14 +128,16 @@ function followRuns(node, session, refresh) {
   }
 }
 
-/** @type {(node: any, view: import('./pad/live.js').LivePad) => void} */
-function followLife(node, view) {
+/** @type {(node: any, session: Session, view: import('./pad/live.js').LivePad) => void} */
+function followLife(node, session, view) {
   const { onAdded, onRemoved } = node
   node.onAdded = function (/** @type {any[]} */ ...args) {
+    sessions.add(session)
     keepFresh(view)
     return onAdded?.apply(this, args)
   }
   node.onRemoved = function (/** @type {any[]} */ ...args) {
+    sessions.delete(session)
     retire(view)
     return onRemoved?.apply(this, args)
   }

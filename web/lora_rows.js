@@ -4,13 +4,14 @@
  */
 
 import { app } from '../../scripts/app.js'
-import { LOADER, NONE, numbered, ownersOfWeights, widgetOf } from './pad/adapters.js'
+import { LOADER, NONE, numberOf, numbered, ownersOfWeights, widgetOf } from './pad/adapters.js'
 import { keepFresh, retire } from './pad/live.js'
+import { reorderKept } from './pad/menu.js'
 import { previewOf, refreshPreviews } from './pad/previews.js'
 import { ROW_HEIGHT, RowsView } from './pad/rows_view.js'
 import { theme } from './pad/theme.js'
 import { say } from './pad/words.js'
-import { setHidden } from './pad/numbers.js'
+import { setHidden, showHolder, writeNumber } from './pad/numbers.js'
 
 /** @type {(node: any) => number} */
 const slotCount = (node) => numbered(node, 'lora').length
@@ -59,15 +60,22 @@ function reorder(node, order) {
   const rows = readRows(node)
   const empty = { file: NONE, strength: 1, on: true }
   for (const owner of ownersOfWeights(node)) {
-    const weights = numbered(owner, 'weight').map((name) => widgetOf(owner, name).value)
-    order.forEach((from, to) => write(owner, `weight_${to + 1}`, from === null ? 0 : weights[from]))
+    const weights = numbered(owner, 'weight').map((name) => numberOf(owner, name).value)
+    order.forEach((from, to) => writeNumber(owner, `weight_${to + 1}`, from === null ? 0 : (weights[from] ?? 0)))
+    reorderKept(owner, order)
   }
   order.forEach((from, to) => writeRow(node, to, from === null ? empty : rows[from]))
 }
 
-/** @type {(node: any) => boolean} Whether a link gives a value of this slot: then its widgets must stay in sight. */
-const isLinked = (node) =>
-  node.inputs?.some((/** @type {any} */ input) => input.widget && input.link != null && /^(lora|strength|on)_/.test(input.name))
+/** @type {(node: any) => number} The last slot with a value from a link, counted from 1: then the widgets must stay in sight. */
+const lastLinked = (node) =>
+  Math.max(
+    0,
+    ...(node.inputs ?? []).map((/** @type {any} */ { widget, link, name }) => {
+      const [, number] = /^(?:lora|strength|on)_(\d+)$/.exec(name) ?? []
+      return widget && link != null && number ? Number(number) : 0
+    })
+  )
 
 /** @type {(node: any, index: number, event: Event, done: (file: string) => void) => void} The host's list, with its search. */
 function openList(node, index, event, done) {
@@ -106,11 +114,12 @@ function addRows(node) {
   })
   function refresh() {
     const rows = readRows(node).slice(0, count())
-    const linked = isLinked(node)
+    const linked = lastLinked(node)
     const text = JSON.stringify([rows, linked, theme(), slotCount(node)])
+    showPromoted(node)
     if (text === shown) return
     shown = text
-    hideWidgets(node, !linked)
+    hideWidgets(node, linked && Math.max(linked, last()) + 1)
     view.show(linked ? [] : rows, !linked && rows.length < slotCount(node), theme())
     const [width, height] = node.computeSize()
     if (height > node.size[1]) node.setSize([Math.max(width, node.size[0]), height])
@@ -119,7 +128,7 @@ function addRows(node) {
   const widget = node.addDOMWidget('lora_rows', 'DIFFUSION_BLEND_LORA_ROWS', view.element, {
     serialize: false,
     hideOnZoom: false,
-    getMinHeight: () => ROW_HEIGHT * (isLinked(node) ? 0 : Math.min(slotCount(node), count() + 1))
+    getMinHeight: () => ROW_HEIGHT * (lastLinked(node) ? 0 : Math.min(slotCount(node), count() + 1))
   })
   widget.serialize = false
   widget.label = say('rows')
@@ -138,11 +147,16 @@ function moved(length, from, to) {
 /** @type {(length: number, index: number) => (number | null)[]} */
 const removed = (length, index) => [...Array.from({ length }, (_, i) => i).filter((i) => i !== index), null]
 
-/** @type {(node: any, hidden: boolean) => void} */
-function hideWidgets(node, hidden) {
-  for (const kind of ['lora', 'strength', 'on']) {
-    numbered(node, kind).forEach((name) => setHidden(widgetOf(node, name), hidden))
-  }
+const KINDS = ['lora', 'strength', 'on']
+
+/** @type {(node: any, shown: number) => void} Show the widgets of the first slots only. */
+function hideWidgets(node, shown) {
+  for (const kind of KINDS) numbered(node, kind).forEach((name, i) => setHidden(widgetOf(node, name), i >= shown))
+}
+
+/** @type {(node: any) => void} A value that a subgraph's own node holds is chosen there. */
+function showPromoted(node) {
+  for (const name of KINDS.flatMap((kind) => numbered(node, kind))) showHolder(node, name)
 }
 
 /** @type {(node: any, live: import('./pad/live.js').LivePad) => void} */

@@ -10,7 +10,7 @@ import { layersVersion } from './pad/layers.js'
 import { PAD_WIDGET, tendHost } from './pad/host_pads.js'
 import { markLabels, markNumbers } from './pad/marks.js'
 import { openMenu, runsOnRelease } from './pad/menu.js'
-import { showNames } from './pad/numbers.js'
+import { showNames, writeNumber } from './pad/numbers.js'
 import { onRemembered } from './pad/remembered.js'
 import { watchRuns } from './pad/runs.js'
 import { KL_SCALE, readState } from './pad/state.js'
@@ -21,14 +21,6 @@ import { say, setLanguage } from './pad/words.js'
 const NODE = 'PreferenceWeights'
 const MIN_WIDTH = 300
 const LINK_COLOURS = { REWARD_LORAS: '#56b4e9', PREFERENCE: '#b39ddb' }
-
-/** @type {(node: any, name: string, value: number) => void} Write a number as typing it into the widget would. */
-function writeNumber(node, name, value) {
-  const { widget, owner } = numberOf(node, name)
-  if (!widget || widget.value === value) return
-  widget.value = value
-  widget.callback?.(value, app.canvas, owner)
-}
 
 /** @type {(node: any) => Record<string, number>} */
 const readNumbers = (node) =>

@@ -57,6 +57,8 @@ def _parser() -> ArgumentParser:
     taste = ArgumentParser(description="simulated people: how many duels find a hidden preference")
     taste.add_argument("--people", type=int, default=200, help="hidden utilities of each kind (200)")
     taste.add_argument("--adapters", type=int, nargs="+", default=[2, 3, 4, 8], help="numbers of adapters")
+    ways = ["duels", "duels, quadratic", "random pairs", "random choice", "grid walk", "sliders"]
+    taste.add_argument("--ways", nargs="+", choices=ways, default=ways, help="ways of asking (all)")
     taste.add_argument("--miniature", type=bool, default=True, help="also hidden mixes of the miniature's rewards")
     corrected = ArgumentParser(
         description="path weights: the corrected blend and the sampler's noise; resumed where it stopped"

@@ -69,7 +69,9 @@ def sweep_costs(config: SweepConfig) -> list[Cost]:
         if point.folder in seen:
             continue
         seen.add(point.folder)
-        per_step = sampler(point.recipe).calls(point.recipe) + (config.measure_kl and point.method != "base")
+        per_step = sampler(point.recipe).calls(point.recipe) + (
+            config.measure_kl and not config.scheduler and point.method != "base"
+        )
         before = costs.get(point.method, Cost(f"sweep {point.method}", 0, 0.0, 0.0))
         costs[point.method] = Cost(
             before.part,

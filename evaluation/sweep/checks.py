@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
+import importlib.util
 import math
+import re
 from pathlib import Path
 
 from ...artifacts.files import check_folder
+from ...artifacts.remote import Mirror, is_url
 from ...artifacts.settings import check_bounds
 from ...rewards.catalogue import check_names
 from .config import SweepConfig
@@ -32,6 +36,7 @@ def check_config(config: SweepConfig) -> None:
     unknown = [method for method in config.methods if method not in METHODS]
     if unknown:
         raise ValueError(f"unknown method {unknown[0]!r}: choose from {', '.join(METHODS)}")
+    _check_scheduler(config)
     check_names(list(config.rewards.values()))
     _check_names(config)
     for method in config.methods:
@@ -43,7 +48,57 @@ def check_config(config: SweepConfig) -> None:
     for file in config.external_scores:
         if not Path(file).is_file():
             raise ValueError(f"external_scores {file!r}: no such file")
-    check_folder(Path(config.output))
+    mirror = mirror_of(config)
+    if mirror is None:
+        check_folder(Path(config.output))
+    else:
+        mirror.check()
+
+
+def mirror_of(config: SweepConfig) -> Mirror | None:
+    """The folder and the copy of a sweep whose output is a URL; None for a plain folder.
+
+    Raises:
+        ValueError: a folder for the work without a URL, or a URL without a name.
+    """
+    if not is_url(config.output):
+        if config.work_folder:
+            raise ValueError(
+                f"work_folder is {config.work_folder!r}, but output {config.output!r} is a folder itself: leave work_folder out"
+            )
+        return None
+    name = config.output.split("://", 1)[1].rstrip("/").rpartition("/")[2]
+    if not name:
+        raise ValueError(f"output {config.output!r} names no folder: give one, like {config.output.rstrip('/')}/sweep")
+    return Mirror(config.output, Path(config.work_folder or f"runs/{name}"), ("claims",))
+
+
+def _check_scheduler(config: SweepConfig) -> None:
+    if not config.scheduler:
+        if config.scheduler_options:
+            raise ValueError("scheduler_options are given without a scheduler: name its class as scheduler")
+        return
+    known = scheduler_names()
+    if known and config.scheduler not in known:
+        near = difflib.get_close_matches(config.scheduler, known, 3, 0.4) or ["EulerAncestralDiscreteScheduler"]
+        raise ValueError(f"scheduler {config.scheduler!r} is no class of diffusers; near are {', '.join(near)}")
+    for method in config.methods:
+        reason = METHODS[method].needs_transition
+        if reason:
+            raise ValueError(
+                f"{method} needs the distribution of each step ({reason}), and {config.scheduler} gives only the next "
+                "latents: leave the method out, or leave the scheduler out"
+            )
+
+
+def scheduler_names() -> list[str]:
+    """The scheduler classes of diffusers, read from its files, because importing it takes seconds; empty without diffusers."""
+    found = importlib.util.find_spec("diffusers")
+    if found is None or found.origin is None:
+        return []
+    files = (Path(found.origin).parent / "schedulers").glob("scheduling_*.py")
+    texts = [file.read_text(encoding="utf-8") for file in files]
+    return sorted({name for text in texts for name in re.findall(r"^class (\w+Scheduler)\(", text, re.MULTILINE)})
 
 
 def _check_names(config: SweepConfig) -> None:

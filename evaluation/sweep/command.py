@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ...artifacts.command_line import parse_settings, run_command
-from .checks import check_config
+from .checks import check_config, mirror_of
 from .config import SweepConfig
 
 logger = logging.getLogger("diffusion_blend")
@@ -36,8 +37,13 @@ def _sweep(config: SweepConfig) -> None:
     from .prepare import prepare
     from .report import write_report
 
-    worker = Worker.of_environment()
-    sweep = prepare(config, worker)
+    worker, mirror = Worker.of_environment(), mirror_of(config)
+    if mirror is not None:
+        mirror.fetch()
+    sweep = prepare(config if mirror is None else replace(config, output=str(mirror.folder), work_folder=""), worker)
     rows = sweep.run()
     if worker.is_first:
-        sys.stdout.write(f"{write_report(sweep, rows)}\n{config.output}\n")
+        report = write_report(sweep, rows)
+        if mirror is not None:
+            mirror.upload()
+        sys.stdout.write(f"{report}\n{config.output}\n")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from ...artifacts.settings import bounded
 from ...training.config import BaseConfig, PromptConfig
@@ -16,7 +16,10 @@ class SweepConfig:
     Attributes:
         output: folder of the sweep, the union of all that was ever asked of it. A sweep found there goes on where it
             stopped, and processes that are started at the same time share the work. Methods, weights, KL scales,
-            pictures and rewards may be added. Any other setting that changes pictures or scores is refused.
+            pictures and rewards may be added. Any other setting that changes pictures or scores is refused. A URL that
+            fsspec can write (s3://bucket/sweep, with the library for it installed) gets a copy of the finished folder.
+        work_folder: where the work is done if ``output`` is a URL. Processes that share the work share this folder. Empty is
+            ``runs/`` and the last part of the URL.
         adapters: name -> ``.safetensors`` LoRA file with kohya keys, in the order of the weights.
         rewards: name -> reward (a known name or module:function). A reward with an adapter's name is the one which
             that adapter stands for: r(w) weighs these. Others are only measured. Rewards may be added to a folder whose
@@ -34,13 +37,23 @@ class SweepConfig:
             method cannot take is left out there with a line.
         images_per_point: pictures of each method, preference and KL scale. The interval's width falls with its square root.
         images_per_prompt: pictures of each prompt at every point, instead of images_per_point; 0 is off.
-        steps: DDIM steps per picture.
+        steps: denoising steps per picture.
         eta: noise of the steps, 0 (the ODE: no KL can be measured) to 1 (DDPM, the paper's).
+        scheduler: diffusers' scheduler class that takes the steps, for example EulerAncestralDiscreteScheduler (ComfyUI's
+            euler_ancestral), built from the base's own scheduler configuration. Empty is DDIM with ``eta``, and the SDE of
+            flow-matching bases. Another scheduler takes ``eta`` only if its step has one. It tells no distribution of
+            its steps: no KL is measured, and methods that need the distribution are refused.
+        scheduler_options: entries that replace those of the scheduler's configuration, for example {"use_karras_sigmas": true}.
         guidance_scale: classifier-free guidance; 1 is none (and half the work).
-        batch: pictures per network call and per unit of work. An interruption costs at most one unit.
+        batch: pictures per network call and per unit of work. Where memory runs out, calls are halved, and the units stay as
+            they are. ``auto`` has units of 32 pictures, and begins with calls of 32 on a GPU and of 8 on a CPU. An
+            interruption costs at most one unit.
+        compile_base: run the plain base, without adapters, through torch.compile: for CoDe, RGG and many pictures of the
+            base. The first call takes minutes. Outputs differ in the last digits.
         seed: of the noise. Picture i has prompt ``i mod prompts``; its noise is a function of seed, prompt and ``i div
             prompts`` alone.
-        measure_kl: also measure each picture's KL to the base (one more network call a step, timed and counted apart).
+        measure_kl: also measure each picture's KL to the base (one more network call a step, timed and counted apart);
+            not with a scheduler of one's own.
         reward_units: the units in which weights compare rewards. ``as_given``: rewards as they are;
             unequal KL weights of adapters are reconciled as in the nodes. ``kl_weight``: each reward in units of its adapter's KL
             weight (from the file), for rewards whose scales cannot be compared; coefficients are then the weights.
@@ -78,8 +91,11 @@ class SweepConfig:
     images_per_prompt: int = bounded(0, minimum=0)
     steps: int = bounded(50, minimum=1)
     eta: float = bounded(1.0, minimum=0, maximum=1)
+    scheduler: str = ""
+    scheduler_options: dict[str, Any] = field(default_factory=dict)
     guidance_scale: float = 7.5
-    batch: int = bounded(8, minimum=1)
+    batch: int | Literal["auto"] = bounded(8, minimum=1)
+    compile_base: bool = False
     seed: int = 0
     measure_kl: bool = True
     reward_units: Literal["as_given", "kl_weight"] = "as_given"
@@ -97,5 +113,6 @@ class SweepConfig:
     external_scores: list[str] = field(default_factory=list)
     claim_expiry: float = bounded(300.0, minimum=1)
     allow_download: bool = False
+    work_folder: str = ""
     base: BaseConfig = field(default_factory=BaseConfig)
     prompts: PromptConfig = field(default_factory=PromptConfig)

@@ -68,6 +68,7 @@ class Method:
         is_scaled: whether it has coefficients, so that the KL scale means something.
         follows_rewards: whether it needs a reward with the name of each adapter.
         needs_gradient: whether it needs rewards with a gradient.
+        needs_transition: why it needs the distribution of a step, which schedulers of diffusers do not tell; empty if not.
         settings: the method's own settings in words, to tell points of one folder apart.
     """
 
@@ -78,6 +79,7 @@ class Method:
     is_scaled: bool = True
     follows_rewards: bool = False
     needs_gradient: bool = False
+    needs_transition: str = ""
     settings: Callable[[Asked], str] = lambda asked: ""
 
 
@@ -229,6 +231,7 @@ METHODS: dict[str, Method] = {
         _msdda_recipe,
         _rows,
         "MSDDA",
+        needs_transition="it multiplies the Gaussian steps of the adapters",
         settings=lambda asked: "etas " + "/".join(f"{eta:g}" for eta in asked.etas),
     ),
     "morl": Method(runs.morl, _morl_recipe, _one, "MORL (trained for w)", is_scaled=False),
@@ -239,6 +242,7 @@ METHODS: dict[str, Method] = {
         "CoDe",
         is_scaled=False,
         follows_rewards=True,
+        needs_transition="its candidates continue one latent with noise of their own",
         settings=lambda asked: f"{asked.config.code_candidates} candidates, block {asked.config.code_block}",
     ),
     "rgg": Method(
@@ -249,6 +253,7 @@ METHODS: dict[str, Method] = {
         is_scaled=False,
         follows_rewards=True,
         needs_gradient=True,
+        needs_transition="its pull is proportional to the variance of the step",
         settings=lambda asked: f"alpha {asked.config.rgg_alpha:g}",
     ),
     "stacked": Method(runs.stacked, _stacked_recipe, _one, "stacked (trained for it)"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,12 +24,16 @@ class Network:
     Args:
         base: the model.
         guidance_scale: classifier-free guidance; at 1 the empty prompt is not evaluated.
+        compile_base: run the network through torch.compile while no adapter is attached. The hooks of adapters change from
+            call to call, so calls with adapters are not compiled.
     """
 
-    def __init__(self, base: Base, guidance_scale: float) -> None:
+    def __init__(self, base: Base, guidance_scale: float, *, compile_base: bool = False) -> None:
         self.base, self.guidance_scale = base, guidance_scale
         self._unet = base.unet.requires_grad_(False).eval()
         self._path: SidePath | None = None
+        self._plain = torch.compile(self._unet) if compile_base else self._unet
+        self._called: Any = self._unet
 
     @property
     def device(self) -> torch.device:
@@ -41,6 +46,7 @@ class Network:
         bank = AdapterBank(adapters, self._unet.dtype).to(self.device)
         self._path = SidePath(bank)
         self._path.install(self._unet)
+        self._called = self._unet if any(adapters) else self._plain
         try:
             yield
         finally:
@@ -74,7 +80,7 @@ class Network:
         assert self._path is not None
         with self._path.gated(gates):
             times = torch.full((len(rows),), timestep, device=rows.device)
-            output = self.base.call(self._unet, rows.to(self._unet.dtype), times, inputs).float()
+            output = self.base.call(self._called, rows.to(self._unet.dtype), times, inputs).float()
         if not guided:
             return output
         unconditional, conditional = output.chunk(2)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,10 @@ from ...rewards.load import load_rewards
 from ...rewards.protocol import Reward, check_differentiable
 from ...training.models.bases import load_base
 from ...training.models.diffusers_model import Base
+from ...training.models.schedulers import SchedulerChoice, check_run
 from ...training.prompt_table import PromptTable
 from ...training.prompts import load_prompts
+from .batches import Batches, first_call
 from .checks import check_config
 from .config import SweepConfig
 from .external_scores import keep_scores, read_scores
@@ -30,6 +34,9 @@ from .points import Point, make_points, points_of, reward_scales
 from .records import Records
 from .run import Sweep
 from .runner import MethodRunner
+from .scheduled import Scheduled
+
+logger = logging.getLogger("diffusion_blend")
 
 EXTENDABLE = (
     "methods",
@@ -56,6 +63,8 @@ _WITHOUT_EFFECT = (
     "allow_download",
     "external_scores",
     "claim_expiry",
+    "compile_base",
+    "work_folder",
 )
 
 
@@ -133,7 +142,7 @@ def prepare(config: SweepConfig, worker: Worker, base: Base | None = None) -> Sw
     wanted = planned.records.rewards() | config.rewards
     rewards = _load_rewards(wanted, config, worker)
     base = base or load_base(config.base, worker.device, allow_download=config.allow_download)
-    network = Network(base, config.guidance_scale)
+    network = Network(base, config.guidance_scale, compile_base=config.compile_base)
     adapters = [fit_adapter(file, base.unet) for file in planned.adapters]
     files = [*planned.morl.values(), *planned.stacked]
     mixtures = {file.digest: fit_adapter(file, base.unet) for file in files}
@@ -142,10 +151,27 @@ def prepare(config: SweepConfig, worker: Worker, base: Base | None = None) -> Sw
             followed = {name: rewards[name] for name in config.adapters}
             check_differentiable(method, followed, base.resolution, planned.prompts[0])
     steps = base.policy_steps(config.steps, config.eta)
-    runner = MethodRunner(config, network, steps, adapters, mixtures, rewards)
+    runner = MethodRunner(config, network, steps, adapters, mixtures, rewards, scheduled(config, base))
     table = PromptTable(_Encoder(base), planned.prompts)
     join(planned)
-    return Sweep(config, runner, planned.points, planned.scales, rewards, table, planned.records, worker)
+    batches = Batches(first_call(config, worker.device))
+    return Sweep(config, runner, planned.points, planned.scales, rewards, table, planned.records, worker, batches)
+
+
+def scheduled(config: SweepConfig, base: Base) -> Scheduled | None:
+    """The loop of the scheduler that the settings name; None for the policy's own steps.
+
+    Raises:
+        ValueError: a scheduler that cannot run on this base.
+    """
+    if not config.scheduler:
+        return None
+    choice = SchedulerChoice(config.scheduler, config.scheduler_options, config.eta)
+    make = partial(base.scheduler_run, choice, config.steps)
+    check_run(make, config.scheduler)
+    if config.measure_kl:
+        logger.info("%s tells no distribution of its steps, so the KL is not measured", config.scheduler)
+    return Scheduled(make, config.seed)
 
 
 def join(planned: Plan) -> None:

@@ -67,7 +67,8 @@ def _markdown(sweep: Sweep, results: Sequence[Result], tables: Mapping[str, list
     units = "" if config.reward_units == "as_given" else ", each reward in units of its adapter's KL weight"
     head = (
         f"# Sweep\n\nbase {config.base.path}; {_counts(results)} pictures a point, {len(sweep.prompts)} prompts, seed "
-        f"{config.seed}; {config.steps} DDIM steps, eta {config.eta:g}, guidance {config.guidance_scale:g}.\n"
+        f"{config.seed}; {config.steps} {config.scheduler or 'DDIM'} steps, eta {config.eta:g}, guidance "
+        f"{config.guidance_scale:g}.\n"
         f"Weights: {'/'.join(config.adapters)}{units}. Mean and half width of the 95 % interval, "
         "pictures of a prompt as a cluster.\n"
     )

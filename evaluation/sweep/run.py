@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from ...artifacts.workers import Worker
 from ...rewards.protocol import Reward, score
 from ...training.prompt_table import PromptTable
 from ...training.randomness import trajectory_noise
+from .batches import Batches, unit_size
 from .config import SweepConfig
 from .external_scores import join_scores
 from .methods import sampler
@@ -42,6 +44,7 @@ class Sweep:
         prompts: the prompts, encoded once.
         records: its files.
         worker: this process.
+        batches: how many pictures a network call makes.
     """
 
     config: SweepConfig
@@ -52,6 +55,7 @@ class Sweep:
     prompts: PromptTable
     records: Records
     worker: Worker
+    batches: Batches
 
     def run(self) -> list[Row]:
         """Share the work with other processes until all that was asked for is done, and write ``samples.csv``.
@@ -101,7 +105,7 @@ class Sweep:
         return sorted(units, key=cost)
 
     def _chunks(self, count: int) -> list[range]:
-        batch = self.config.batch
+        batch = unit_size(self.config)
         return [range(start, min(start + batch, count)) for start in range(0, count, batch)]
 
     def _name(self, unit: Unit) -> str:
@@ -115,6 +119,15 @@ class Sweep:
         return all(name in row for row in rows for name in self.rewards)
 
     def _unit(self, point: Point, images: range) -> None:
+        parts = self.batches.run(point.recipe["sampler"], images, partial(self._part, point))
+        rows = [row for part in parts for row, _ in part]
+        kept = {row["image"]: picture for part in parts for row, picture in part if picture is not None}
+        # A claim that expired while it was held was made twice: the first counts.
+        if not self._is_made((point, images)):
+            self.records.write_unit(point.folder, images, rows, kept)
+
+    def _part(self, point: Point, images: range) -> list[tuple[Row, bytes | None]]:
+        """The rows of pictures that are made at once, each with its file's content if it is kept."""
         chunk, cost = self._chunk(images), Cost()
         device = self.runner.network.device
         start = now(device)
@@ -140,18 +153,15 @@ class Sweep:
             }
             for i, image in enumerate(images)
         ]
-        kept = {image: _png(pictures[i]) for i, image in enumerate(images) if image < self.config.save_images}
-        if not self._is_made(
-            (point, images)
-        ):  # a claim that expired while it was held was made twice: the first counts
-            self.records.write_unit(point.folder, images, rows, kept)
+        kept = [_png(pictures[i]) if image < self.config.save_images else None for i, image in enumerate(images)]
+        return list(zip(rows, kept, strict=True))
 
     def _score_again(self, point: Point, images: range) -> None:
         """Add the rewards that a finished unit lacks, from its kept pictures."""
         rows = self.records.rows(point.folder, images) or []
         missing = {name: reward for name, reward in self.rewards.items() if any(name not in row for row in rows)}
-        files = [self.records.picture(point.folder, image) for image in images]
-        lost = [file for file in files if not file.exists()]
+        files = {image: self.records.picture(point.folder, image) for image in images}
+        lost = [file for file in files.values() if not file.exists()]
         if lost or not self.records.rounds_pictures:
             reason = (
                 f"{lost[0]} was not kept" if lost else "an earlier version made it, which scored unrounded pictures"
@@ -160,10 +170,14 @@ class Sweep:
                 f"the reward {next(iter(missing))!r} cannot be added to {self.records.folder}: {reason}. Leave the reward "
                 "out, or start a new folder; with save_images as large as images_per_point rewards can be added later"
             )
-        pictures, texts = torch.stack([read_picture(file) for file in files]), self._texts(images)
-        scores = score(missing, pictures, texts)
-        added = [row | {name: float(scores[name][i]) for name in missing} for i, row in enumerate(rows)]
-        self.records.write_unit(point.folder, images, added, {})
+
+        def scored(part: range) -> list[Row]:
+            pictures = torch.stack([read_picture(files[image]) for image in part])
+            scores = score(missing, pictures, self._texts(part))
+            return [{name: float(scores[name][i]) for name in missing} for i in range(len(part))]
+
+        added = [entry for part in self.batches.run("scoring", images, scored) for entry in part]
+        self.records.write_unit(point.folder, images, [a | b for a, b in zip(rows, added, strict=True)], {})
 
     def _texts(self, images: Sequence[int]) -> list[str]:
         return [self.prompts.prompts[image % len(self.prompts)] for image in images]

@@ -18,7 +18,8 @@ from .methods import sampler
 from .network import Network
 from .points import Point
 from .reward_guided import BlockwiseBestOfN, RewardGradientGuidance, clean_estimates
-from .steps import Chunk, Cost, Planned, Samples, Stepper, run_steps
+from .scheduled import Scheduled
+from .steps import Chunk, Cost, Planned, Predictor, Samples, Stepper, run_steps
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class MethodRunner:
         adapters: in the order of the weights.
         mixture_adapters: adapters of morl, and of a stacked group, by their file's digest.
         rewards: by the user's names.
+        scheduled: the loop of a scheduler of diffusers; None takes ``steps``.
     """
 
     config: SweepConfig
@@ -40,6 +42,7 @@ class MethodRunner:
     adapters: Sequence[Adapter]
     mixture_adapters: Mapping[str, Adapter]
     rewards: Mapping[str, Reward]
+    scheduled: Scheduled | None = None
 
     @property
     def updates(self) -> list[Updates]:
@@ -52,7 +55,14 @@ class MethodRunner:
 
     def planned(self, updates: Sequence[Updates], planner: Planner, chunk: Chunk, cost: Cost) -> Samples:
         """Pictures of a method that is a plan of gates and mix."""
-        return self.denoise(updates, Planned(planner), chunk, cost)
+        return self.predicted(updates, Planned(planner), chunk, cost)
+
+    def predicted(self, updates: Sequence[Updates], predictor: Predictor, chunk: Chunk, cost: Cost) -> Samples:
+        """Pictures of a method that is one prediction per step, by any sampler."""
+        if self.scheduled is None:
+            return self.denoise(updates, predictor, chunk, cost)
+        with torch.inference_mode(), self.network.adapted(updates):
+            return self.scheduled.run(predictor, self.network, chunk, cost)
 
     def denoise(
         self, updates: Sequence[Updates], stepper: Stepper, chunk: Chunk, cost: Cost, *, with_gradient: bool = False

@@ -47,8 +47,8 @@ def early(runner: MethodRunner, recipe: Mapping[str, Any], chunk: Chunk, cost: C
     from ...blending.plans import EarlyBlend
     from .steps import PlannedWithResidual
 
-    stepper = PlannedWithResidual(EarlyBlend(tuple(recipe["coefficients"])), runner.steps)
-    return runner.denoise(runner.updates, stepper, chunk, cost)
+    stepper = PlannedWithResidual(EarlyBlend(tuple(recipe["coefficients"])))
+    return runner.predicted(runner.updates, stepper, chunk, cost)
 
 
 def factor_soup(runner: MethodRunner, recipe: Mapping[str, Any], chunk: Chunk, cost: Cost) -> Samples:

@@ -16,6 +16,7 @@ from ...blending.plans import Gates, Planner
 from ...blending.residual_cache import ResidualCache
 from ...blending.step_info import StepInfo
 from ...training.models.protocol import Conditioning
+from ...training.models.schedulers import NoiseLevels
 from ...training.policy import PolicySteps
 from .network import Network
 
@@ -75,7 +76,7 @@ class StepState:
     """
 
     network: Network
-    steps: PolicySteps
+    steps: PolicySteps | NoiseLevels
     index: int
     seed: int
     images: Sequence[int]
@@ -88,6 +89,12 @@ class StepState:
     def info(self) -> StepInfo:
         """The step as a planner takes it."""
         return StepInfo(self.index, len(self.steps), self.seed, self.images, pixels=None)
+
+    @property
+    def policy(self) -> PolicySteps:
+        """The Gaussian steps; a scheduler of diffusers has none."""
+        assert isinstance(self.steps, PolicySteps)  # methods that need them are refused with a scheduler
+        return self.steps
 
     @property
     def timestep(self) -> float:
@@ -108,18 +115,26 @@ class StepState:
 
     def mean(self, output: Tensor, steps: PolicySteps | None = None) -> Tensor:
         """The sampler's mean for a network output, ``state * x + output * out``."""
-        steps = steps or self.steps
+        steps = steps or self.policy
         return float(steps.state[self.index]) * self.latents + float(steps.output[self.index]) * output
 
     def std(self, steps: PolicySteps | None = None) -> float:
         """The sampler's standard deviation at this step."""
-        return float((steps or self.steps).std[self.index])
+        return float((steps or self.policy).std[self.index])
 
 
 class Stepper(Protocol):
     """A method as one Gaussian per step."""
 
     def __call__(self, state: StepState) -> Gaussian: ...
+
+
+class Predictor(Stepper, Protocol):
+    """A method as one prediction per step, which any sampler can take."""
+
+    def output(self, state: StepState) -> Tensor:
+        """The method's guided network output, float32[B, C, H, W]."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -129,7 +144,10 @@ class Planned:
     planner: Planner
 
     def __call__(self, state: StepState) -> Gaussian:
-        return Gaussian(state.mean(evaluate(self.planner(state.info), state.predict)), state.std())
+        return Gaussian(state.mean(self.output(state)), state.std())
+
+    def output(self, state: StepState) -> Tensor:
+        return evaluate(self.planner(state.info), state.predict)
 
 
 @dataclass
@@ -140,25 +158,26 @@ class PlannedWithResidual:
 
     Args:
         planner: makes the plans.
-        steps: the sampler.
     """
 
     planner: Planner
-    steps: PolicySteps
     residuals: ResidualCache = field(default_factory=ResidualCache)
 
     def __call__(self, state: StepState) -> Gaussian:
+        return Gaussian(state.mean(self.output(state)), state.std())
+
+    def output(self, state: StepState) -> Tensor:
         plan = self.planner(state.info)
         outputs = [state.predict(row) for row in plan.gates]
         output = combine(outputs, plan.mix)
-        noise, signal = self.steps.noise[state.index], self.steps.signal[state.index]
+        noise, signal = state.steps.noise[state.index], state.steps.signal[state.index]
         sigma = (noise / signal.clamp(min=_LEAST_SIGNAL)).repeat(len(output))
-        to_x0 = float(self.steps.x0_output[state.index])
+        to_x0 = float(state.steps.x0_output[state.index])
         if plan.residual_mix is not None:
             self.residuals.store([None], to_x0 * combine(outputs, plan.residual_mix), sigma, state.index)
         if plan.extrapolation is not None:
             output = self.residuals.extrapolate([None], to_x0 * output, sigma, plan.extrapolation) / to_x0
-        return Gaussian(state.mean(output), state.std())
+        return output
 
 
 @dataclass(frozen=True)

@@ -21,12 +21,12 @@ def run(options: Namespace) -> None:
     """Run what is missing, and write ``taste.md``, ``taste.json`` and ``taste.png``.
 
     Args:
-        options: ``output``, ``people``, ``adapters``, and ``miniature``.
+        options: ``output``, ``people``, ``adapters``, ``ways`` and ``miniature``.
     """
     from .figures import taste_figure
 
     (options.output / "people").mkdir(exist_ok=True)
-    rows = study(options.output / "people", options.people, options.adapters)
+    rows = study(options.output / "people", options.people, options.adapters, options.ways)
     text = (
         f"taste: {options.people} people a row, median regret after so many duels (0 the best, 1 an average option)\n\n"
     )

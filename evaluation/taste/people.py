@@ -17,6 +17,8 @@ Utility = Callable[[Array], Array]
 
 KL_RANGE = (0.5, 1.5)
 KINDS = ("linear", "peaked")
+TUNED_ON = range(8)
+"""The numbers of the people whom the assumptions in `preference_learning` were chosen for. The study asks only others."""
 ALIKE = 0.02
 """Options whose utilities differ by less than this share of the whole range count as equal."""
 _MANY = 4000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -21,17 +22,26 @@ class Asking:
     Args:
         adapters: m.
         rng: for ways that draw options.
-        best: the option that would be taken now.
         votes: so far.
+        find: computes the option that would be taken now.
     """
 
     adapters: int
     rng: np.random.Generator
-    best: Option = field(init=False)
     votes: list[Vote] = field(default_factory=list)
+    find: Callable[[], Option] = field(init=False)
 
     def __post_init__(self) -> None:
         self.best = Search(self.adapters, *KL_RANGE).middle(Region(self.adapters, *KL_RANGE))
+
+    @property
+    def best(self) -> Option:
+        """The option that would be taken now; found only when it is asked for, since that takes time."""
+        return self.find()
+
+    @best.setter
+    def best(self, option: Option) -> None:
+        self.find = lambda: option
 
     def draw(self) -> Option:
         """An option, uniform in the region."""
@@ -46,8 +56,9 @@ def _duels(kernel: str) -> Strategy:
     def ask(asking: Asking) -> Pairs:
         search = Search(asking.adapters, *KL_RANGE, kernel=KERNELS[kernel])
         while True:
-            yield search.next_pair(asking.votes)
-            asking.best = search.best(asking.votes)
+            posterior = search.posterior(asking.votes)
+            asking.find = functools.partial(search.best, tuple(asking.votes), posterior)
+            yield search.next_pair(asking.votes, posterior)
 
     return ask
 
@@ -56,8 +67,8 @@ def _random_pairs(asking: Asking) -> Pairs:
     """Random pairs; the same model as that of the duels says what is best."""
     search = Search(asking.adapters, *KL_RANGE)
     while True:
+        asking.find = functools.partial(search.best, tuple(asking.votes))
         yield asking.draw(), asking.draw()
-        asking.best = search.best(asking.votes)
 
 
 def _keep_better(asking: Asking, others: Iterator[Option]) -> Pairs:

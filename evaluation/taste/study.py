@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 
 from ...artifacts.files import write_atomically
-from .people import KINDS, make_person
+from .people import KINDS, TUNED_ON, make_person
 from .strategies import STRATEGIES, Asking
 
 AT = (5, 10, 20)
 ADAPTERS = (2, 3, 4, 8)
 CARELESSNESS = (0.0, 0.15)
+FIRST = TUNED_ON.stop
+"""The first person's number: people for whom the assumptions were chosen would flatter the search."""
 _RESAMPLES = 2000
 
 
@@ -34,26 +36,29 @@ def regrets(strategy: str, kind: str, adapters: int, carelessness: float, number
     return found
 
 
-def study(folder: Path, people: int, adapters: Sequence[int] = ADAPTERS) -> list[dict[str, Any]]:
+def study(
+    folder: Path, people: int, adapters: Sequence[int] = ADAPTERS, ways: Sequence[str] = tuple(STRATEGIES)
+) -> list[dict[str, Any]]:
     """Run what is missing and return the table.
 
     Args:
         folder: one file a setting; a setting whose file has enough people is not run again.
-        people: how many hidden utilities of each kind and number of adapters.
+        people: how many hidden utilities of each kind and number of adapters; their numbers begin with `FIRST`.
         adapters: the numbers of adapters.
+        ways: of asking, keys of `STRATEGIES`.
 
     Returns:
         A row a setting and way of asking, with the median regret and its 95 % interval by resampling the people.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
-    for count, kind, careless, strategy in itertools.product(adapters, KINDS, CARELESSNESS, STRATEGIES):
-        name = f"{strategy.replace(', ', '-').replace(' ', '-')}_{kind}_{count}_{round(100 * careless)}"
+    for count, kind, careless, strategy in itertools.product(adapters, KINDS, CARELESSNESS, ways):
+        name = f"{strategy.replace(', ', '-').replace(' ', '-')}_{kind}_{count}_{round(100 * careless)}_from_{FIRST}"
         file = folder / f"{name}.json"
         known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
         while len(known) < people:
-            last = min(people, len(known) + 25)
-            known += [regrets(strategy, kind, count, careless, number) for number in range(len(known), last)]
+            numbers = range(FIRST + len(known), FIRST + min(people, len(known) + 25))
+            known += [regrets(strategy, kind, count, careless, number) for number in numbers]
             write_atomically(file, json.dumps(known).encode())
         setting = {"adapters": count, "utility": kind, "random votes": careless, "asked by": strategy}
         rows.append(setting | {f"after {at}": median(np.array(known)[:people, i]) for i, at in enumerate(AT)})

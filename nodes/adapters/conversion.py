@@ -52,6 +52,8 @@ def convert(patch: Any, target: Target, strength: float, weights: BaseWeights, m
         raise ValueError("it holds NaN or infinite numbers.")
     if any(isinstance(part, Tensor) and part.ndim == 0 for part in patch.weights):
         raise ValueError("a factor of it is a single number.")
+    if patch.name == "lora" and patch.weights[5] is not None and not isinstance(patch.weights[5], list):
+        raise ValueError("its reshape_weight is a single number, not a shape.")
     if patch.name == "lora" and patch.weights[5] is not None and tuple(patch.weights[5]) != target.shape:
         raise OtherShape(
             f"it changes the layer's shape from {list(target.shape)} to {list(patch.weights[5])}, as control LoRAs do, which "

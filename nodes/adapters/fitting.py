@@ -106,7 +106,7 @@ def fit_adapter(
     itemsize = compute_dtype(network).itemsize
     for target, kind, make in _conversions(adapter, network, hosts, weights, report):
         try:
-            found = make()
+            found = _finite(make())
         except Absent:
             report.absent.append(parameter_of(target))
         except OtherShape as error:
@@ -124,6 +124,17 @@ def fit_adapter(
                 updates.setdefault(name, []).append(update)
     report.check()
     return updates, report
+
+
+def _finite(updates: Updates) -> Updates:
+    """The updates, if all their numbers are finite, whatever they were made from.
+
+    Raises:
+        ValueError: one is NaN or infinite.
+    """
+    if not all(bool(torch.isfinite(tensor).all()) for _, update in updates for tensor in update.tensors()):
+        raise ValueError("it makes NaN or infinite numbers.")
+    return updates
 
 
 Conversion = tuple[Any, str, Callable[[], Updates]]

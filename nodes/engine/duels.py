@@ -80,7 +80,7 @@ def make_duel(names: list[str], votes: str, kl_range: tuple[float, float], start
     """
     # Imported here, because a start of ComfyUI shall not pay for scipy.
     from ...preference_learning.landscape import SMALLEST_REGION, landscape
-    from ...preference_learning.search import Search, votes_of
+    from ...preference_learning.search import Search, proposed, votes_of
     from ...preference_learning.votes import Narrowing, Option, read
 
     if len(names) < 2:
@@ -90,9 +90,10 @@ def make_duel(names: list[str], votes: str, kl_range: tuple[float, float], start
         raise ValueError(f"kl_scale_from is {low} and kl_scale_to is {high}: the first must not be larger.")
     begin = None if start is None else Option(_shares(start), min(max(start.kl_scale, low), high))
     search = Search(len(names), low, high, begin)
-    entries = read(votes, len(names), search.next_pair)
-    pair = search.next_pair(entries)
-    learned = landscape(search, entries)
+    entries = read(votes, len(names), lambda before: proposed(search, tuple(before)))
+    posterior = search.posterior(entries)
+    pair = search.next_pair(entries, posterior)
+    learned = landscape(search, entries, posterior)
     best = Option(tuple(learned["best"]["weights"]), learned["best"]["kl_scale"])
     within = max(SMALLEST_REGION, search.region(entries).within / 2)
     return Duel(

@@ -2,92 +2,14 @@
 
 from __future__ import annotations
 
-import time
+import json
 from collections.abc import Iterator
-from typing import Any
 
-import make_workflows
 import pytest
 from comfy_browser import FrontEnd
-from playwright.sync_api import Page
-from workflow_taste import find_my_taste_no_downloads
-
-VIEW = ".diffusion-blend-duel"
-PATIENCE = 120_000
-NODE = "(type) => app.graph.nodes.find((node) => node.type === type)"
-READ = f"([type, name]) => ({NODE})(type).widgets.find((widget) => widget.name === name).value"
-WRITE = f"""([type, name, value]) => {{
-    const widget = ({NODE})(type).widgets.find((widget) => widget.name === name)
-    widget.value = value
-    widget.callback?.(value)
-}}"""
-
-
-class Duel:
-    """The view on a page."""
-
-    def __init__(self, front: FrontEnd, page: Page | None = None) -> None:
-        self.front = front
-        self.page = page or front.page
-
-    def part(self, name: str) -> Any:
-        return self.page.locator(f"{VIEW} [data-part={name}]")
-
-    def wait(self, phase: str) -> None:
-        self.page.wait_for_function(
-            "([view, phase]) => document.querySelector(view)?.dataset.phase === phase",
-            arg=[VIEW, phase],
-            timeout=PATIENCE,
-        )
-
-    def read(self, name: str = "votes", node: str = "PreferenceDuel") -> Any:
-        return self.page.evaluate(READ, [node, name])
-
-    def write(self, name: str, value: Any, node: str = "PreferenceDuel") -> None:
-        self.page.evaluate(WRITE, [node, name, value])
-
-    @property
-    def outcomes(self) -> str:
-        return "".join(line.split(" kl ")[1].split()[1] for line in self.read().splitlines())
-
-    def press(self, key: str) -> None:
-        """Vote by a key and wait for the next pair."""
-        votes = self.read()
-        self.page.locator(VIEW).focus()
-        self.page.keyboard.press(key)
-        assert self.read() != votes
-        self.wait("choose")
-
-    def click(self, part: str) -> None:
-        votes = self.read()
-        self.part(part).click()
-        assert self.read() != votes
-        self.wait("choose")
-
-    def runs(self) -> int:
-        """How many runs the server has ended. A pair is shown before its run has ended, so wait for the queue."""
-        deadline = time.monotonic() + PATIENCE / 1000
-        while self.waiting():
-            assert time.monotonic() < deadline, "the queue does not become empty"
-            time.sleep(0.05)
-        return len(self.front.server.get_json("/history"))
-
-    def waiting(self) -> int:
-        queue = self.front.server.get_json("/queue")
-        return len(queue["queue_running"]) + len(queue["queue_pending"])
-
-
-def load(front: FrontEnd, steps: int = 1) -> Duel:
-    """The template with few steps and one picture a side, and its first pair."""
-    make_workflows.build(front, find_my_taste_no_downloads())
-    duel = Duel(front)
-    duel.write("votes", "")  # the front end gives a new node the widgets' values of an earlier one with its number
-    duel.write("steps", steps, "BlendedKSampler")
-    duel.write("batch_size", 1, "LoadMiniature")
-    duel.wait("stale")
-    duel.part("run").click()
-    duel.wait("choose")
-    return duel
+from comfy_server import CHECKOUT
+from duel_page import NODE, VIEW, Duel, load
+from workflow_sources import TITLES
 
 
 @pytest.fixture
@@ -229,3 +151,37 @@ def test_typed_votes_run_without_the_view(duel: Duel) -> None:
     duel.page.keyboard.press("Backspace")
     assert duel.read() == "1 2"
     duel.wait("choose")
+
+
+@pytest.mark.full
+def test_votes_in_app_mode(front: FrontEnd) -> None:
+    """The view stands among the app's inputs, which the front end shows only to an app that has an output."""
+    workflow = json.loads((CHECKOUT / "workflows" / f"{TITLES['find_my_taste_no_downloads']}.json").read_text())
+    front.open_file(workflow | {"extra": workflow["extra"] | {"linearMode": True}}, "app")
+    try:
+        duel = Duel(front)
+        duel.page.get_by_test_id("linear-widgets").locator(VIEW).wait_for(state="visible")
+        duel.write("votes", "")
+        duel.write("steps", 1, "BlendedKSampler")
+        duel.write("batch_size", 1, "LoadMiniature")
+        duel.wait("stale")
+        duel.part("run").click()
+        duel.wait("choose")
+        duel.click("side-1")
+        duel.press("2")
+        duel.click("equal")
+        assert duel.outcomes == "><="
+        for side in ("side-1", "side-2"):
+            picture = duel.part(side).locator("img").bounding_box()
+            assert picture is not None and min(picture["width"], picture["height"]) > 100, picture
+        view, panel = duel.page.locator(VIEW).bounding_box(), duel.page.get_by_test_id("linear-widgets").bounding_box()
+        assert view is not None and panel is not None and view["width"] <= panel["width"]
+        parts = ("best-text", "take", "narrow", "learned")
+        boxes = [duel.part(name).bounding_box() for name in parts]
+        assert all(box and box["x"] + box["width"] <= view["x"] + view["width"] for box in boxes), boxes
+        duel.page.keyboard.press("Backspace")
+        duel.wait("choose")
+        assert duel.outcomes == "><"
+    finally:
+        front.page.evaluate("() => app.extensionManager.command.execute('Comfy.ToggleLinear')")
+        front.page.locator(".lg-node, #graph-canvas").first.wait_for(state="visible")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import base64
+import importlib.util
+from pathlib import Path
 from typing import Any
 
+import comfy_server
 import pytest
 from comfy_browser import FrontEnd
 from comfy_server import CHECKOUT
@@ -30,6 +33,16 @@ def test_readme_names_what_is_clicked() -> None:
     readme = (CHECKOUT / "README.md").read_text(encoding="utf-8")
     for words in ("Templates", "*Diffusion Blend*", f"**{TEMPLATE}**", "**Run**", "**Preference Weights**"):
         assert words in readme, words
+
+
+def test_the_chosen_front_end_is_the_one_that_is_open(front: FrontEnd) -> None:
+    """COMFYUI_FRONT_END chooses it; else it is the installed package."""
+    package = comfy_server.front_end_root()
+    if package is None:
+        spec = importlib.util.find_spec("comfyui_frontend_package")
+        assert spec is not None and spec.origin is not None
+        package = Path(spec.origin).parent / "static"
+    assert front.server.get("/") == (package / "index.html").read_bytes()
 
 
 @pytest.fixture

@@ -26,6 +26,14 @@ BOXES = """(id) => {
         view: pad.querySelector('svg').getAttribute('viewBox').split(' ').map(Number),
     }
 }"""
+LABELS = """(id) => {
+    const pad = app.graph.getNodeById(id).widgets.find((w) => w.name === 'preference_pad').element
+    const box = (part) => { const b = part.getBoundingClientRect(); return [b.left, b.top, b.right, b.bottom] }
+    return [...pad.querySelectorAll('[data-part=label]')].map((label) => {
+        const [name, number] = label.querySelectorAll('tspan')
+        return [name.textContent, box(name), box(number)]
+    })
+}"""
 # The adapters' colours by Okabe and Ito (2008), which colour-blind people can distinguish.
 OKABE_ITO = [(86, 180, 233), (230, 159, 0), (0, 158, 115)]
 MARKS = """(id) => {
@@ -86,6 +94,19 @@ def test_no_text_is_clipped_or_covered(front: FrontEnd, count: int) -> None:
         x, y = (left + right) / 2, (top + bottom) / 2
         handle = [x - 8, y - 8, x + 8, y + 8]  # the dot's radius is 9; a square about it reaches a little further
         assert not [text for text, *box in texts if overlap(box, handle)]
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_a_name_in_any_script_stands_beside_its_number(front: FrontEnd, count: int) -> None:
+    """Names from right to left, emoji of several characters, 200 letters, and a line break."""
+    names = ("\u0627\u0644\u062c\u0645\u0627\u0644", "\U0001f469\u200d\U0001f3a8" * 30, "m" * 200, "two\nlines")
+    pad = preference_pad.make(front, tuple(f"{name}.safetensors" for name in names[:count]), weight_1=0.3, weight_2=0.7)
+    labels = front.page.evaluate(LABELS, pad.node)
+    assert len(labels) == count
+    for text, name, number in labels:
+        assert name[2] <= number[0] + 0.5, f"the number lies on the name: {text!r}"
+        assert "\ufffd" not in text
+        assert not text.removesuffix("\u2026").endswith("\u200d"), "an emoji is cut in two"
 
 
 @pytest.mark.parametrize("theme", THEMES)

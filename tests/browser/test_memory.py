@@ -17,6 +17,11 @@ IMAGES = """(id) => {
     return [...pad.querySelectorAll('[data-part=remembered] rect')].map((box) =>
         ['x', 'y', 'width'].map((name) => Number(box.getAttribute(name)))).map(([x, y, side]) => [x + side / 2, y + side / 2])
 }"""
+NAMES_ABOVE_IMAGES = """(id) => {
+    const pad = app.graph.getNodeById(id).widgets.find((w) => w.name === 'preference_pad').element
+    const painted = [...pad.querySelectorAll('[data-part=remembered], [data-part=label]')].map((part) => part.dataset.part)
+    return painted.lastIndexOf('remembered') < painted.indexOf('label')
+}"""
 PANEL = """() => {
     const panel = document.querySelector('.diffusion-blend-pictures')
     if (!panel || panel.style.display === 'none') return null
@@ -84,6 +89,7 @@ def test_images_come_back_with_their_preference_and_seed(front: FrontEnd, pad: P
     pad.drag(start, CORNERS[3][0])
     page.evaluate(f"() => {{ ({SEED})().value = 12 }}")
     assert run(pad, 2)[1] == pytest.approx(CORNERS[3][0], abs=0.1)
+    assert page.evaluate(NAMES_ABOVE_IMAGES, pad.node)
 
     page.mouse.move(*pad.on_screen((first[0], first[1] + 6))[0])
     shown = panel(pad)
@@ -135,6 +141,59 @@ def test_a_sweep_fills_the_pad(front: FrontEnd, pad: Pad) -> None:
     places = run(pad, 6)
     middles = [((a[0] + b[0]) / 2, (a[1] + b[1]) / 2) for i, a in enumerate(CORNERS[3]) for b in CORNERS[3][i + 1 :]]
     assert sorted(map(tuple, places)) == [pytest.approx(place, abs=0.1) for place in sorted([*CORNERS[3], *middles])]
+
+
+def test_two_tabs_with_the_same_workflow_share_no_images(front: FrontEnd) -> None:
+    """A template that is opened twice has the same id twice. A run's images go to the tab that queued the run."""
+    page = front.page
+    text = (CHECKOUT / "workflows" / f"{TITLES['try_it_no_downloads']}.json").read_text()
+    pads, tabs = [], []
+    for _ in range(2):
+        page.evaluate(
+            "async (workflow) => { await app.loadGraphData(workflow) }", json.loads(text)
+        )  # as templates open
+        page.evaluate(SHORTEN, SHORT)
+        front.settle()
+        front.remember()
+        pads.append(Pad(front, page.evaluate("() => app.graph.nodes.find((n) => n.type === 'PreferenceWeights').id")))
+        tabs.append(page.evaluate("() => app.extensionManager.workflow.activeWorkflow.path"))
+        pads[-1].wait("look.labels.length === 3")
+    assert tabs[0] != tabs[1]
+    page.evaluate(f"() => {{ ({SEED})().value = 21 }}")
+    run(pads[1], 1)
+    show(front, tabs[0])
+    assert settled_images(pads[0]) == []
+    page.evaluate(f"() => {{ ({SEED})().value = 22 }}")
+    known = runs(front)
+    page.get_by_test_id("queue-button").first.click()
+    while not runs(front) - known:
+        front.pause(20)
+    show(front, tabs[1])  # while the run goes on
+    front.server.wait((runs(front) - known).pop(), 240)
+    assert len(settled_images(pads[1])) == 1
+    show(front, tabs[0])
+    page.wait_for_function(f"(id) => ({IMAGES})(id).length === 1", arg=pads[0].node)
+
+
+def runs(front: FrontEnd) -> set[str]:
+    """The ids of all runs that the server has begun."""
+    return {entry[1] for entry in front.server.get_json("/queue")["queue_running"]} | set(
+        front.server.get_json("/history")
+    )
+
+
+def show(front: FrontEnd, path: str) -> None:
+    """Click the tab of a workflow."""
+    name = path.rpartition("/")[2].removesuffix(".json")
+    front.page.locator(".workflow-tab, .workflow-label").get_by_text(name, exact=True).first.click()
+    front.page.wait_for_function("(path) => app.extensionManager.workflow.activeWorkflow.path === path", arg=path)
+    front.settle()
+
+
+def settled_images(pad: Pad) -> list[list[float]]:
+    pad.wait("look.labels.length === 3")
+    pad.front.pause(2500)  # longer than the time between two refreshes
+    return pad.front.page.evaluate(IMAGES, pad.node)
 
 
 def test_at_most_200_are_kept(front: FrontEnd, pad: Pad) -> None:

@@ -144,6 +144,30 @@ def test_each_node_of_a_chain_names_its_own_loaders_adapters(front: FrontEnd) ->
     before.wait(f"look.labels.join() === '{','.join(NAMES[:2])}'")
 
 
+def test_muted_nodes_of_a_chain_are_left_out_as_in_a_run(front: FrontEnd) -> None:
+    """What stands before a muted node does not reach the run, and the rest of the chain runs."""
+    pad = preference_pad.make(front, (LORAS[1], LORAS[2]))
+    before = front.page.evaluate(CHAIN, [pad.loader, pad.node, list(LORAS[:2])])
+    front.page.evaluate(
+        """([from, to]) => {
+            const node = app.graph.getNodeById(to)
+            app.graph.getNodeById(from).connect(0, node, node.findInputSlot('preference'))
+            app.graph.getNodeById(from).mode = 2
+        }""",
+        [before, pad.node],
+    )
+    assert "preference" not in pad.sent()
+    pad.wait(f"look.labels.join() === '{','.join([*NAMES[:2], NAMES[1], NAMES[2]])}' && !look.isProblem")
+    front.page.evaluate(
+        "(id) => { const node = app.graph.getNodeById(id); node.getInputNode(node.findInputSlot('reward_loras')).mode = 2 }",
+        pad.loader,
+    )
+    assert "reward_loras" not in front.prompt()[str(pad.loader)]["inputs"]
+    pad.wait(f"look.labels.join() === '{','.join(NAMES[1:])}' && look.message === ''")
+    front.page.evaluate("(id) => { app.graph.getNodeById(id).mode = 4 }", pad.loader)  # bypassed: the muted one is next
+    pad.wait("look.isProblem && look.message.includes('is muted')")
+
+
 def test_an_empty_slot_keeps_its_corner_and_counts_as_0(front: FrontEnd) -> None:
     """The numbers of the others keep their proportions, in the picture as in a run."""
     pad = preference_pad.make(front, ("None", *LORAS[1:]), weight_1=0.5, weight_2=0.2, weight_3=0.3)
@@ -238,6 +262,27 @@ def test_undo_after_opening_a_file(front: FrontEnd) -> None:
     front.press_and_restore("Control+z")
     front.press_and_restore("Control+y")
     pad.wait("look.shown && Math.abs(look.weights[0] - 54) < 3")
+
+
+def test_an_idle_pad_and_its_rows_draw_nothing(front: FrontEnd) -> None:
+    """The refresh every two seconds only reads the graph."""
+    preference_pad.make(front, LORAS)
+    front.page.mouse.move(5, 400)
+    front.pause(3000)
+    changes = front.page.evaluate(
+        """async () => {
+            let changes = 0
+            const observer = new MutationObserver((records) => { changes += records.length })
+            const parts = [...document.querySelectorAll('.diffusion-blend-pad, .diffusion-blend-rows')]
+            for (const part of parts) observer.observe(part, { attributes: true, childList: true, subtree: true })
+            const watched = async (act) => { changes = 0; await act(); return changes }
+            const wait = (time) => new Promise((done) => setTimeout(done, time))
+            const idle = await watched(() => wait(4500))
+            app.graph.nodes.find((n) => n.type === 'PreferenceWeights').widgets[0].value = 0.2
+            return [parts.length, idle, await watched(() => wait(4500)) > 0]
+        }"""
+    )
+    assert changes == [2, 0, True]
 
 
 def test_the_pad_of_a_removed_node_is_inert(front: FrontEnd) -> None:

@@ -22,6 +22,8 @@ PLACE = f"""([id, row, part]) => {{
     return [box.x + box.width / 2, box.y + box.height / 2]
 }}"""
 
+HOST_WEIGHT = "app.graph.getNodeById(id).widgets.find((w) => w.name === `weight_${i + 1}`)"
+
 
 def place(front: FrontEnd, loader: Any, row: int, part: str) -> list[float]:
     return front.page.evaluate(PLACE, [loader, row, part])
@@ -70,6 +72,53 @@ def test_reordering_takes_the_weights_along(front: FrontEnd) -> None:
     assert [name for name, *_ in front.page.evaluate(SHOWN, pad.loader)] == [*NAMES[1:], NAMES[0]]
     numbers = pad.numbers()
     assert [numbers[f"weight_{i}"] for i in (1, 2, 3)] == [0.3, 0.5, 0.2]
+
+
+KEPT = """(id) => {
+    const { properties } = app.graph.getNodeById(id)
+    return [properties.diffusion_blend_locked, properties.diffusion_blend_presets[0].numbers]
+}"""
+
+
+def test_the_lock_and_the_presets_go_along_too(front: FrontEnd) -> None:
+    """They belong to adapters, as the weights do."""
+    pad = preference_pad.make(front, LORAS, weight_1=0.2, weight_2=0.3, weight_3=0.5)
+    preset = {"weight_1": 0.6, "weight_2": 0.1, "weight_3": 0.3, "kl_scale": 1.5}
+    front.page.evaluate(
+        """([id, numbers]) => {
+            const node = app.graph.getNodeById(id)
+            node.setProperty('diffusion_blend_locked', 'weight_2')
+            node.setProperty('diffusion_blend_presets', [{ name: 'mine', numbers }])
+        }""",
+        [pad.node, preset],
+    )
+    click(front, pad.loader, 0, "remove")
+    locked, numbers = front.page.evaluate(KEPT, pad.node)
+    assert locked == "weight_1"
+    assert [numbers[name] for name in ("weight_1", "weight_2", "weight_3", "kl_scale")] == [0.1, 0.3, 0, 1.5]
+    click(front, pad.loader, 0, "remove")
+    assert front.page.evaluate(KEPT, pad.node)[0] == "", "the locked adapter is gone"
+
+
+def test_promoted_weights_travel_on_the_subgraphs_own_node(front: FrontEnd) -> None:
+    pad = preference_pad.make(front, LORAS, weight_1=0.2, weight_2=0.3, weight_3=0.5)
+    host = front.page.evaluate(
+        """([id, names]) => {
+            const { subgraph, node: host } = app.graph.convertToSubgraph(new Set([app.graph.getNodeById(id)]))
+            const inner = subgraph.nodes.find((node) => node.type === 'PreferenceWeights')
+            for (const name of names) {
+                subgraph.addInput(name, 'FLOAT').connect(inner.inputs.find((input) => input.widget?.name === name), inner)
+            }
+            return host.id
+        }""",
+        [pad.node, ["weight_1", "weight_2", "weight_3"]],
+    )
+    front.settle()
+    set_all = "([id, values]) => values.forEach((value, i) => {" + HOST_WEIGHT + ".value = value })"
+    front.page.evaluate(set_all, [host, [0.7, 0.1, 0.2]])
+    front.pause(2500)  # the pad's refresh
+    click(front, pad.loader, 0, "remove")
+    assert front.page.evaluate(f"(id) => [0, 1, 2].map((i) => {HOST_WEIGHT}.value)", host) == [0.1, 0.2, 0]
 
 
 def test_removing_closes_the_gap_and_adding_makes_a_row(front: FrontEnd) -> None:

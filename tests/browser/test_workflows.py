@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import comfy_browser
 import comfy_prompts
 import pytest
 import workflow_blueprint
 from comfy_browser import FrontEnd
 from comfy_server import CHECKOUT
+from make_server_models import LORAS
 from workflow_sources import TITLES
 
 NAMES = sorted(TITLES)
@@ -27,6 +29,15 @@ STATE = """() => ({
         .map((widget) => `${node.title}.${widget.name} = ${widget.value}`)),
     toast: document.querySelector('.p-dialog, .p-toast-message')?.innerText ?? '',
 })"""
+
+VISIBLE_ON_HOST = """([names, inElements]) => {
+    const node = app.graph.nodes[0]
+    const shown = inElements
+        ? [...document.querySelectorAll(`[data-node-id="${node.id}"] [data-testid=widget-layout-field-label]`)]
+            .map((label) => label.textContent.trim())
+        : node.widgets.filter((widget) => node.isWidgetVisible(widget)).map((widget) => widget.label ?? widget.name)
+    return names.every((name) => shown.includes(name))
+}"""
 
 
 def workflow(name: str, app: bool = False) -> dict[str, Any]:
@@ -143,14 +154,30 @@ def test_an_app_shows_its_inputs_with_the_pad(front: FrontEnd, name: str) -> Non
     front.page.evaluate("() => app.extensionManager.command.execute('Comfy.ToggleLinear')")
 
 
-def test_the_blueprint_is_offered_and_is_the_whole_blend(front: FrontEnd) -> None:
+def test_the_blueprint_is_offered_and_is_the_whole_blend(front: FrontEnd, renderer: str) -> None:
     offered = front.server.get_json("/global_subgraphs")
     (key,) = [key for key, entry in offered.items() if entry["name"] == workflow_blueprint.NAME]
     front.load(json.loads(front.server.get_json(f"/global_subgraphs/{key}")["data"]))
     names = front.page.evaluate("() => app.graph.nodes[0].inputs.map((input) => input.name)")
     assert set(names) == {name for _, names in workflow_blueprint.INPUTS for name in names}
     assert len(front.workflow()["nodes"]) == 1
+    wanted = [name for _, names in workflow_blueprint.INPUTS for name in names]
+    numbers = [name for name in wanted if name not in workflow_blueprint.INPUTS[0][1]]
+    front.page.wait_for_function(VISIBLE_ON_HOST, arg=[numbers, renderer == comfy_browser.NODES_2])
+    front.page.evaluate(
+        """(file) => {
+            const widget = app.graph.nodes[0].widgets.find((w) => w.name === 'lora_2')
+            widget.value = widget.options.values.find((value) => value.endsWith(file))
+        }""",
+        LORAS[1],
+    )
+    front.page.wait_for_function(
+        "(name) => app.graph.nodes[0].subgraph.nodes.find((node) => node.type === 'PreferenceWeights').widgets"
+        ".find((w) => w.name === 'preference_pad').element.textContent.includes(name)",
+        arg=LORAS[1].removesuffix(".safetensors"),
+    )
     prompt = front.prompt()
     kinds = {item["class_type"]: item["inputs"] for item in prompt.values()}
     assert set(kinds) == {"LoadRewardLoRAs", "PreferenceWeights", "BlendedKSampler"}
     assert {"reward_loras", "preference"} <= set(kinds["BlendedKSampler"])
+    assert kinds["LoadRewardLoRAs"]["lora_2"].endswith(LORAS[1])

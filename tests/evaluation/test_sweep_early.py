@@ -24,7 +24,7 @@ def test_the_residual_of_x0_decays_with_the_noise(
     scheduler: Any = DDIMScheduler(prediction_type=kind, clip_sample=False)
     scheduler.set_timesteps(COUNT)
     steps = ddim_steps(scheduler.alphas_cumprod.double(), TIMESTEPS, 1.0, 1.0, kind)
-    stepper = PlannedWithResidual(EarlyBlend((0.5, 0.5), share), steps)
+    stepper = PlannedWithResidual(EarlyBlend((0.5, 0.5), share))
     torch.manual_seed(0)
     outputs = torch.randn(COUNT, 3, 2, 3, 4, 4, dtype=torch.float64)  # of adapter 1, adapter 2 and the soup
     latents = torch.randn(2, 3, 4, 4, dtype=torch.float64)
@@ -37,6 +37,7 @@ def test_the_residual_of_x0_decays_with_the_noise(
 
         state: Any = SimpleNamespace(
             index=index,
+            steps=steps,
             info=StepInfo(index, COUNT, images=(0, 1)),
             predict=lambda row, index=index: outputs[index, rows[row[0]]],
             mean=lambda output: output,

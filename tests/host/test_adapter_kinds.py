@@ -318,7 +318,5 @@ def test_half_of_the_layers_may_be_of_another_shape_and_one_more_may_not():
 def test_an_alpha_of_a_dora_that_is_no_number_is_refused():
     """Found by the fuzzer: the update would be NaN."""
     tensors = dora(LINEAR, 0) | put(LINEAR, alpha=torch.tensor(math.nan))
-    with pytest.raises(
-        ValueError, match=r"a\.safetensors: .*its alpha, its scale or its strength makes numbers as large"
-    ):
+    with pytest.raises(ValueError, match=r"a\.safetensors: .*its alpha is nan"):
         fit(comfy_models.load("sd15"), tensors)

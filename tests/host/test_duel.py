@@ -11,7 +11,7 @@ from diffusion_blend.nodes.engine.duels import make_duel, save_pictures
 from diffusion_blend.preference_learning.votes import Option
 from PIL import Image
 
-NAMES = ["aesthetic", "faithful", "vivid"]
+NAMES = ["aesthetic", "faithful", "vivid", "soft", "bright"]
 
 
 def adapters(count=3):
@@ -98,10 +98,10 @@ def test_the_view_refuses_more_or_fewer_than_two_pictures():
             PreferenceDuelView.execute([torch.zeros(1, 8, 8, 3)] * count, [made], [False])
 
 
-@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("count", [2, 3, 5])
 def test_what_was_learned_is_a_shading_between_0_and_1_over_the_whole_shape(count):
     learned = make_duel(NAMES[:count], "1 2 1", (0.5, 1.5), None).learned
-    assert len(learned["points"]) == {2: 25, 3: 91}[count]
+    assert len(learned["points"]) == {2: 25, 3: 91, 5: 97}[count]
     for row in learned["points"]:
         assert sum(row[:count]) == pytest.approx(1, abs=0.01)
         assert all(0 <= value <= 1 for value in row)

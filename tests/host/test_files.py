@@ -256,7 +256,7 @@ BAD_TENSORS = {
     ),
     "alpha NaN": (
         put("lora_unet_joint_blocks_0_x_block_attn_qkv.alpha", torch.tensor(torch.nan)),
-        "as large as nan, more than a float holds",
+        "its alpha is nan",
     ),
     "a difference with NaN": (
         put("diffusion_model.final_layer.linear.diff", torch.full((64, 128), torch.nan)),

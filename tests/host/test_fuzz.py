@@ -17,7 +17,7 @@ from diffusion_blend.blending.preference import Preference
 from diffusion_blend.blending.step_info import StepInfo
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
-from reader_law import ENDINGS, NUMBERS, World, check_file
+from reader_law import ENDINGS, KERNEL, LINEAR, NUMBERS, World, check_file
 from safetensors.torch import save
 
 FEW = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
@@ -128,6 +128,21 @@ metadata = st.none() | st.dictionaries(
 def test_mutated_files_fit_or_are_refused_by_name(reader_world, tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "mutated.safetensors"
     check_file(data.draw(mutated_bytes(reader_world)).content, path, reader_world)
+
+
+FOUND = {
+    "LoKr's alpha NaN": ("LoKr", f"{LINEAR}.alpha", torch.tensor(math.nan)),
+    "LoKr's alpha infinite": ("LoKr", f"{LINEAR}.alpha", torch.tensor(math.inf)),
+    "LoHa's alpha NaN": ("LoHa", f"{LINEAR}.alpha", torch.tensor(math.nan)),
+    "alpha NaN": ("LoCon", f"{KERNEL}.alpha", torch.tensor(math.nan)),
+    "a shape that is one number": ("DoRA", f"{LINEAR}.reshape_weight", torch.tensor(3.0)),
+    "a shape that is a table": ("DoRA", f"{LINEAR}.reshape_weight", torch.ones(2, 2)),
+}
+
+
+@pytest.mark.parametrize(("kind", "key", "value"), FOUND.values(), ids=FOUND)
+def test_files_that_once_came_through(kind, key, value, reader_world, tmp_path):
+    check_file(save({**reader_world.files[kind], key: value}), tmp_path / "found.safetensors", reader_world)
 
 
 @pytest.mark.full

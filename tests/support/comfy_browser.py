@@ -205,6 +205,7 @@ def settings(renderer: str) -> dict[str, Any]:
         raise ValueError(f"renderer is {renderer!r}: choose {CLASSIC!r} or {NODES_2!r}.")
     return {
         "Comfy.TutorialCompleted": True,
+        "Comfy.OnboardingCoachmarks.Seen": ["appMode"],
         "Comfy.VueNodes.Enabled": renderer == NODES_2,
         "Comfy.Minimap.Visible": False,
         "Comfy.RightSidePanel.IsOpen": False,

@@ -13,7 +13,7 @@ import comfy.lora
 import comfy.lora_convert
 import torch
 from diffusion_blend.blending.layers import Layer
-from diffusion_blend.blending.updates import Difference, ParameterDifference, Update
+from diffusion_blend.blending.updates import BiasDifference, Difference, ParameterDifference, Update
 from diffusion_blend.nodes.adapters.base_weights import BaseWeights
 from diffusion_blend.nodes.adapters.files import RewardLoRA
 from diffusion_blend.nodes.adapters.fitting import fit_adapter
@@ -62,9 +62,12 @@ def _weight_and_bias(module: Any, updates: Sequence[Update]) -> tuple[Tensor, Te
     tail = [1] * (weight.ndim - 2)
     y = layer.apply(x, weight) + bias.view(-1, *tail)
     zero_x, zero_y = torch.zeros_like(x[:1]), bias.view(1, -1, *tail)
-    shift = sum(update.delta(layer, zero_x, zero_y) for update in updates).reshape(1, -1)
-    change = sum(update.delta(layer, x, y) for update in updates).reshape(inputs, -1) - shift
-    return change.t().reshape(weight.shape), shift.flatten()
+    # Differences of the bias are left out of the weight's: a large one would swallow it.
+    linear = [update for update in updates if not isinstance(update, BiasDifference)]
+    constant = sum((u.delta(layer, zero_x, zero_y) for u in linear), torch.zeros_like(zero_y)).reshape(1, -1)
+    moved = sum((u.delta(layer, x, y) for u in linear), torch.zeros_like(y)).reshape(inputs, -1)
+    shift = sum(update.delta(layer, zero_x, zero_y) for update in updates).flatten()
+    return (moved - constant).t().reshape(weight.shape), shift
 
 
 def host_changes(

@@ -1,6 +1,7 @@
 """Runs two training iterations of each algorithm on all processes of the launcher, and saves adapters and figures.
 
-``accelerate launch ... two_processes.py BASE OUT ALGORITHM ...`` makes a folder for each algorithm in OUT.
+``accelerate launch ... two_processes.py BASE OUT ALGORITHM ...`` makes a folder for each algorithm in OUT. An algorithm's name
+with ``+shard`` splits the base over the processes.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from diffusion_blend.training.models.bases import load_base
 from diffusion_blend.training.models.diffusers_model import DiffusersModel
 from diffusion_blend.training.trainer import Trainer
 from safetensors.torch import save_file
+from torch.distributed.tensor import DTensor
 from training_runs import PROMPTS, redness, settings
 
 
-def run(base: str, out: Path, name: str, accelerator: Accelerator) -> None:
+def run(base: str, out: Path, wish: str, accelerator: Accelerator) -> None:
+    name, _, option = wish.partition("+")
     out.mkdir(parents=True, exist_ok=True)
     share = 2 // accelerator.num_processes  # a single process takes twice the batch
     config = settings(
@@ -32,10 +35,15 @@ def run(base: str, out: Path, name: str, accelerator: Accelerator) -> None:
         run={"iterations": 2},
     )
     model = DiffusersModel(
-        load_base(BaseConfig(path=base), torch.device("cpu"), allow_download=False), config.adapter, 0
+        load_base(BaseConfig(path=base, shard=option == "shard"), torch.device("cpu"), allow_download=False),
+        config.adapter,
+        0,
     )
     trainer = Trainer(config, model, {"redness": redness}, {}, PROMPTS, accelerator)
     trainer.run()
+    own = [value.to_local() if isinstance(value, DTensor) else value for value in model.base.unet.parameters()]
+    numbers = {"held": sum(map(torch.numel, own)), "whole": sum(map(torch.numel, model.base.unet.parameters()))}
+    (out / f"rank{accelerator.process_index}.json").write_text(json.dumps(numbers))
     parameters = {key: value.detach().clone() for key, value in model.trainable().items()}
     save_file(parameters, out / f"rank{accelerator.process_index}.safetensors")
     if accelerator.is_main_process:

@@ -30,16 +30,21 @@ PREFERENCE = (300, ["positive", "negative", "preference"])
 Nodes = dict[str, dict[str, Any]]
 
 
-class App(TypedDict):
+class _Shown(TypedDict):
+    inputs: list[tuple[str, str]]
+    outputs: list[str]
+
+
+class App(_Shown, total=False):
     """A graph in App mode.
 
     Args:
         inputs: the widgets that it shows, by node and name.
-        outputs: the nodes whose pictures it shows.
+        outputs: the nodes whose pictures it shows. Without any, the front end shows no widget either.
+        opens: the graph opens in App mode; that is so where it is left out. Otherwise the menu switches to it.
     """
 
-    inputs: list[tuple[str, str]]
-    outputs: list[str]
+    opens: bool
 
 
 class _Graph(TypedDict):

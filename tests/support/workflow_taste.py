@@ -36,4 +36,5 @@ def find_my_taste_no_downloads() -> Template:
         (250, ["sampler", "decode"]),
         (530, ["view"]),
     ]
-    return {"id": IDS.format(11), "nodes": nodes, "columns": columns}
+    app = {"inputs": [("positive", "text"), ("view", "preference_duel")], "outputs": ["view"], "opens": False}
+    return {"id": IDS.format(11), "nodes": nodes, "columns": columns, "app": app}

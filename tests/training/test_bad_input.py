@@ -14,7 +14,7 @@ from diffusion_blend.training.algorithms.requirements import check_passes
 from diffusion_blend.training.checks import check_config
 from diffusion_blend.training.config import BaseConfig, TrainConfig
 from diffusion_blend.training.models.bases import load_base
-from diffusion_blend.training.resume import check_output
+from diffusion_blend.training.resume import check_resumed
 from diffusion_blend.training.train import main, parse
 from own_rewards import not_a_number, wrong_shape
 from training_runs import settings
@@ -112,7 +112,7 @@ def test_output_that_exists(capsys: pytest.CaptureFixture[str], tmp_path: Path) 
 
 def test_nothing_to_resume(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nothing to resume"):
-        check_output(settings(tmp_path, resume=True), 1)
+        check_resumed(settings(tmp_path, resume=True), 1)
 
 
 def test_incompatible_resume(tmp_path: Path) -> None:
@@ -123,11 +123,11 @@ def test_incompatible_resume(tmp_path: Path) -> None:
     before = settings(tmp_path)
     state = {"config": dataclasses.asdict(before), "processes": 1}
     save_checkpoint(tmp_path / "checkpoints", 3, state, b"", 1)
-    check_output(settings(tmp_path, resume=True, run={"iterations": 99}), 1)  # longer is fine
+    check_resumed(settings(tmp_path, resume=True, run={"iterations": 99}), 1)  # longer is fine
     with pytest.raises(ValueError, match=r"adapter.rank was 2, is 8.*algorithm.kl_weight was 0.01, is 0.5"):
-        check_output(settings(tmp_path, resume=True, adapter={"rank": 8}, algorithm={"kl_weight": 0.5}), 1)
+        check_resumed(settings(tmp_path, resume=True, adapter={"rank": 8}, algorithm={"kl_weight": 0.5}), 1)
     with pytest.raises(ValueError, match="had 1 processes, now there are 2"):
-        check_output(settings(tmp_path, resume=True), 2)
+        check_resumed(settings(tmp_path, resume=True), 2)
 
 
 @pytest.mark.parametrize(
@@ -196,3 +196,14 @@ def test_every_setting_is_documented(capsys: pytest.CaptureFixture[str]) -> None
             for field in dataclasses.fields(kind):
                 option = shown.split(f"--{section.name}.{field.name} ", 2)[2]
                 assert not option.strip().startswith("("), f"{section.name}.{field.name} has no help"
+
+
+def test_a_base_is_not_split_in_vain(tmp_path: Path, tiny_sd: Path) -> None:
+    with pytest.raises(ValueError, match="accelerate launch --num_processes N"):
+        load_base(BaseConfig(path=str(tiny_sd), shard=True), torch.device("cpu"), allow_download=False)
+    for over, reason in (
+        ({"quantise": "nf4"}, "do not go together"),
+        ({"path": "mine:base"}, "a function of your own"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            check_config(settings(tmp_path, base={"path": str(tiny_sd), "shard": True, **over}))

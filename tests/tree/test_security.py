@@ -46,6 +46,7 @@ LATE_IMPORTS = {
     "training/models/bases.py",
     "nodes/samplers.py",
     "command.py",
+    "pipelines/trajectories.py",  # this package's own classes that a pipeline folder names
 }
 # The pool of one thread that limits the time of a reward.
 LATE_PROCESSES = {"rewards/guarded.py"}

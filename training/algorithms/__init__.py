@@ -36,6 +36,10 @@ class AlgorithmEntry:
     window: str = "all"
     not_stacked: str = ""
 
+    def load(self) -> type[Algorithm]:
+        """Load the file and return the class."""
+        return getattr(importlib.import_module(f".{self.module}", __package__), self.attribute)
+
 
 ALGORITHMS = {
     "dpok": AlgorithmEntry(
@@ -88,13 +92,3 @@ def entry_of(name: str) -> AlgorithmEntry:
     if name not in ALGORITHMS:
         raise ValueError(f"algorithm.name is {name!r}: choose one of {', '.join(ALGORITHMS)}")
     return ALGORITHMS[name]
-
-
-def algorithm_class(name: str) -> type[Algorithm]:
-    """The class of an algorithm; loads its file.
-
-    Raises:
-        ValueError: there is no such algorithm.
-    """
-    entry = entry_of(name)
-    return getattr(importlib.import_module(f".{entry.module}", __package__), entry.attribute)

@@ -121,7 +121,7 @@ class Rwr:
         context, settings = self.context, self.context.config.algorithm
         data = self.collector.from_base(iteration)
         reward, figures = total_reward(context, data)
-        returns = scaled_scores(context, data) if settings.stacked else reward
+        returns = scaled_scores(context, data) if settings.adapter_per_reward else reward
         fresh = clean_latents(replace(data, prompt=context.prompts.plain(data.prompt)), returns)
         self.buffer = join(self.buffer, fresh, settings.buffer * context.processes.count)
         rows, share = [], 0.0

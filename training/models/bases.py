@@ -12,6 +12,7 @@ from ..config import BaseConfig
 from .diffusers_model import Base
 from .family import family_of
 from .loading import read_pipeline
+from .sharding import shard
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -29,13 +30,15 @@ def load_base(config: BaseConfig, device: torch.device, *, allow_download: bool)
 
     Raises:
         ValueError: it cannot be found or read, it is a kind of model that is not supported, the resolution does not
-            fit, or fp16 was asked for without a GPU.
+            fit, fp16 was asked for without a GPU, or the base is to be shared by a single process.
     """
     if config.precision == "fp16" and device.type == "cpu":
         raise ValueError("base.precision fp16 needs a GPU: use fp32 or bf16 on the CPU")
     if ":" in config.path and not Path(config.path).exists():
         return _call(config.path)
     pipeline = read_pipeline(config, DTYPES[config.precision], allow_download=allow_download)
+    if config.shard:
+        shard(getattr(pipeline, "transformer", None) or pipeline.unet, device)
     return base_from_pipeline(pipeline, config.path, config.resolution, device)
 
 

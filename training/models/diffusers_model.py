@@ -20,6 +20,7 @@ from ..export import adapter_bytes
 from ..policy import PolicySteps
 from .gated_adapters import GatedAdapters
 from .protocol import GATES, Conditioning, rows_at_once
+from .schedulers import SchedulerChoice, SchedulerMaker, SchedulerRun, noise_scheduler
 from .unet import call_unet, ddim_run
 
 NetworkCall = Callable[[Any, Tensor, Tensor, Mapping[str, Tensor]], Tensor]
@@ -45,6 +46,7 @@ class Base:
         decode: clean latents float32[B, C, h, w] on the UNet's device -> images float32[B, 3, H, W] in 0..1.
         call: network, noisy latents, timesteps, conditioning -> the network's output.
         make_steps: scheduler, number of steps, eta, noisy steps -> the policy's coefficients.
+        make_scheduler: scheduler, choice of another class, number of steps -> a run of that class.
         save: network with its adapter, alpha, metadata -> the adapter file's content.
     """
 
@@ -58,11 +60,16 @@ class Base:
     decode: Callable[[Tensor], Tensor]
     call: NetworkCall = call_unet
     make_steps: StepsMaker = ddim_run
+    make_scheduler: SchedulerMaker = noise_scheduler
     save: AdapterWriter = adapter_bytes
 
     def policy_steps(self, steps: int, eta: float) -> PolicySteps:
         """The coefficients of a run over the base's own schedule. With eta 0 no step has noise."""
         return self.make_steps(self.scheduler, steps, eta or 1.0, None if eta else ())
+
+    def scheduler_run(self, choice: SchedulerChoice, steps: int) -> SchedulerRun:
+        """A run of a scheduler of diffusers over the base's own schedule; see `schedulers`."""
+        return self.make_scheduler(self.scheduler, choice, steps)
 
     def decode_in_parts(self, latents: Tensor) -> Tensor:
         """Decode clean latents a few at a time: float32[B, 3, H, W] in 0..1, on the latents' device."""

@@ -17,6 +17,7 @@ from ..policy import PolicySteps
 from .diffusers_model import AdapterWriter, Base, NetworkCall
 from .protocol import Conditioning
 from .quantised import placed
+from .schedulers import SchedulerChoice, SchedulerRun, flow_scheduler
 from .vae import VaeDecoder
 
 Shift = Callable[[Any, int, int], float]
@@ -45,12 +46,39 @@ def flow_run(
         shift: a dynamic shift from configuration, tokens and steps; None grows linearly with the tokens.
     """
     flow: Any = FlowMatchEulerDiscreteScheduler.from_config(dict(scheduler))
-    if even or flow.config.use_dynamic_shifting:
-        shifted_by = (shift or linear_shift)(flow.config, tokens, steps)
-        flow.set_timesteps(sigmas=np.linspace(1.0, 1 / steps, steps).tolist(), mu=shifted_by)
-    else:
-        flow.set_timesteps(steps)
+    times = flow_times(tokens, scheduler, steps, even=even, shift=shift)
+    flow.set_timesteps(**(times or {"num_inference_steps": steps}))
     return flow_steps(torch.as_tensor(flow.sigmas), eta, noisy)
+
+
+def flow_times(
+    tokens: int, scheduler: Mapping[str, Any], steps: int, *, even: bool = False, shift: Shift | None = None
+) -> dict[str, Any]:
+    """The times and the shift that a pipeline gives to its scheduler; nothing where the scheduler has its own.
+
+    Args:
+        tokens, scheduler, steps, even, shift: see `flow_run`.
+    """
+    flow: Any = FlowMatchEulerDiscreteScheduler.from_config(dict(scheduler))
+    config = flow.config
+    if not even and not config.use_dynamic_shifting:
+        return {}
+    shifted_by = (shift or linear_shift)(config, tokens, steps)
+    return {"sigmas": np.linspace(1.0, 1 / steps, steps).tolist(), "mu": shifted_by}
+
+
+def flow_scheduler_run(
+    tokens: int,
+    scheduler: Mapping[str, Any],
+    choice: SchedulerChoice,
+    steps: int,
+    *,
+    even: bool = False,
+    shift: Shift | None = None,
+) -> SchedulerRun:
+    """A run of a scheduler of diffusers over a flow schedule; arguments as `flow_run` and `flow_scheduler`."""
+    times = partial(flow_times, tokens, scheduler, steps, even=even, shift=shift)
+    return flow_scheduler(scheduler, choice, steps, times)
 
 
 def linear_shift(config: Any, tokens: int, _steps: int) -> float:
@@ -105,6 +133,7 @@ def transformer_base(
         decode=decode or VaeDecoder(pipeline.vae.to(device)),
         call=call,
         make_steps=partial(flow_run, (height // patch) ** 2, even=even, shift=shift),
+        make_scheduler=partial(flow_scheduler_run, (height // patch) ** 2, even=even, shift=shift),
         save=save,
     )
 

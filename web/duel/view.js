@@ -27,6 +27,7 @@
 
 import { svg } from '../pad/drawing.js'
 import { FONT_FAMILY } from '../pad/layout.js'
+import { button, make } from './elements.js'
 import { HEIGHT, WIDTH, drawLearned } from './learned.js'
 import { say } from './words.js'
 
@@ -34,23 +35,6 @@ export const [MIN_WIDTH, MIN_HEIGHT] = [520, 480]
 export const VIEW_CLASS = 'diffusion-blend-duel'
 /** @type {Record<string, Key>} */
 const KEYS = { 1: '1', 2: '2', 0: '0', x: 'x', X: 'x' }
-
-/** @type {(tag: string, style: Partial<CSSStyleDeclaration>, ...children: any[]) => any} */
-function make(tag, style, ...children) {
-  const element = document.createElement(tag)
-  Object.assign(element.style, style)
-  element.append(...children)
-  return element
-}
-
-/** @type {(part: string, action: () => void) => HTMLButtonElement} */
-function button(part, action) {
-  const element = make('button', { font: 'inherit', padding: '5px 12px', borderRadius: '6px', cursor: 'pointer', border: '1px solid' })
-  element.type = 'button'
-  element.dataset.part = part
-  element.addEventListener('click', action)
-  return element
-}
 
 /** The element, and the two ways of talking to it: `show` and the actions. */
 export class DuelView {
@@ -89,8 +73,8 @@ export class DuelView {
     this.legend = make('div', { fontSize: '11px' })
     this.take = button('take', take)
     this.narrow = button('narrow', narrow)
-    const words = make('div', { display: 'flex', flexDirection: 'column', gap: '6px', flex: '1', minWidth: '0' }, this.best, this.legend, make('div', row, this.take, this.narrow))
-    this.learned = make('div', { display: 'flex', gap: '10px', alignItems: 'center' }, this.picture, words)
+    const words = make('div', { display: 'flex', flexDirection: 'column', gap: '6px', flex: '1 1 180px', minWidth: '0' }, this.best, this.legend, make('div', row, this.take, this.narrow))
+    this.learned = make('div', { display: 'flex', flexWrap: 'wrap', gap: '10px', alignItems: 'center' }, this.picture, words)
     const style = { display: 'flex', flexDirection: 'column', gap: '8px', padding: '10px', borderRadius: '8px', width: '100%', height: '100%', minHeight: `${MIN_HEIGHT}px`, boxSizing: 'border-box', font: `13px ${FONT_FAMILY}`, outline: 'none' }
     this.element = make('div', /** @type {any} */ (style), make('div', row, this.heading, this.again), pictures, make('div', row, this.equal, this.bad, this.undo, auto), this.learned)
     this.element.className = VIEW_CLASS
@@ -183,7 +167,7 @@ export class DuelView {
     if (!known) return
     const shares = duel.names.map((name, i) => `${name} ${duel.best.weights[i].toFixed(2)}`)
     this.best.textContent = `${say('best')}: ${shares.join(', ')}, ${say('kl', { value: duel.best.kl_scale })}`
-    this.legend.textContent = note || say(duel.points.length ? 'legend' : 'spread')
+    this.legend.textContent = note || say(duel.names.length <= 3 ? 'legend' : 'spread')
     this.picture.replaceChildren(...drawLearned(duel, theme))
     this.take.textContent = say('take')
     this.take.disabled = !target

@@ -25,7 +25,13 @@ const ENGLISH = {
   takeNone: 'Connect Preference Weights to the same Load Reward LoRAs, or use the output best',
   narrow: 'Again from here',
   narrowHelp: 'Look further only near the best preference',
-  taken: 'Written into {title}'
+  taken: 'Written into {title}',
+  shade: 'Shade what the votes say',
+  shading: 'Darker: better by your votes. Dots: not sure yet. Ring: best so far.',
+  compare: 'Vote on two of these pictures\u2026',
+  pick: 'Click two pictures, then say which is better',
+  written: 'Vote {number} is written. Pick two more, or close',
+  close: 'Close'
 }
 
 /** @type {Record<string, typeof ENGLISH>} */
@@ -56,7 +62,13 @@ const WORDS = {
     takeNone: '请将“偏好权重”连接到同一个“加载奖励 LoRA”，或使用输出 best',
     narrow: '从这里继续',
     narrowHelp: '之后只在最佳偏好附近寻找',
-    taken: '已写入 {title}'
+    taken: '已写入 {title}',
+    shade: '用阴影显示投票结果',
+    shading: '越深越好；圆点表示尚不确定；圆环为目前最佳。',
+    compare: '比较其中两张图片\u2026',
+    pick: '点击两张图片，再选择哪一张更好',
+    written: '已写入第 {number} 次投票。可再选两张，或关闭',
+    close: '关闭'
   }
 }
 

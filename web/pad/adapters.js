@@ -48,14 +48,20 @@ export function numbered(node, prefix) {
 
 /** @type {(node: any) => Found} */
 export function slotsOf(node) {
-  const last = origin(node, 'reward_loras') ?? loaderBeyond(node)
+  const last = notBypassed(origin(node, 'reward_loras') ?? loaderBeyond(node))
   const loaders = last ? chainOf(last, LOADER, 'reward_loras') : null
   const before = loaders?.length ? origin(loaders[0], 'reward_loras') : null
   if (before && before.comfyClass !== LOADER) return { slots: null, muted: '' } // the run alone knows its adapters
   if (!loaders?.length) return { slots: null, muted: '' }
-  const muted = loaders.find((loader) => loader.mode === NEVER)
-  if (muted) return { slots: null, muted: muted.title }
+  if (last.mode === NEVER) return { slots: null, muted: last.title }
   return { slots: ownSlots(node, loaders), muted: '' }
+}
+
+/** @type {(loader: any) => any} The loader whose adapters a run gets from here: a bypassed one hands on what comes before. */
+function notBypassed(loader) {
+  let at = loader
+  for (let step = 0; at?.comfyClass === LOADER && at.mode === BYPASS && step < LONGEST_CHAIN; step++) at = origin(at, 'reward_loras')
+  return at
 }
 
 /** @type {(node: any, loaders: any[]) => Slot[]} */
@@ -81,7 +87,7 @@ export function ownersOfWeights(loader) {
 function chainOf(last, type, input) {
   const chain = []
   for (let node = last; node && chain.length < LONGEST_CHAIN; node = origin(node, input)) {
-    if (node.comfyClass !== type) break
+    if (node.comfyClass !== type || (node.mode === NEVER && node !== last)) break // a run does without muted nodes
     if (node.mode !== BYPASS || node === last) chain.unshift(node)
   }
   return chain.filter((node) => type !== LOADER || node.mode !== BYPASS)
@@ -94,6 +100,7 @@ function followers(node) {
     const next = targetsOf(at, 0).find(
       (end) => end.node.comfyClass === PREFERENCE && end.node.inputs[end.index]?.name === 'preference'
     )
+    if (next?.node.mode === NEVER) break
     if (next && next.node.mode !== BYPASS) count += 1
     at = next?.node
   }
@@ -103,9 +110,10 @@ function followers(node) {
 /** @type {(loader: any) => Slot[]} */
 function loaderSlots(loader) {
   return numbered(loader, 'lora').map((name) => {
-    const file = widgetOf(loader, name)?.value
+    const valueOf = (/** @type {string} */ input) => (holderOf(loader, input)?.widget ?? widgetOf(loader, input))?.value
+    const file = valueOf(name)
     const chosen = typeof file === 'string' && file !== NONE
-    const on = widgetOf(loader, name.replace('lora', 'on'))?.value !== false
+    const on = valueOf(name.replace('lora', 'on')) !== false
     // A cross adapter has no weight of its own: its gate follows from the weights of its two adapters.
     return { name: chosen ? shortName(file) : '', used: chosen && on && !CROSS.test(file) }
   })
@@ -136,6 +144,25 @@ function loaderBeyond(node) {
   return null
 }
 
+/** @type {(node: any, name: string) => number} */
+const inputIndex = (node, name) => node.inputs?.findIndex((/** @type {any} */ input) => input.widget?.name === name) ?? -1
+
+/**
+ * The widget whose value a run uses for an input: the node's own, or the one on a subgraph's own node.
+ *
+ * @param {any} node
+ * @param {string} name the input's name
+ * @returns {{ widget: any, owner: any } | null} null where the output of a node gives the value
+ */
+export function holderOf(node, name) {
+  const index = inputIndex(node, name)
+  if (node.inputs?.[index]?.link == null) return { widget: widgetOf(node, name), owner: node }
+  const source = sourceOf(node, index)
+  if (!source?.input) return null
+  const promoted = widgetOf(source.node, source.input.widget?.name ?? source.input.name)
+  return promoted ? { widget: promoted, owner: source.node } : null
+}
+
 /**
  * A number of the node as a run would see it.
  *
@@ -144,17 +171,9 @@ function loaderBeyond(node) {
  * @returns {Numbered}
  */
 export function numberOf(node, name) {
-  const index = node.inputs?.findIndex((/** @type {any} */ input) => input.widget?.name === name) ?? -1
-  if (node.inputs?.[index]?.link == null) return held(widgetOf(node, name), node)
-  const source = sourceOf(node, index)
-  if (source?.input) {
-    const { widget, name: label } = source.input
-    const promoted = widgetOf(source.node, widget?.name ?? label)
-    if (promoted) return held(promoted, source.node)
-  }
+  const holder = holderOf(node, name)
+  if (holder) return { value: Number(holder.widget?.value), linked: false, ...holder }
+  const source = sourceOf(node, inputIndex(node, name))
   const value = source && !source.input ? widgetOf(source.node, 'value')?.value : null
   return { value: typeof value === 'number' ? value : null, linked: true, widget: null, owner: null }
 }
-
-/** @type {(widget: any, owner: any) => Numbered} */
-const held = (widget, owner) => ({ value: Number(widget?.value), linked: false, widget, owner })

@@ -22,15 +22,14 @@ export function svg(tag, attributes = {}, text) {
 }
 
 /**
- * The shape between the adapters, with their names and shares.
+ * The shape between the adapters.
  *
  * @param {import('./adapters.js').Slot[]} slots one per corner
- * @param {(number | null)[]} shares one per corner, sum 1; null where they are unknown
  * @param {number} locked the corner whose weight is locked; -1: none
  * @param {import('./theme.js').Theme} theme
  * @returns {any[]} elements
  */
-export function drawShape(slots, shares, locked, theme) {
+export function drawShape(slots, locked, theme) {
   const corners = CORNERS[slots.length]
   const outline = svg('polygon', {
     points: corners.map((corner) => corner.join(',')).join(' '),
@@ -39,13 +38,24 @@ export function drawShape(slots, shares, locked, theme) {
     'stroke-width': 2,
     'stroke-linejoin': 'round'
   })
-  const places = labelPlaces(slots.length)
   const marks = slots.map(({ used }, i) => {
     const look = used ? { fill: COLOURS[i] } : { fill: 'none', stroke: theme.line, 'stroke-dasharray': '2 2' }
     return svg('circle', { cx: corners[i][0], cy: corners[i][1], r: 6, 'data-part': 'corner', ...look })
   })
-  const lock = slots[locked] ? [drawLock(corners[locked], theme)] : []
-  return [outline, ...marks, ...lock, ...slots.map((slot, i) => drawLabel(slot, shares[i], places[i], theme))]
+  return [outline, ...marks, ...(slots[locked] ? [drawLock(corners[locked], theme)] : [])]
+}
+
+/**
+ * The adapters' names and shares.
+ *
+ * @param {import('./adapters.js').Slot[]} slots one per corner
+ * @param {(number | null)[]} shares one per corner, sum 1; null where they are unknown
+ * @param {import('./theme.js').Theme} theme
+ * @returns {any[]} elements
+ */
+export function drawLabels(slots, shares, theme) {
+  const places = labelPlaces(slots.length)
+  return slots.map((slot, i) => drawLabel(slot, shares[i], places[i], theme))
 }
 
 /** @type {(corner: import('./coordinates.js').Point, theme: import('./theme.js').Theme) => any} A padlock on a corner. */
@@ -76,9 +86,12 @@ function drawLabel({ name, used }, share, { x, y, anchor, width, stacked }, them
     'font-size': FONT_SIZE,
     'data-part': 'label'
   })
+  Object.assign(label.style, { paintOrder: 'stroke', stroke: theme.background, strokeWidth: '3px' }) // on images
   const shown = fit(name || say('empty'), width - beside)
   const look = { 'font-weight': 'bold', ...(stacked ? { x, dy: FONT_SIZE + 1 } : { dx: number ? GAP : 0 }) }
-  label.append(shown, svg('tspan', look, number), svg('title', {}, name || say('empty')))
+  const [named, numbered] = [svg('tspan', {}, shown), svg('tspan', look, number)]
+  named.style.unicodeBidi = 'isolate' // a name from right to left must not carry the number to its other side
+  label.append(named, numbered, svg('title', {}, name || say('empty')))
   return label
 }
 

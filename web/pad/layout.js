@@ -109,14 +109,20 @@ export function widthOf(text, size = FONT_SIZE, weight = 'normal') {
 /** @type {(text: string, width: number, size?: number) => string} The text, cut with an ellipsis where it is too wide. */
 export function fit(text, width, size = FONT_SIZE) {
   if (widthOf(text, size) <= width) return text
-  const letters = [...text]
-  while (letters.length > 1 && widthOf(`${letters.join('')}\u2026`, size) > width) letters.pop()
-  return `${letters.join('')}\u2026`
+  const letters = [...new Intl.Segmenter().segment(text)].map(({ segment }) => segment) // an emoji is one, of several characters
+  const cut = (/** @type {number} */ length) => `${letters.slice(0, length).join('')}\u2026`
+  let [least, most] = [1, letters.length]
+  while (least < most) {
+    const middle = Math.ceil((least + most) / 2)
+    if (widthOf(cut(middle), size) <= width) least = middle
+    else most = middle - 1
+  }
+  return cut(least)
 }
 
 /** @type {(text: string, width: number, lines: number, size?: number) => string[]} Broken at spaces, the last line cut. */
 export function wrap(text, width, lines, size = SMALL) {
-  const parts = text.match(/[\u2e80-\uffef]|[^\s\u2e80-\uffef]+\s*|\s+/g) ?? []
+  const parts = text.match(/[\u2e80-\uffef]|[^\s\u2e80-\uffef]+\s*|\s+/gu) ?? []
   const made = ['']
   for (const part of parts) {
     const longer = made[made.length - 1] + part

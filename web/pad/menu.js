@@ -20,6 +20,13 @@ const PRESETS = 'diffusion_blend_presets'
 const LOCKED = 'diffusion_blend_locked'
 const RUNS = 'diffusion_blend_run_on_release'
 
+/** @typedef {{ content: string, callback: () => void }} Entry */
+/** @type {((node: any) => Entry[])[]} */
+const makers = []
+
+/** @type {(maker: (node: any) => Entry[]) => void} Other modules add entries for a Preference Weights. */
+export const addEntries = (maker) => void makers.push(maker)
+
 /** @type {(node: any) => Preset[]} */
 const presetsOf = (node) => (Array.isArray(node.properties?.[PRESETS]) ? node.properties[PRESETS] : [])
 
@@ -48,9 +55,29 @@ export function openMenu(node, event, actions) {
   ]
   const images = rememberedOf(keyOfNode(node)).length
   if (images) entries.push({ content: say('forgetImages', { number: images }), callback: () => forgetAll(keyOfNode(node)) })
+  entries.push(...makers.flatMap((make) => make(node)))
   const { LiteGraph } = /** @type {any} */ (window)
   new LiteGraph.ContextMenu(entries, { event })
 }
+
+/**
+ * Put the weights of the presets, and the lock, in another order, as the adapters are.
+ *
+ * @param {any} node
+ * @param {(number | null)[]} order for every slot, the slot that comes there; null: an empty one
+ */
+export function reorderKept(node, order) {
+  const presets = presetsOf(node).map(({ name, numbers }) => {
+    const weights = order.map((from, to) => [weightName(to), from === null ? 0 : (numbers[weightName(from)] ?? 0)])
+    return { name, numbers: { ...numbers, ...Object.fromEntries(weights) } }
+  })
+  if (presets.length) keep(node, PRESETS, presets)
+  const locked = lockedWeight(node)
+  if (locked) keep(node, LOCKED, order.flatMap((from, to) => (from !== null && weightName(from) === locked ? [weightName(to)] : []))[0] ?? '')
+}
+
+/** @type {(index: number) => string} */
+const weightName = (index) => `weight_${index + 1}`
 
 /** @type {(node: any, weight: string, name: string) => { content: string, callback: () => void }} */
 function lockEntry(node, weight, name) {
@@ -61,9 +88,14 @@ function lockEntry(node, weight, name) {
   }
 }
 
+/** @type {(node: any, name: string, value: unknown) => void} */
+function keep(node, name, value) {
+  node.setProperty ? node.setProperty(name, value) : (node.properties[name] = value)
+}
+
 /** @type {(node: any, name: string, value: unknown) => void} A property is saved with the workflow, and undone with it. */
 function setProperty(node, name, value) {
-  node.setProperty ? node.setProperty(name, value) : (node.properties[name] = value)
+  keep(node, name, value)
   app.canvas?.emitBeforeChange?.()
   app.canvas?.emitAfterChange?.()
 }

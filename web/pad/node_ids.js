@@ -2,6 +2,7 @@
 
 import { app } from '../../../scripts/app.js'
 import { hostsOf } from './links.js'
+import { openTab } from './tabs.js'
 
 /** @type {() => any} */
 const root = () => /** @type {any} */ (app).rootGraph ?? app.graph
@@ -19,8 +20,8 @@ export const nodeOf = (id) =>
     return graph?.getNodeById?.(part) ?? graph?.getNodeById?.(Number(part))
   }, null)
 
-/** @type {(workflow: string, id: string) => string} The key of a node in a workflow. */
-export const keyOf = (workflow, id) => `${workflow}/${id}`
+/** @type {(tab: string, workflow: string, id: string) => string} The key of a node in a tab's workflow. */
+export const keyOf = (tab, workflow, id) => `${tab}/${workflow}/${id}`
 
 /** @type {(node: any) => string} The key of a node of the open workflow. */
-export const keyOfNode = (node) => keyOf(String(root()?.id ?? ''), executionId(node))
+export const keyOfNode = (node) => keyOf(openTab(), String(root()?.id ?? ''), executionId(node))

@@ -1,6 +1,7 @@
 /** The number widgets of a Preference Weights: each gets its adapter's name, and those without an adapter are hidden. */
 
-import { numberOf, numbered, widgetOf } from './adapters.js'
+import { app } from '../../../scripts/app.js'
+import { holderOf, numberOf, numbered, widgetOf } from './adapters.js'
 
 /** @type {WeakMap<object, string | undefined>} The labels that the host gave, in its language. */
 const labels = new WeakMap()
@@ -13,13 +14,32 @@ const labels = new WeakMap()
 export function showNames(node, slots) {
   const changes = numbered(node, 'weight').map((name, i) => {
     const widget = widgetOf(node, name)
-    const { value, linked, widget: holding } = numberOf(node, name)
+    const { value, linked } = numberOf(node, name)
     const named = setLabel(widget, slots[i]?.unknown ? '' : slots[i]?.name)
-    const promoted = holding && holding !== widget // shown on the subgraph's own node, which takes over what is hidden here
-    if (promoted) setHidden(holding, false)
+    const promoted = showHolder(node, name)
     return setHidden(widget, !slots[i] && !linked && !value && !promoted) || named
   })
   return changes.some(Boolean)
+}
+
+/**
+ * A subgraph's own node takes over that the widget inside is hidden. There it is shown.
+ *
+ * @type {(node: any, name: string) => boolean} whether a subgraph's own node holds the value
+ */
+export function showHolder(node, name) {
+  const holder = holderOf(node, name)
+  if (!holder || holder.owner === node) return false
+  setHidden(holder.widget, false)
+  return true
+}
+
+/** @type {(node: any, name: string, value: number) => void} Write a number as typing it into the widget would. */
+export function writeNumber(node, name, value) {
+  const { widget, owner } = numberOf(node, name)
+  if (!widget || widget.value === value) return
+  widget.value = value
+  widget.callback?.(value, app.canvas, owner)
 }
 
 /** @type {(widget: any, name: string | undefined) => boolean} The adapter's name, or the host's label without one. */
@@ -31,10 +51,15 @@ function setLabel(widget, name) {
   return true
 }
 
-/** @type {(widget: any, hidden: boolean) => boolean} Older front ends read the option, newer ones the property. */
+/** @type {(widget: any, hidden: boolean) => boolean} Some front ends read the option, others the property; on a subgraph's own node only the option. */
 export function setHidden(widget, hidden) {
-  if (Boolean(widget.hidden) === hidden) return false
+  const now = () => [widget.hidden, widget.options?.hidden].map(Boolean)
+  const before = now()
+  if (before.every((each) => each === hidden)) return false
   widget.hidden = hidden
-  if (widget.options) widget.options.hidden = hidden
-  return true
+  if (!widget.options) return true
+  widget.options.hidden = hidden
+  // On a subgraph's own node front end 1.58 reads the option when the options are set; 1.49 and 1.50 do not let them be set.
+  Reflect.set(widget, 'options', widget.options)
+  return now().join() !== before.join()
 }

@@ -16,6 +16,7 @@ import { keyOf } from './node_ids.js'
 import { copiesOf } from './picture_copies.js'
 import { textsOf } from './png_text.js'
 import { MOST, remember } from './remembered.js'
+import { takeTab, watchQueue } from './tabs.js'
 
 const [PAD, SWEEP] = ['PreferenceWeights', 'PreferenceSweep']
 /** Outputs that show no image of a preference, by class; true: all of them. */
@@ -26,6 +27,7 @@ const [TRIES, WAIT_MS] = [20, 250] // the host writes its history a moment after
 
 /** Listen to the host's runs. */
 export function watchRuns() {
+  watchQueue()
   api.addEventListener('execution_success', (/** @type {any} */ { detail }) => {
     rememberRun(detail.prompt_id).catch((error) => console.warn('Diffusion Blend: a run is not remembered.', error))
   })
@@ -43,6 +45,7 @@ async function historyOf(id) {
 
 /** @type {(id: string) => Promise<void>} */
 async function rememberRun(id) {
+  const tab = takeTab(id)
   const entry = await historyOf(id)
   const [, , prompt, extra] = entry?.prompt ?? []
   const workflow = extra?.extra_pnginfo?.workflow?.id
@@ -50,7 +53,7 @@ async function rememberRun(id) {
   const pads = Object.keys(prompt).filter((node) => prompt[node].class_type === PAD)
   for (const pad of pads) {
     const { images, from, sweep } = imagesOf(prompt, entry.outputs, pad)
-    if (images.length) remember(keyOf(workflow, pad), await read(prompt, pad, images, from, sweep))
+    if (images.length) remember(keyOf(tab, workflow, pad), await read(prompt, pad, images, from, sweep))
   }
 }
 

@@ -34,8 +34,9 @@ addLayer({
   name: 'remembered',
   above: true,
   version: ({ node, slots }) => {
-    const version = versionOf(keyOfNode(node))
-    return version ? JSON.stringify([version, slots]) : ''
+    const key = keyOfNode(node)
+    const version = versionOf(key)
+    return version ? JSON.stringify([key, version, slots]) : ''
   },
   draw: (context) => placed(context).map((each) => drawOne(each, context.theme.line))
 })
@@ -54,11 +55,16 @@ function drawOne({ image, point: [x, y], size }, line) {
 export const imageAt = (context, [x, y]) =>
   placed(context).findLast(({ point, size }) => Math.max(Math.abs(point[0] - x), Math.abs(point[1] - y)) <= size / 2) ?? null
 
+const RIGHT_TO_LEFT = /[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]/
+
+/** @type {(name: string) => string} A name from right to left must not carry the number to its other side. */
+const isolated = (name) => (RIGHT_TO_LEFT.test(name) ? `\u2068${name}\u2069` : name)
+
 /** @type {(placed: Placed, slots: import('./adapters.js').Slot[]) => string} */
-const caption = ({ weights, image }, slots) =>
-  [...weights.flatMap((weight, i) => (weight ? [`${slots[i].name} ${weight.toFixed(2)}`] : [])), say('kl', { value: image.klScale })].join(
-    ', '
-  )
+function caption({ weights, image }, slots) {
+  const shares = weights.flatMap((weight, i) => (weight ? [`${isolated(slots[i].name)} ${weight.toFixed(2)}`] : []))
+  return [...shares, say('kl', { value: image.klScale })].join(', ')
+}
 
 /** @type {(beside: Element, context: import('./layers.js').LayerContext, point: Point) => void} */
 export function showHovered(beside, context, point) {

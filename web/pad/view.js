@@ -24,7 +24,7 @@
  */
 
 import { clampTo, pointOf, snap, weightsAt } from './coordinates.js'
-import { VIOLET, drawMessage, drawShape, drawTrack, svg, trackX } from './drawing.js'
+import { VIOLET, drawLabels, drawMessage, drawShape, drawTrack, svg, trackX } from './drawing.js'
 import { onKey } from './keys.js'
 import { DrawnLayers } from './layers.js'
 import { CORNERS, FONT_FAMILY, HEIGHT, TRACK, WIDTH } from './layout.js'
@@ -77,13 +77,15 @@ export class PreferencePad {
       fontFamily: FONT_FAMILY
     })
     this.shape = svg('g')
+    this.labels = svg('g')
     this.track = svg('g')
     this.message = svg('g', { 'data-part': 'message' })
     this.handle = this.makeHandle('weights', HANDLE, VIOLET)
     this.klHandle = this.makeHandle('kl', 7, '#d84315')
     this.klHandle.setAttribute('aria-valuemin', String(SCALE_ALLOWED[0]))
     this.klHandle.setAttribute('aria-valuemax', String(SCALE_ALLOWED[1]))
-    this.svg.append(this.layers.below, this.shape, this.layers.above, this.track, this.message, this.handle, this.klHandle)
+    this.svg.append(this.layers.below, this.shape, this.layers.above, this.labels, this.track, this.message)
+    this.svg.append(this.handle, this.klHandle)
     this.element.append(this.svg)
     this.listen()
   }
@@ -121,7 +123,8 @@ export class PreferencePad {
     const scale = Number.isFinite(klScale) ? /** @type {number} */ (klScale) : null
     const shares = this.shares
     this.element.style.background = theme.background
-    this.shape.replaceChildren(...drawShape(slots, shares, state.locked, theme))
+    this.shape.replaceChildren(...drawShape(slots, state.locked, theme))
+    this.labels.replaceChildren(...drawLabels(slots, shares, theme))
     this.layers.draw(this.context)
     const value = say('kl', { value: scale === null ? '?' : Number(scale.toFixed(3)) })
     this.track.replaceChildren(...drawTrack(this.range, value, theme))

@@ -1,0 +1,110 @@
+/** The duel that one view shows: its pairs so far, the widget of its votes, and whether a run was asked for. */
+
+import { app } from '../../../scripts/app.js'
+import { ownersOfWeights, widgetOf } from '../pad/adapters.js'
+import { origin } from '../pad/links.js'
+import { theme } from '../pad/theme.js'
+
+const [DUEL, WEIGHTS] = ['PreferenceDuel', 'PreferenceWeights']
+const [SHOWN, MANUAL] = ['diffusion_blend_duel', 'diffusion_blend_duel_manual']
+const MOST_REMEMBERED = 100
+
+/** @type {Set<Session>} Those whose view is in a graph. */
+export const sessions = new Set()
+
+/** @type {(node: any) => Session | null} The duel whose best preference goes into a Preference Weights. */
+export const sessionOf = (node) => [...sessions].find((session) => session.target === node) ?? null
+
+export class Session {
+  /** @param {any} node the view's node */
+  constructor(node) {
+    this.node = node
+    /** @type {Map<string, import('./view.js').Duel>} The pairs of this page by the votes before them, for undo. */
+    this.pairs = new Map()
+    this.running = false
+    this.gone = false
+    this.note = ''
+  }
+
+  get duelNode() {
+    const found = origin(this.node, 'duel')
+    return found?.comfyClass === DUEL ? found : null
+  }
+
+  /** @returns {any} the widget of the votes; null where a link gives them */
+  get votes() {
+    const owner = this.duelNode
+    const linked = owner?.inputs?.find((/** @type {any} */ input) => input.widget?.name === 'votes')?.link != null
+    return linked ? null : widgetOf(owner, 'votes')
+  }
+
+  /** @returns {import('./view.js').Duel | null} the pair for the votes of now, else the last one */
+  get duel() {
+    return this.pairs.get(this.votes?.value ?? '') ?? this.node.properties?.[SHOWN] ?? null
+  }
+
+  /** @returns {any} the Preference Weights that the best preference is written into */
+  get target() {
+    const start = origin(this.duelNode, 'start')
+    if (start?.comfyClass === WEIGHTS) return start
+    const loader = origin(this.duelNode, 'reward_loras')
+    return loader ? (ownersOfWeights(loader)[0] ?? null) : null
+  }
+
+  /** @returns {import('./view.js').DuelState['phase']} */
+  get phase() {
+    if (!this.duelNode) return 'unconnected'
+    if (!this.votes) return 'linked'
+    if (this.running) return 'waiting'
+    if (this.gone) return 'gone'
+    return this.duel?.votes === this.votes.value ? 'choose' : 'stale'
+  }
+
+  /** Whether the next pair is made by itself. */
+  get auto() {
+    return this.node.properties?.[MANUAL] !== true
+  }
+
+  set auto(on) {
+    this.node.properties[MANUAL] = !on
+  }
+
+  /** @returns {import('./view.js').DuelState} */
+  get state() {
+    return {
+      duel: this.duel,
+      phase: this.phase,
+      canUndo: Boolean(this.votes?.value?.trim()) && !this.running,
+      auto: this.auto,
+      target: this.target?.title ?? '',
+      note: this.note,
+      theme: theme()
+    }
+  }
+
+  /** @type {(duel: import('./view.js').Duel) => void} The node ran. */
+  made(duel) {
+    this.running = this.gone = false
+    this.pairs.delete(duel.votes)
+    this.pairs.set(duel.votes, duel)
+    if (this.pairs.size > MOST_REMEMBERED) this.pairs.delete([...this.pairs.keys()][0])
+    this.node.properties[SHOWN] = duel
+  }
+
+  /** @type {(text: string) => void} Write the votes as typing them would, as one step of undo. */
+  write(text) {
+    app.canvas?.emitBeforeChange?.()
+    this.votes.value = text
+    this.votes.callback?.(text, app.canvas, this.duelNode)
+    app.canvas?.emitAfterChange?.()
+    this.note = ''
+  }
+
+  /** One run, and no vote is taken until it has ended. */
+  async run() {
+    if (this.running) return
+    this.running = true
+    const queued = await app.queuePrompt(0).catch(() => false)
+    if (queued === false) this.running = false
+  }
+}

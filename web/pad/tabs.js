@@ -1,0 +1,41 @@
+/**
+ * The tabs of the page. Two tabs can hold a workflow with the same id: a template that is opened twice, or a copy. A tab is the
+ * front end's own object for an open workflow, which stays the same when the workflow is saved or renamed.
+ */
+
+import { api } from '../../../scripts/api.js'
+import { app } from '../../../scripts/app.js'
+
+/** @type {WeakMap<object, string>} */
+const names = new WeakMap()
+let count = 0
+
+/** @type {Map<string, string>} The tab of each run, by the run's id. */
+const runs = new Map()
+
+/** @returns {string} the name of the open tab on this page; empty where the front end has no tabs */
+export function openTab() {
+  const proxied = /** @type {any} */ (app).extensionManager?.workflow?.activeWorkflow
+  const workflow = proxied?.__v_raw ?? proxied // Vue's proxies of an object differ from the object
+  if (!workflow) return ''
+  if (!names.has(workflow)) names.set(workflow, `tab ${(count += 1)}`)
+  return names.get(workflow) ?? ''
+}
+
+/** Note the tab of every run that this page queues: when the run ends, another tab may be open. */
+export function watchQueue() {
+  const queuePrompt = api.queuePrompt
+  api.queuePrompt = async function (/** @type {any[]} */ ...args) {
+    const tab = openTab()
+    const queued = await queuePrompt.apply(this, /** @type {any} */ (args))
+    if (queued?.prompt_id) runs.set(queued.prompt_id, tab)
+    return queued
+  }
+}
+
+/** @type {(run: string) => string} The tab of a run that has ended; the open one where another page queued the run. */
+export function takeTab(run) {
+  const tab = runs.get(run) ?? openTab()
+  runs.delete(run)
+  return tab
+}
