@@ -22,7 +22,7 @@ from .schema import RewardLoRAsType, check_finite, make_schema, model_input, pre
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 METHODS = ("merge", "distil")
-STEPS, CFG, TRAJECTORIES, ITERATIONS, LEARNING_RATE = 20, 7.5, 8, 200, 3e-4
+STEPS, CFG, TRAJECTORIES, ITERATIONS, LEARNING_RATE = 30, 7.5, 8, 200, 3e-4
 """Defaults of the inputs that distil needs. Prompts that were saved before these inputs were there still run."""
 
 

@@ -253,7 +253,7 @@ def fitting(world, **changes):
     return {"method": "distil", **given, **fit, **changes}
 
 
-@pytest.mark.parametrize("kind", ["sd3"])
+@pytest.mark.parametrize("kind", ["miniature", "sd3"])
 def test_a_distilled_file_is_nearer_to_the_blend_than_the_soup(worlds, kind, folder):
     """By the host's own Load LoRA, on predictions of a seed that the fit has not seen: images of one step."""
     if kind == "miniature":  # of SD 1.5's layout, with trained adapters
