@@ -25,11 +25,8 @@ def blend(runner: MethodRunner, recipe: Mapping[str, Any], chunk: Chunk, cost: C
     from ...blending.plans import Blend
     from .path_shares import WeighedBlend
 
-    planner = Blend(tuple(recipe["coefficients"]))
-    if runner.scheduled is not None:  # path weights need the distribution of each step
-        return runner.planned(runner.updates, planner, chunk, cost)
-    stepper = WeighedBlend(planner)
-    samples = runner.denoise(runner.updates, stepper, chunk, cost)
+    stepper = WeighedBlend(Blend(tuple(recipe["coefficients"])))
+    samples = runner.predicted(runner.updates, stepper, chunk, cost)
     return replace(samples, log_weights=stepper.log_weights)
 
 
