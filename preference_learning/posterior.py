@@ -105,7 +105,8 @@ def likelihood(z: Array, signs: Array, ties: Array) -> Array:
         signs: 1 and -1 for the better option, 0 for a tie, float[V].
         ties: Davidson's nu, float[V].
     """
-    size, sign = np.abs(z) / 2, signs[:, None]
-    total = 1 + np.exp(-2 * size) + ties[:, None] * np.exp(-size)  # both are divided by exp(|z| / 2): nothing overflows
-    chosen = np.exp(sign * z / 2 - size) / total
-    return np.where(sign == 0, chosen, (1 - CARELESS) * chosen + CARELESS / 2)
+    small = np.exp(-np.abs(z) / 2)  # all is divided by exp(|z| / 2), so that nothing overflows
+    square, sign = small * small, signs[:, None]
+    total = 1 + square + ties[:, None] * small
+    chosen = np.where(sign == 0, small, np.where(sign * z > 0, 1.0, square))
+    return np.where(sign == 0, chosen / total, (1 - CARELESS) * chosen / total + CARELESS / 2)

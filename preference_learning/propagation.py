@@ -19,7 +19,7 @@ Likelihood = Callable[[Array], Array]
 _NODES = np.linspace(-6.0, 6.0, 121)
 _NODE_WEIGHTS = np.exp(-(_NODES**2) / 2)
 """The trapezoidal rule in standard deviations: exact for likelihoods that change over more than a tenth of one."""
-_SWEEPS, _TOLERANCE = 200, 1e-7
+_SWEEPS, _TOLERANCE = 200, 1e-6
 _LEAST_PRECISION = 1e-8
 """A likelihood that is not log-concave can ask for a negative precision: the factor then only moves the mean."""
 

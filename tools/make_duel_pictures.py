@@ -32,6 +32,10 @@ BOX = f"""() => {{
     const {{ x, y, width, height }} = {PAD}.getBoundingClientRect()
     return {{ x, y, width, height }}
 }}"""
+LOADED = """(view) => {
+    const images = [...document.querySelectorAll(`${view} img`)]
+    return images.length > 1 && images.every((image) => image.complete && image.naturalWidth)
+}"""
 SET_THEME = """async (theme) => {
     await app.extensionManager.setting.set('Comfy.ColorPalette', theme)
     await new Promise((done) => setTimeout(done, 1500))
@@ -76,7 +80,8 @@ def vote_and_take(front: comfy_browser.FrontEnd) -> None:
     frames = []
     for count in range(max(SHOWN_AFTER) + 1):
         if count in SHOWN_AFTER:
-            front.pause(800)
+            front.page.wait_for_function(LOADED, arg=VIEW)
+            front.pause(300)
             frames.append(take(front, front.page.locator(VIEW).bounding_box()))
         if count < max(SHOWN_AFTER):
             duel.press(better(front.page.evaluate(PAIR)))

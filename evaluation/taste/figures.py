@@ -8,6 +8,8 @@ from typing import Any
 
 from .study import AT
 
+TOP = 0.8
+"""The largest regret in the figure: a walk over a grid can be worse than an average option, which is of no further interest."""
 STYLES = ("o-", "s--", "^:", "v:", "D-.", "x-.")
 
 
@@ -32,8 +34,9 @@ def taste_figure(rows: Sequence[dict[str, Any]], path: Path) -> None:
                 middles = [value[0] for value in values]
                 reach = [[value[0] - value[1] for value in values], [value[2] - value[0] for value in values]]
                 panel.errorbar(AT, middles, yerr=reach, fmt=style, markersize=4, capsize=2, label=row["asked by"])
-            panel.set(title=f"{count} adapters, {utility}, {careless:.0%} random votes", ylim=(0, None), xticks=AT)
+            panel.set(title=f"{count} adapters, {utility}, {careless:.0%} random votes", xticks=AT)
             panel.title.set_fontsize(8)
+    panels[0, 0].set_ylim(0, TOP)  # after all panels, because they share the axis
     panels[0, 0].legend(fontsize=7)
     figure.supxlabel("duels")
     figure.supylabel("median regret (0: the best, 1: an average option)")
