@@ -124,7 +124,7 @@ def normal_tensors(network: nn.Module) -> Iterator[None]:
     exchanged: list[tuple[dict[str, Any], str, Any]] = []
     try:
         for module in network.modules():
-            owners: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)  # pyright: ignore[reportAssignmentType]
+            owners: Any = (module._parameters, module._buffers)
             for owner in owners:
                 for name, tensor in owner.items():
                     if tensor is not None and tensor.is_inference():
