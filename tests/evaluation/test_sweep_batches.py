@@ -20,7 +20,7 @@ from tiny_pipelines import save_tiny_sd
 World = tuple[Path, dict[str, Path]]
 METHODS = ["base", "blend", "stochastic", "early", "code"]
 OVER: dict[str, Any] = {"methods": METHODS, "images_per_point": 7, "steps": 2, "save_images": 7, "code_candidates": 2}
-SCORED = ("a", "b", "kl")
+SCORED = ("a", "b", "kl", "log_weight")
 
 
 @pytest.fixture(scope="module")
