@@ -1,43 +1,40 @@
-"""The node Bake Blend: the adapters of a preference as one LoRA file, for any program that loads LoRAs."""
+"""The node Bake Blend: the soup or the blend of a preference as one LoRA file, for any program that loads LoRAs."""
 
 from __future__ import annotations
 
-import os
-import re
-import unicodedata
-from pathlib import Path
 from typing import Any
 
 import comfy.model_management
 import comfy.utils
-import folder_paths
 import torch
 from comfy_api.latest import io
 from safetensors.torch import save
 
 from ..blending.preference import AnyPreference, Preference
-from .adapters.baking import Baked, bake_merge, baked_metadata
+from .adapters.baking import Baked, baked_metadata, finish, sum_updates
 from .adapters.files import RewardLoRA, RewardLoRAs
+from .adapters.groups import with_crosses
+from .adapters.new_files import loras_folder, place, write_new
+from .engine.distil import DistilSettings, distil, distilled_metadata, fit_report
 from .engine.notices import notify
 from .samplers import coefficients_of, or_equal
-from .schema import RewardLoRAsType, make_schema, model_input, preference_input, reward_loras_input
+from .schema import RewardLoRAsType, check_finite, make_schema, model_input, preference_input, reward_loras_input
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-MOST_COPIES = 10_000
-"""The largest number at the end of a file's name."""
-LONGEST_NAME = 200
-"""Bytes of a file's name without number and ending. File systems take 255."""
+METHODS = ("merge", "distil")
+STEPS, CFG, TRAJECTORIES, ITERATIONS, LEARNING_RATE = 30, 7.5, 8, 200, 3e-4
+"""Defaults of the inputs that distil needs. Prompts that were saved before these inputs were there still run."""
 
 
 class BakeBlend(io.ComfyNode):
-    """The soup of a preference as one LoRA file in the loras folder."""
+    """A preference as one LoRA file in the loras folder."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return make_schema(
             node_id="BakeBlend",
             display_name="Bake Blend",
-            description="Keeps a preference as one ordinary LoRA file in the loras folder: the adapters' weights summed, as the method soup. Load it with Load LoRA, at the cost of one model call, in ComfyUI, A1111 or diffusers.",
+            description="Keeps a preference as one ordinary LoRA file in the loras folder: the adapters' weights summed, as the method soup, or a LoRA fitted to the blend. Load it with Load LoRA, at the cost of one model call, in ComfyUI, A1111 or diffusers.",
             search_aliases=[
                 "diffusion blend",
                 "merge lora",
@@ -68,6 +65,7 @@ class BakeBlend(io.ComfyNode):
                     default="float32",
                     tooltip="Of the numbers in the file. float16 halves its size and rounds them.",
                 ),
+                *_distil_inputs(),
             ],
             outputs=[
                 RewardLoRAsType.Output(
@@ -91,8 +89,23 @@ class BakeBlend(io.ComfyNode):
         filename: str,
         rank: int,
         precision: str,
+        method: str = "merge",
+        positive: Any = None,
+        negative: Any = None,
+        latent_image: dict[str, Any] | None = None,
+        seed: int = 0,
+        steps: int = STEPS,
+        cfg: float = CFG,
+        trajectories: int = TRAJECTORIES,
+        iterations: int = ITERATIONS,
+        learning_rate: float = LEARNING_RATE,
     ) -> io.NodeOutput:
         place(filename)  # a wrong name is refused before the work
+        settings = None
+        if method != "merge":
+            runs = {"seed": seed, "steps": steps, "cfg": cfg, "trajectories": trajectories}
+            fitted = {"iterations": iterations, "learning_rate": learning_rate}
+            settings = distil_settings(method, positive, negative, latent_image, **runs, **fitted)
         preference = or_equal(preference)
         wanted = reward_loras.arrange(preference)
         if not isinstance(wanted, Preference):
@@ -100,14 +113,99 @@ class BakeBlend(io.ComfyNode):
                 "A preference that moves over the run or differs by region cannot be one LoRA: connect a plain Preference Weights."
             )
         coefficients: list[float] = [float(c) for c in coefficients_of(preference, reward_loras)]  # pyright: ignore[reportGeneralTypeIssues]
-        baked = bake_merge(model, reward_loras, coefficients, rank, PRECISIONS[precision], _progress())
+        baked = sum_updates(model, *with_crosses(reward_loras, coefficients), rank, _progress())
         metadata = baked_metadata(reward_loras, wanted.weights, wanted.kl_scale, coefficients, rank)
+        fit_text = ""
+        if settings is not None:
+            soup, found = distil(model, reward_loras, coefficients, baked, settings, _progress())
+            metadata, fit_text = distilled_metadata(metadata, settings, soup, found), fit_report(soup, found)
+        finish(baked, PRECISIONS[precision])
         file = write_new(place(filename), save(baked.tensors, metadata))
-        text = report(baked, file.name)
+        text = report(baked, file.name, fit_text)
         notify(text.split("\n", 1)[0])
         adapter = RewardLoRA(metadata["modelspec.title"], file.name, baked.tensors, None, 1.0, metadata)
-        name = file.relative_to(_folder()).as_posix()
+        name = file.relative_to(loras_folder()).as_posix()
         return io.NodeOutput(RewardLoRAs((adapter,)), name, text)
+
+
+def _distil_inputs() -> list[Any]:
+    return [
+        io.Combo.Input(
+            "method",
+            options=list(METHODS),
+            default="merge",
+            optional=True,
+            tooltip="merge: the adapters' weights summed, as soup; takes seconds. distil: starts as that sum and is fitted to the blend's own predictions; takes many model calls, and needs positive, negative and latent_image.",
+        ),
+        io.Conditioning.Input("positive", optional=True, tooltip="Only for distil: what the images of the fit show."),
+        io.Conditioning.Input("negative", optional=True, tooltip="Only for distil: as for a sampler."),
+        io.Latent.Input("latent_image", optional=True, tooltip="Only for distil: an empty latent of the size you use."),
+        io.Int.Input(
+            "seed",
+            default=0,
+            min=0,
+            max=0xFFFFFFFFFFFFFFFF,
+            optional=True,
+            control_after_generate=False,
+            tooltip="Only for distil: of the noise and of the fit.",
+        ),
+        io.Int.Input(
+            "steps", default=STEPS, min=1, max=1000, optional=True, tooltip="Only for distil: denoising steps of a run."
+        ),
+        io.Float.Input(
+            "cfg",
+            default=CFG,
+            min=0.0,
+            max=100.0,
+            step=0.1,
+            round=0.01,
+            optional=True,
+            tooltip="Only for distil: guidance of the runs; 1 for models without guidance.",
+        ),
+        io.Int.Input(
+            "trajectories",
+            default=TRAJECTORIES,
+            min=1,
+            max=1000,
+            optional=True,
+            tooltip="Only for distil: runs of the blend that are recorded. A quarter as many more measure the error.",
+        ),
+        io.Int.Input(
+            "iterations",
+            default=ITERATIONS,
+            min=1,
+            max=100_000,
+            optional=True,
+            tooltip="Only for distil: steps of the fit, of four model calls with gradient each.",
+        ),
+        io.Float.Input(
+            "learning_rate",
+            default=LEARNING_RATE,
+            min=1e-6,
+            max=1.0,
+            step=1e-6,
+            optional=True,
+            tooltip="Only for distil: lower it where the fit does not get better than the soup.",
+        ),
+    ]
+
+
+def distil_settings(
+    method: str, positive: Any, negative: Any, latent_image: dict[str, Any] | None, **numbers: Any
+) -> DistilSettings:
+    """Check what distil needs.
+
+    Raises:
+        ValueError: the method is unknown, an input is not connected, or a number is not finite.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method is {method!r}: choose one of {', '.join(METHODS)}.")
+    given = {"positive": positive, "negative": negative, "latent_image": latent_image}
+    missing = [name for name, value in given.items() if value is None]
+    if missing or latent_image is None:
+        raise ValueError(f"The method distil runs the blend, so connect {', '.join(missing)}, or choose merge.")
+    check_finite(cfg=numbers["cfg"], learning_rate=numbers["learning_rate"])
+    return DistilSettings(positive, negative, latent_image, **numbers)
 
 
 def _progress() -> Any:
@@ -122,88 +220,29 @@ def _progress() -> Any:
     return advance
 
 
-def _folder() -> Path:
-    return Path(folder_paths.get_folder_paths("loras")[0]).resolve()
+def report(baked: Baked, name: str, fit_text: str = "") -> str:
+    """What a baked file holds: one sentence or more on the first line, then a line for each layer with an error.
 
-
-def _can_be_a_name(part: str) -> bool:
-    """Whether a file may have this name on every system, with a number and an ending behind it."""
-    return (
-        re.fullmatch(r"[^<>:\"|?*\\/]+", part) is not None
-        and part.strip(". ") == part
-        and not any(unicodedata.category(letter).startswith("C") for letter in part)
-        and len(part.encode()) <= LONGEST_NAME
-        and re.fullmatch(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", part, re.IGNORECASE) is None
-    )
-
-
-def place(filename: str) -> Path:
-    """Return the file that a name stands for, inside the first loras folder.
-
-    Raises:
-        ValueError: the name is empty or too long, is not a name inside the folder, or has characters that cannot be seen.
+    Args:
+        baked: finished.
+        name: of the file.
+        fit_text: of `fit_report`, where the file was fitted to the blend. The layers' errors are then not the file's.
     """
-    parts = filename.strip().removesuffix(".safetensors").split("/")
-    if not all(_can_be_a_name(part) for part in parts):
-        raise ValueError(
-            f"filename is {filename!r}: give a name without an ending, such as my_blend or folder/my_blend, inside the loras "
-            f"folder, of visible characters and at most {LONGEST_NAME} bytes."
-        )
-    path = _folder().joinpath(*parts).with_name(f"{parts[-1]}.safetensors")
-    if not path.resolve().is_relative_to(_folder()):  # a link inside the folder may lead out of it
-        raise ValueError(f"filename is {filename!r}, which leads out of the loras folder: choose another name.")
-    return path
-
-
-def write_new(path: Path, content: bytes) -> Path:
-    """Write a file that is not there yet; where the name is taken, with a number at its end.
-
-    Returns:
-        The file.
-
-    Raises:
-        ValueError: the folder cannot be written, or too many names are taken.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for number in range(1, MOST_COPIES):
-            file = path if number == 1 else path.with_name(f"{path.stem}_{number}{path.suffix}")
-            try:
-                file.open("xb").close()  # takes the name, also where another process wants it
-            except FileExistsError:
-                continue
-            _fill(file, content)
-            return file
-    except OSError as error:
-        raise ValueError(f"{path.name} cannot be written into the loras folder ({error.strerror}).") from error
-    raise ValueError(f"{path.stem} and {MOST_COPIES} numbered names are taken: choose another name.")
-
-
-def _fill(file: Path, content: bytes) -> None:
-    partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(content)
-        partial.replace(file)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        file.unlink(missing_ok=True)
-        raise
-
-
-def report(baked: Baked, name: str) -> str:
-    """What a baked file holds: one sentence or more on the first line, then a line for each layer with an error."""
     layers = len(
         {key.rsplit(".lora_", 1)[0].rsplit(".diff", 1)[0] for key in baked.tensors if not key.endswith(".alpha")}
     )
     size = sum(tensor.numel() * tensor.element_size() for tensor in baked.tensors.values()) / 2**20
     text = f"{name}: {layers} layers, {size:.1f} MiB. "
-    text += (
-        f"The reduced rank leaves an error of {baked.error:.2%} of the update." if baked.errors else "The sum is exact."
-    )
+    if fit_text:
+        text += fit_text
+    elif baked.errors:
+        text += f"The reduced rank leaves an error of {baked.error:.2%} of the update."
+    else:
+        text += "The sum is exact."
     if baked.dense:
         text += f" {len(baked.dense)} layers are no low-rank products and are stored whole: choose a rank to make them smaller."
     if baked.left_out:
         parts = ", ".join(f"{count} in {file}" for file, count in baked.left_out.items())
         text += f" Text-encoder tensors that are not plain LoRA were left out: {parts}."
-    rows = sorted(baked.errors.items(), key=lambda entry: -entry[1])
+    rows = [] if fit_text else sorted(baked.errors.items(), key=lambda entry: -entry[1])
     return text + "".join(f"\n{error:.2%}  {key}" for key, error in rows)

@@ -8,6 +8,7 @@ from comfy_api.latest import io
 
 from .adapters.chain import adapter_of_chain
 from .adapters.files import RewardLoRAs, read_lora
+from .adapters.groups import loaded
 from .inputs import NONE, file_path
 from .schema import RewardLoRAsType, make_schema, reward_loras_input
 
@@ -68,6 +69,4 @@ class RewardLoRAsFromStack(io.ComfyNode):
 
 
 def _joined(earlier: RewardLoRAs | None, adapters: tuple[Any, ...]) -> RewardLoRAs:
-    if earlier is None:
-        return RewardLoRAs(adapters)
-    return RewardLoRAs((*earlier.adapters, *adapters), slots=(*earlier.loaders, (True,) * len(adapters)))
+    return loaded(adapters, [[True] * len(adapters)], earlier)

@@ -12,6 +12,7 @@ from comfy_api.latest import io
 from ..blending.preference import Preference
 from ..blending.slots import Slots
 from .adapters.files import RewardLoRAs, read_lora
+from .adapters.groups import loaded
 from .engine.miniature import shipped_adapters
 from .engine.wanted_prompt import problem_of_weights
 from .schema import PreferenceType, RewardLoRAsType, make_schema, preference_input, reward_loras_input
@@ -62,12 +63,10 @@ class LoadRewardLoRAs(io.ComfyNode):
         adapters = tuple(read_lora(file_path(file), strength, as_trained) for file, strength in chosen if file != NONE)
         last = max((i for i, number in enumerate(SLOTS, 1) if inputs.get(f"lora_{number}", NONE) != NONE), default=0)
         slots: Slots = [[file != NONE for file, _ in chosen[:last]]]
-        if reward_loras is not None:
-            adapters = reward_loras.adapters + adapters
-            slots = [*reward_loras.loaders, *slots]
-        if not adapters:
+        loras = loaded(adapters, slots, reward_loras)
+        if not loras.adapters:
             raise ValueError(NO_LORA)
-        return io.NodeOutput(RewardLoRAs(adapters, slots=slots))
+        return io.NodeOutput(loras)
 
     @classmethod
     def validate_inputs(

@@ -25,14 +25,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logger.setLevel(logging.INFO)
     words = present_spelling(sys.argv[1:] if arguments is None else arguments, EARLIER)
     options = _parser().parse_args(words)
-    return run_command(f"paper {options.experiment}", lambda: _run(options))
+    return run_command(f"paper {options.experiment}".strip(), lambda: _list() if options.list else _run(options))
 
 
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="diffusion-blend paper", description=__doc__)
-    parser.add_argument(
-        "experiment", help=f"one of {', '.join(experiment_names())}, or a YAML file like {FOLDER}/*.yaml"
-    )
+    known = f"one of {', '.join(experiment_names())}, or a YAML file like {FOLDER}/*.yaml"
+    parser.add_argument("experiment", nargs="?", default="", help=known)
+    parser.add_argument("--list", action="store_true", help="print the experiments that come with the package")
     parser.add_argument("--output", type=Path, help="folder of the experiment; goes on there (runs/paper/EXPERIMENT)")
     parser.add_argument("--overrides", default="", help="YAML file whose entries replace the experiment's")
     parser.add_argument("--allow_download", action="store_true", help="permit downloads of models")
@@ -44,7 +44,15 @@ def _parser() -> ArgumentParser:
     return parser
 
 
+def _list() -> None:
+    for name in experiment_names():
+        experiment = load_experiment(name, Path("runs/paper") / name)
+        sys.stdout.write(f"{name:<10}{experiment.title}\n")
+
+
 def _run(options: Namespace) -> None:
+    if not options.experiment:
+        raise ValueError(f"no experiment: give one of {', '.join(experiment_names())}; --list says what they are")
     output = options.output or Path("runs/paper") / Path(options.experiment).stem
     experiment = load_experiment(options.experiment, output, options.overrides)
     check_config(experiment.sweep)

@@ -21,6 +21,8 @@ RESERVED = {
 }  # fmt: skip
 """Columns of the table of samples, which no adapter and no reward can have as its name."""
 
+_MOST_PREFERENCES = 10_000
+
 
 def check_config(config: SweepConfig) -> None:
     """Find impossible and contradictory settings.
@@ -31,12 +33,14 @@ def check_config(config: SweepConfig) -> None:
     check_bounds(config)
     if not math.isfinite(config.guidance_scale):
         raise ValueError(f"guidance_scale is {config.guidance_scale}: it must be a finite number")
-    if not config.adapters or not config.rewards or not config.methods:
-        raise ValueError("a sweep needs at least one adapter, one reward and one method")
+    if not config.adapters or not config.rewards or not config.methods or not config.kl_scales:
+        raise ValueError("a sweep needs at least one adapter, one reward, one method and one KL scale")
     unknown = [method for method in config.methods if method not in METHODS]
     if unknown:
         raise ValueError(f"unknown method {unknown[0]!r}: choose from {', '.join(METHODS)}")
+    _check_points(config)
     _check_scheduler(config)
+    _check_base_path(config.base.path)
     check_names(list(config.rewards.values()))
     _check_names(config)
     for method in config.methods:
@@ -73,6 +77,31 @@ def mirror_of(config: SweepConfig) -> Mirror | None:
     return Mirror(config.output, Path(config.work_folder or f"runs/{name}"), ("claims",))
 
 
+def _check_points(config: SweepConfig) -> None:
+    preferences = math.comb(config.grid + len(config.adapters) - 1, len(config.adapters) - 1) if config.grid else 0
+    if preferences > _MOST_PREFERENCES:
+        raise ValueError(
+            f"grid {config.grid} with {len(config.adapters)} adapters is {preferences:,} preferences: at most "
+            f"{_MOST_PREFERENCES:,} are possible"
+        )
+    for method in config.methods if config.eta == 0 and not config.scheduler else ():
+        if METHODS[method].needs_noise:
+            raise ValueError(f"{method} needs steps with noise, and eta is 0: give --eta 1, or leave the method out")
+
+
+def _check_base_path(path: str) -> None:
+    """Find a base that cannot be there, before the libraries that load it are imported, which takes seconds."""
+    if Path(path).exists() or path.endswith((".ckpt", ".pt", ".pth", ".bin")):
+        return
+    module, separator, function = path.partition(":")
+    if separator and function and importlib.util.find_spec(module.partition(".")[0] or "?") is not None:
+        return
+    if separator:
+        raise ValueError(f"base {path!r}: there is no module {module!r} here")
+    if path.startswith((".", "/")) or path.count("/") != 1:
+        raise ValueError(f"base {path!r}: no such folder or file, and not a hub id (owner/name)")
+
+
 def _check_scheduler(config: SweepConfig) -> None:
     if not config.scheduler:
         if config.scheduler_options:
@@ -105,17 +134,25 @@ def _check_names(config: SweepConfig) -> None:
     for name in [*config.rewards, *config.adapters]:
         if name in RESERVED or name.startswith("w_"):
             raise ValueError(f"the name {name!r} is taken by a column of the table: choose another")
-    for name in config.etas:
+    for name, eta in config.etas.items():
         if name not in config.adapters:
             raise ValueError(f"etas names {name!r}, which is none of the adapters {list(config.adapters)}")
+        if not 0 < eta <= 1 or config.eta == 0:
+            raise ValueError(f"etas.{name} is {eta:g} beside eta {config.eta:g}: both must be above 0 and at most 1")
     if config.stacked and set(config.stacked) != set(config.adapters):
         raise ValueError(
             f"stacked names {list(config.stacked)}, but the adapters are {list(config.adapters)}: give a file of the group for "
             "each adapter's name"
         )
-    for name in config.method_weights:
-        if name not in config.methods:
-            raise ValueError(f"method_weights names {name!r}, which is none of the methods {config.methods}")
+    for name, weights in config.method_weights.items():
+        if name not in config.methods or name == "base":
+            raise ValueError(
+                f"method_weights names {name!r}, which is none of the methods with weights {config.methods}"
+            )
+        if not weights:
+            raise ValueError(
+                f"method_weights.{name} is empty: give preferences, or leave it out for those of all methods"
+            )
     for name, numbers in config.affine.items():
         if name not in config.rewards or len(numbers) != 2 or not all(map(math.isfinite, numbers)) or numbers[0] == 0:
             raise ValueError(

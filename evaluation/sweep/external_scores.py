@@ -27,12 +27,16 @@ def read_scores(file: Path) -> dict[str, dict[str, float]]:
         ``RECIPE/NUMBER.png`` -> reward -> score; an empty cell has no entry.
 
     Raises:
-        ValueError: no such column, no reward, a name that a column of the table has, or a cell that is no finite number.
+        ValueError: not a table of text, no such column, no reward, a name that a column of the table has, or a cell that
+            is no finite number.
     """
-    with file.open(encoding="utf-8", newline="") as opened:
-        reader = csv.DictReader(opened)
-        columns = list(reader.fieldnames or [])
-        rows = list(reader)
+    try:
+        with file.open(encoding="utf-8", newline="") as opened:
+            reader = csv.DictReader(opened)
+            columns = list(reader.fieldnames or [])
+            rows = list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{file} is not a table in UTF-8 text ({error}): save it as CSV") from error
     place = next((name for name in _PLACES if name in columns), None)
     rewards = [name for name in columns if name not in (*_PLACES, "prompt")]
     if place is None or not rewards:

@@ -69,6 +69,7 @@ class Method:
         follows_rewards: whether it needs a reward with the name of each adapter.
         needs_gradient: whether it needs rewards with a gradient.
         needs_transition: why it needs the distribution of a step, which schedulers of diffusers do not tell; empty if not.
+        needs_noise: whether it does nothing, or nothing of its own, where no step has noise.
         settings: the method's own settings in words, to tell points of one folder apart.
     """
 
@@ -80,6 +81,7 @@ class Method:
     follows_rewards: bool = False
     needs_gradient: bool = False
     needs_transition: str = ""
+    needs_noise: bool = False
     settings: Callable[[Asked], str] = lambda asked: ""
 
 
@@ -243,6 +245,7 @@ METHODS: dict[str, Method] = {
         is_scaled=False,
         follows_rewards=True,
         needs_transition="its candidates continue one latent with noise of their own",
+        needs_noise=True,
         settings=lambda asked: f"{asked.config.code_candidates} candidates, block {asked.config.code_block}",
     ),
     "rgg": Method(
@@ -254,6 +257,7 @@ METHODS: dict[str, Method] = {
         follows_rewards=True,
         needs_gradient=True,
         needs_transition="its pull is proportional to the variance of the step",
+        needs_noise=True,
         settings=lambda asked: f"alpha {asked.config.rgg_alpha:g}",
     ),
     "stacked": Method(runs.stacked, _stacked_recipe, _one, "stacked (trained for it)"),

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...blending.combine import combine
+from ...blending.combine import combine, evaluate
 from ...blending.path_weights import effective_share, log_weight_change
 from ...blending.plans import Blend
 from ..intervals import Array
@@ -20,6 +20,8 @@ from .steps import Gaussian, StepState
 @dataclass
 class WeighedBlend:
     """The blend's step, which also adds up the logarithms of the path weights. One object per run.
+
+    A scheduler of diffusers takes the prediction alone, and tells no distribution to weigh.
 
     Args:
         planner: the blend.
@@ -34,10 +36,14 @@ class WeighedBlend:
         outputs = [state.predict(row) for row in plan.gates]
         mix = [float(c) for c in plan.mix]
         if std > 0 and len(outputs) > 1:
-            means = [float(state.steps.output[state.index]) * output for output in outputs]  # the part that differs
+            means = [float(state.policy.output[state.index]) * output for output in outputs]  # the part that differs
             change = log_weight_change(means, mix, std)
             self.log_weights = change if self.log_weights is None else self.log_weights + change
         return Gaussian(state.mean(combine((output.clone() for output in outputs), mix)), std)
+
+    def output(self, state: StepState) -> Tensor:
+        """The blend's guided network output, float32[B, C, H, W]."""
+        return evaluate(self.planner(state.info), state.predict)
 
 
 def mean_share(log_weights: Array, prompts: NDArray[np.int64]) -> float:

@@ -226,4 +226,8 @@ def _key(text: str, config: SweepConfig) -> Gates:
         weights = tuple(float(word) for word in text.split(","))
     except ValueError as error:
         raise ValueError(f"morl {text!r}: give the weights as numbers with commas, like '0.5,0.5'") from error
+    if len(weights) != len(config.adapters):
+        raise ValueError(
+            f"morl {text!r}: {len(weights)} weights for {len(config.adapters)} adapters: give one for each"
+        )
     return Preference(weights).normalised(list(config.adapters))

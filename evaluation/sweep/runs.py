@@ -26,7 +26,7 @@ def blend(runner: MethodRunner, recipe: Mapping[str, Any], chunk: Chunk, cost: C
     from .path_shares import WeighedBlend
 
     stepper = WeighedBlend(Blend(tuple(recipe["coefficients"])))
-    samples = runner.denoise(runner.updates, stepper, chunk, cost)
+    samples = runner.predicted(runner.updates, stepper, chunk, cost)
     return replace(samples, log_weights=stepper.log_weights)
 
 

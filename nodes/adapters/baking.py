@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...blending.baking import dense_difference, join_pairs, reduce_rank, with_one_alpha
 from ...blending.plans import is_significant
-from ...blending.updates import BiasDifference, LowRank, Update
+from ...blending.updates import BiasDifference, Difference, LowRank, Update
 from ..engine.notices import notify
 from ..host import Patcher
 from .base_weights import BaseWeights
@@ -39,12 +39,18 @@ class Baked:
         errors: of layers whose rank was reduced: the relative error left.
         dense: layers written as whole differences, because they are not low-rank and no rank was asked for.
         left_out: text-encoder parts of other kinds than LoRA, by file.
+        pairs: layer of the network -> its key, and its low-rank update.
+        fixed: layer of the network -> its other updates.
+        whole: each adapter's coefficient and its exact updates.
     """
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
     errors: dict[str, float] = field(default_factory=dict)
     dense: list[str] = field(default_factory=list)
     left_out: dict[str, int] = field(default_factory=dict)
+    pairs: dict[str, tuple[str, LowRank]] = field(default_factory=dict)
+    fixed: dict[str, list[Update]] = field(default_factory=dict)
+    whole: list[tuple[float, dict[str, list[Update]]]] = field(default_factory=list)
     size: float = 0.0
     missing: float = 0.0
 
@@ -54,22 +60,20 @@ class Baked:
         return math.sqrt(self.missing / self.size) if self.size > 0 else 0.0
 
 
-def bake_merge(
+def sum_updates(
     model: Patcher,
     loras: RewardLoRAs,
     coefficients: Sequence[float],
     rank: int,
-    dtype: torch.dtype,
     advance: Callable[[int, int], None],
 ) -> Baked:
-    """Sum the adapters' updates, ``sum_i c_i (W_i - W)`` of each layer: the soup as one file.
+    """Sum the adapters' updates, ``sum_i c_i (W_i - W)`` of each layer: the soup as one file, for a later `finish`.
 
     Args:
         model: the host's ModelPatcher. It is not changed.
         loras: the adapters.
         coefficients: c, float[m], any sign.
         rank: of every layer; 0 keeps the sum exact.
-        dtype: of the tensors.
         advance: called with the number of finished layers and of all. It may raise to stop.
 
     Raises:
@@ -81,21 +85,34 @@ def bake_merge(
     network, weights = model.model, BaseWeights(model)
     hosts = comfy.lora.model_lora_keys_unet(network, {})
     layers: dict[str, list[tuple[float, Update]]] = {}
-    for adapter, coefficient in used:
-        for name, updates in _fitted(adapter, network, hosts, weights).items():
-            layers.setdefault(name, []).extend((coefficient, update) for update in updates)
     baked, keys = Baked(), _keys(hosts)
+    for adapter, coefficient in used:
+        fitted = _fitted(adapter, network, hosts, weights)
+        baked.whole.append((coefficient, fitted))
+        for name, updates in fitted.items():
+            layers.setdefault(name, []).extend((coefficient, update) for update in updates)
     advance(0, len(layers))
     for number, (name, updates) in enumerate(layers.items(), 1):
         _bake_layer(baked, keys, name, updates, weights, rank)
         advance(number, len(layers))
     for name, pairs in _text_layers(used, baked).items():
-        _write_pair(baked, name, _reduced(baked, name, join_pairs(pairs), rank))
+        write_pair(baked, name, _reduced(baked, name, join_pairs(pairs), rank))
+    return baked
+
+
+def finish(baked: Baked, dtype: torch.dtype) -> None:
+    """Write the layers' pairs, and make all tensors those of the file.
+
+    Args:
+        baked: of `sum_updates`.
+        dtype: of the file's tensors.
+    """
+    for key, pair in baked.pairs.values():
+        write_pair(baked, key, pair)
     baked.tensors = {
         key: tensor.to("cpu", torch.float32 if key.endswith(".alpha") else dtype).contiguous()
         for key, tensor in with_one_alpha(baked.tensors).items()
     }
-    return baked
 
 
 def _fitted(
@@ -141,20 +158,22 @@ def _bake_layer(
     parameter = name if name in keys or f"{name}.weight" not in keys else f"{name}.weight"
     key = keys.get(parameter, parameter.removesuffix(".weight"))
     if biases:
-        baked.tensors[f"{key}.diff_b"] = _sum(biases, partial(weights.read, f"{name}.bias"))
+        bias = baked.tensors[f"{key}.diff_b"] = _sum(biases, partial(weights.read, f"{name}.bias"))
+        baked.fixed.setdefault(name, []).append(BiasDifference(bias))
     if not others:
         return
     pairs = [(c, update) for c, update in others if isinstance(update, LowRank)]
     if len(pairs) == len(others):
-        _write_pair(baked, key, _reduced(baked, key, join_pairs(pairs), rank))
+        baked.pairs[name] = (key, _reduced(baked, key, join_pairs(pairs), rank))
         return
     difference = _sum(others, partial(weights.read, parameter))
     if rank > 0 and difference.ndim > 1:
-        _write_pair(baked, key, _reduced(baked, key, difference, rank))
+        baked.pairs[name] = (key, _reduced(baked, key, difference, rank))
         return
     baked.size += float(difference.double().square().sum())
     baked.dense.append(key)
     baked.tensors[f"{key}.diff"] = difference
+    baked.fixed.setdefault(name, []).append(Difference(difference))
 
 
 def _sum(updates: Sequence[tuple[float, Update]], read: Callable[[], Tensor]) -> Tensor:
@@ -183,7 +202,8 @@ def _gram(down: Tensor) -> Tensor:
     return rows @ rows.t()
 
 
-def _write_pair(baked: Baked, key: str, pair: LowRank) -> None:
+def write_pair(baked: Baked, key: str, pair: LowRank) -> None:
+    """Write a layer's pair under its key."""
     kernel = [1] * (pair.down.ndim - 2)
     baked.tensors[f"{key}.lora_down.weight"] = pair.down
     baked.tensors[f"{key}.lora_up.weight"] = pair.up.view(*pair.up.shape, *kernel)

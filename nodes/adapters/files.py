@@ -81,11 +81,13 @@ class RewardLoRAs:
         banks: a cache of `fitting.bank_patcher` for each model, as long as the model lives, so that a new preference
             reads, converts and moves nothing.
         slots: see `slots.Slots`; empty for a single loader without empty slots.
+        crosses: cross adapters (`blending.cross`), which have no weight of their own. Their slots count as empty.
     """
 
     adapters: tuple[RewardLoRA, ...]
     banks: weakref.WeakKeyDictionary[Any, Any] = field(default_factory=weakref.WeakKeyDictionary, repr=False)
     slots: Slots = ()
+    crosses: tuple[RewardLoRA, ...] = ()
 
     def __iter__(self) -> Iterator[RewardLoRA]:
         return iter(self.adapters)

@@ -52,12 +52,12 @@ def bank_patcher(loras: RewardLoRAs, model: Patcher) -> Any:
     weights = BaseWeights(model)
     hosts = comfy.lora.model_lora_keys_unet(network, {})
     updates: list[dict[str, list[Update]]] = []
-    for adapter in loras:
+    for adapter in (*loras.adapters, *loras.crosses):
         fitted, report = fit_adapter(adapter, network, hosts, weights)
         updates.append(fitted)
         if report.text():
             notify(report.text())
-    bank = AdapterBank(updates, compute_dtype(network))
+    bank = AdapterBank(updates, compute_dtype(network), len(loras.adapters))
     patcher = patcher_of(bank, model.load_device, model.offload_device)
     made[model.patches_uuid if weights.used else None] = patcher
     return patcher

@@ -9,9 +9,11 @@ from typing import Any
 from comfy.patcher_extension import WrappersMP
 
 from ...blending.adapters import AdapterBank
+from ...blending.cross import Crossed
 from ...blending.plans import Planner
 from ..adapters.files import RewardLoRAs
 from ..adapters.fitting import bank_patcher
+from ..adapters.groups import pairs_of
 from ..host import Executor, Patcher
 from .refusals import (
     check_multiplied,
@@ -88,6 +90,8 @@ def attach(
             "This MODEL already carries a blend. Connect the model from before the first Blend Model, and chain all adapters "
             "through Load Reward LoRAs instead."
         )
+    if loras.crosses:
+        planner = Crossed(planner, pairs_of(loras))
     bank = bank_patcher(loras, model)
     blended = model.clone()
     blended.set_additional_models(KEY, [bank])

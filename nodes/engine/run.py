@@ -141,7 +141,7 @@ class BlendRun:
         named = dict(zip(names, args, strict=False)) | kwargs
         options = {name: named.get(name) for name in ("latent_image", "denoise_mask")}
         options["seed"], noise = named["extra_args"].get("seed"), named["noise"]
-        self.texts = texts_of_run(guider, noise, self.bank.adapters, **options)
+        self.texts = texts_of_run(guider, noise, self.bank.weighted, **options)
         if self._on_texts and self.texts is not None:
             raise ValueError(TWICE.format(len(self._on_texts)))
         if self._on_texts:

@@ -83,7 +83,9 @@ class RunTexts:
         if len(used) == 1 and gates[used[0]] == 1:
             return self._adapters[conditioning, used[0]]
         soup = self._soups.get(conditioning)
-        if soup is not None and all(math.isclose(a, b, abs_tol=1e-6) for a, b in zip(soup[0], gates, strict=True)):
+        if soup is not None and all(
+            math.isclose(a, b, abs_tol=1e-6) for a, b in zip(soup[0], gates[: len(soup[0])], strict=True)
+        ):
             return soup[1]
         raise ValueError(
             "The adapters' text encodings cannot be mixed for this method: connect the same preference to Blend Text Encoder, or "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -35,12 +36,12 @@ class World:
         self.network = nn.Sequential(nn.Linear(6, 12), nonlinearity(), nn.Linear(12, 6)).requires_grad_(False)
         for parameter in self.network.parameters():
             parameter.copy_(self.random(*parameter.shape) / parameter.shape[-1] ** 0.5)
-        self.adapters = [self.adapter(size), self.adapter(size)]
+        self.adapters: list[dict[str, list[Any]]] = [self.adapter(size), self.adapter(size)]
 
     def random(self, *shape: int) -> Tensor:
         return torch.randn(shape, generator=self.generator)
 
-    def adapter(self, size: float) -> dict[str, list[LowRank]]:
+    def adapter(self, size: float) -> dict[str, list[Any]]:
         return {
             name: [LowRank(self.random(2, taken) / taken**0.5, self.random(out, 2) * size)]
             for name, (taken, out) in LAYERS.items()
@@ -125,10 +126,10 @@ def test_of_a_linear_network_the_blend_of_one_layer_is_the_merge() -> None:
 def test_the_updates_are_those_of_the_side_path() -> None:
     """Other kinds of update, too, with gates of any sign."""
     world = World(nn.Tanh)
-    world.adapters[0]["0"] += [
-        BiasDifference(world.random(12)),
-        ScaledOutput(world.random(12) / 4, world.network[0].bias),
-    ]
+    first = world.network[0]
+    assert isinstance(first, nn.Linear)
+    others = [BiasDifference(world.random(12)), ScaledOutput(world.random(12) / 4, first.bias)]
+    world.adapters[0] = {**world.adapters[0], "0": [*world.adapters[0]["0"], *others]}
     x, gates = world.random(5, 6), (0.6, -0.3)
     path = SidePath(AdapterBank(world.adapters, torch.float32))
     path.install(world.network)
@@ -175,7 +176,7 @@ def test_a_blend_without_effect_and_a_bare_parameter_are_refused() -> None:
     world = World(nn.Tanh)
     base = world.examples(1)[0].base
     assert base is not None
-    gated = GatedUpdates(world.network, [world.soup((0.3, 0.7)) and {}])
+    gated = GatedUpdates(world.network, [{}])
     with pytest.raises(ValueError, match="The blend is the base model"):
         held_out_error(gated, [Example(lambda: base, (base,), base)], [Goal(gates=())])
     with pytest.raises(ValueError, match="which is no layer's"):

@@ -67,6 +67,60 @@ def test_drag_in_the_square(front: FrontEnd) -> None:
     assert sum(weights_of(pad.numbers())) == pytest.approx(1, abs=1e-9)
 
 
+def test_drag_at_a_reduced_zoom(front: FrontEnd) -> None:
+    """Where the front end shows less of a node, too."""
+    pad = preference_pad.make(front, LORAS[:2])
+    front.page.evaluate(
+        """(id) => {
+            const { ds } = app.canvas, { pos } = app.graph.getNodeById(id)
+            ds.scale = 0.3
+            ds.offset[0] = 700 / ds.scale - pos[0]
+            ds.offset[1] = 400 / ds.scale - pos[1]
+            app.canvas.setDirty(true, true)
+        }""",
+        pad.node,
+    )
+    front.settle()
+    front.pause(500)
+    pad.drag(MIDDLE, QUARTER)
+    assert weights_of(pad.numbers()) == pytest.approx([0.25, 0.75, 0, 0], abs=0.03)
+
+
+def test_two_pads_of_one_loader_are_independent_and_keep_their_adapters(front: FrontEnd) -> None:
+    """Each has its own numbers. When the loader's rows change places, both follow."""
+    pad = preference_pad.make(front, LORAS[:2])
+    other = front.page.evaluate(
+        """(id) => {
+            const other = LiteGraph.createNode('PreferenceWeights'), loader = app.graph.getNodeById(id)
+            app.graph.add(other)
+            other.pos = [960, 100]
+            loader.connect(0, other, other.findInputSlot('reward_loras'))
+            return other.id
+        }""",
+        pad.loader,
+    )
+    second = preference_pad.Pad(front, other)
+    for name, value in zip(preference_pad.NUMBERS, (0.5, 0.5, 0, 0, 1), strict=True):
+        second.set_number(name, value)
+    front.settle()
+    front.fit()
+    second.wait(f"look.shown && look.labels.join() === '{','.join(NAMES[:2])}'")
+    front.pause(500)
+    pad.drag(MIDDLE, QUARTER)
+    second.drag(MIDDLE, TENTH)
+    assert weights_of(pad.numbers())[0] == pytest.approx(0.25, abs=0.011)
+    assert weights_of(second.numbers())[0] == pytest.approx(0.9, abs=0.011)
+    front.page.evaluate(
+        """(id) => {
+            const loader = app.graph.getNodeById(id), { element } = loader.widgets.find((w) => w.name === 'lora_rows')
+            element.querySelector('[data-part=remove]').click()
+        }""",
+        pad.loader,
+    )
+    assert weights_of(pad.numbers())[:2] == pytest.approx([0.75, 0], abs=0.011)
+    assert weights_of(second.numbers())[:2] == pytest.approx([0.1, 0], abs=0.011)
+
+
 def test_drag_outside_stays_on_the_border(front: FrontEnd) -> None:
     pad = preference_pad.make(front, LORAS)
     pad.drag((150, 120), (150, 185))  # below the middle of the base

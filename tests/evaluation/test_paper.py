@@ -187,3 +187,11 @@ def test_overrides_replace_rewards_and_merge_the_rest() -> None:
         "rewards": {"b": 2},
         "run": {"seed": 3, "keep": 2},
     }
+
+
+def test_the_experiments_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["paper", "--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == experiment_names() and "Table 1 and Figure 2" in "".join(lines)
+    assert command.main(["paper"]) == 1
+    assert "no experiment: give one of figure4" in capsys.readouterr().err

@@ -26,7 +26,7 @@ def state(index: int, outputs: dict[Any, torch.Tensor], deviations: list[float])
     return SimpleNamespace(
         info=StepInfo(index, 2, 0, range(2)),
         index=index,
-        steps=SimpleNamespace(output=torch.tensor([3.0, 3.0])),
+        policy=SimpleNamespace(output=torch.tensor([3.0, 3.0])),
         predict=lambda row: outputs[row],
         mean=lambda output: 2 * latents + 3 * output,
         std=lambda: deviations[index],
@@ -49,7 +49,7 @@ def test_weights_are_the_ratio_of_the_models_densities_to_the_blends() -> None:
             return torch.distributions.Normal(given.mean(output).double(), s).log_prob(x).flatten(1).sum(1)
 
         shares = (*coefficients, 1 - sum(coefficients))
-        mixed = sum(c * outputs[row] for c, row in zip(shares, rows, strict=True))
+        mixed = torch.stack([c * outputs[row] for c, row in zip(shares, rows, strict=True)]).sum(0)
         expected += sum(c * density(outputs[row]) for c, row in zip(shares, rows, strict=True)) - density(mixed)
     assert stepper.log_weights is not None
     torch.testing.assert_close(stepper.log_weights, expected, rtol=1e-4, atol=1e-4)

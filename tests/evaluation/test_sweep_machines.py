@@ -84,7 +84,7 @@ class Folder:
                 file.write(f"{machine} {point.folder} {images[0]}\n")
 
         def run() -> None:
-            Sweep._unit = unit  # in the child process alone
+            setattr(Sweep, "_unit", unit)  # noqa: B010  (in the child process alone)
             with pytest.raises(OSError, match="unreachable|refused"):
                 socket.create_connection(("127.0.0.1", int((self.folder / "port").read_text())), 1)
             ready = sweep(self.config)

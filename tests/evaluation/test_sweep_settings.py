@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from diffusion_blend.evaluation.sweep.checks import check_config
+from diffusion_blend.training.config import BaseConfig
 from sweeps import settings, sweep, write_adapter
 from tiny_pipelines import save_tiny_sd
 
@@ -55,3 +59,36 @@ def test_a_kl_scale_that_a_method_cannot_take_is_left_out_with_a_line(
     assert [r.message for r in caplog.records if "left out" in r.message] == [
         next(r.message for r in caplog.records if r.message.startswith("stochastic is left out at KL scale 1.5"))
     ]
+
+
+@pytest.mark.parametrize(
+    ("over", "message"),
+    [
+        ({"kl_scales": []}, "at least one adapter, one reward, one method and one KL scale"),
+        ({"grid": 1_000_000}, "grid 1000000 with 2 adapters is 1,000,001 preferences"),
+        ({"etas": {"a": 2.0}, "methods": ["msdda"]}, "etas.a is 2 beside eta 1: both must be above 0 and at most 1"),
+        ({"etas": {"a": 0.5}, "eta": 0.0, "methods": ["msdda"]}, "etas.a is 0.5 beside eta 0"),
+        ({"eta": 0.0, "methods": ["code"]}, "code needs steps with noise, and eta is 0"),
+        ({"eta": 0.0, "methods": ["rgg"]}, "rgg needs steps with noise, and eta is 0"),
+        ({"method_weights": {"blend": []}}, "method_weights.blend is empty"),
+        (
+            {"method_weights": {"base": [[1, 1]]}, "methods": ["base"]},
+            "'base', which is none of the methods with weights",
+        ),
+        ({"base": BaseConfig(path="nosuch")}, "base 'nosuch': no such folder or file, and not a hub id"),
+        ({"base": BaseConfig(path="/nosuch/x")}, "base '/nosuch/x': no such folder or file"),
+        ({"base": BaseConfig(path="nosuch.module:base")}, "there is no module 'nosuch.module' here"),
+    ],
+)
+def test_wrong_settings_are_refused_before_anything_is_loaded(
+    over: dict[str, Any], message: str, world: World, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_config(replace(settings(tmp_path / "out", *world), **over))
+
+
+def test_wrong_files_and_weights_are_named(world: World, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="morl '1': 1 weights for 2 adapters"):
+        sweep(settings(tmp_path / "out", *world, methods=["morl"], morl={"1": "x"}))
+    with pytest.raises(ValueError, match=r"a.safetensors is not a table in UTF-8 text"):
+        sweep(settings(tmp_path / "out", *world, external_scores=[str(world[1]["a"])]))

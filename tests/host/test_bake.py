@@ -18,7 +18,8 @@ from adapter_makers import LINEAR, lora
 from comfy_adapters import low_rank, write
 from comfy_world import blend_model, difference, load_loras, preference
 from dense_updates import assert_same, host_changes
-from diffusion_blend.nodes.bake import BakeBlend, place, write_new
+from diffusion_blend.nodes.adapters.new_files import place, write_new
+from diffusion_blend.nodes.bake import BakeBlend
 from diffusion_blend.nodes.miniature import LoadMiniature
 from diffusion_blend.nodes.regional import RegionalPreferenceNode
 
@@ -32,8 +33,8 @@ def folder(loras_folder):
         path.rmdir() if path.is_dir() else path.unlink()
 
 
-def bake(model, loras, weights, filename="baked", rank=0, precision="float32"):
-    return BakeBlend.execute(model, loras, weights, filename=filename, rank=rank, precision=precision).args
+def bake(model, loras, weights, filename="baked", rank=0, precision="float32", **more):
+    return BakeBlend.execute(model, loras, weights, filename=filename, rank=rank, precision=precision, **more).args
 
 
 def read(folder, name):
@@ -242,3 +243,86 @@ def test_half_precision_is_half_the_size(sd15, folder):
     assert sizes[1] < 0.6 * sizes[0]
     whole, half = (read(folder, name)[0] for name in names)
     assert all(torch.allclose(whole[key].float(), half[key].float(), rtol=2e-3, atol=1e-4) for key in whole)
+
+
+def fitting(world, **changes):
+    """The inputs of the method distil: a fast fit of no use."""
+    sampling = world.sampling(latent=comfy_models.latent(world.kind, 1))
+    given = {"positive": sampling["positive"], "negative": sampling["negative"], "latent_image": sampling["latent"]}
+    fit = {"steps": 2, "cfg": 1.0, "trajectories": 1, "iterations": 2, "learning_rate": 2e-3, "seed": 7}
+    return {"method": "distil", **given, **fit, **changes}
+
+
+@pytest.mark.parametrize("kind", ["miniature", "sd3"])
+def test_a_distilled_file_is_nearer_to_the_blend_than_the_soup(worlds, kind, folder):
+    """By the host's own Load LoRA, on predictions of a seed that the fit has not seen: images of one step."""
+    if kind == "miniature":  # of SD 1.5's layout, with trained adapters
+        model, clip = LoadMiniature.execute(2).args[:2]
+        loras = load_loras(["miniature/brightness.safetensors", "miniature/compressibility.safetensors"])
+        texts = [host_nodes.CLIPTextEncode().encode(clip, text)[0] for text in ("a red circle", "")]
+        latent = {"samples": torch.zeros(4, 4, 16, 16)}
+    else:
+        model, loras, latent = worlds(kind).model, worlds(kind).loras(2), comfy_models.latent(kind, 2)
+        texts = [worlds(kind).positive, worlds(kind).negative]
+    given = {"positive": texts[0], "negative": texts[1], "latent_image": latent, "steps": 4, "cfg": 3.0}
+    fit = {"trajectories": 4, "iterations": 40, "learning_rate": 3e-4 if kind == "miniature" else 1e-3, "seed": 7}
+    weights = preference(0.5, 0.5)
+    _, name, report = bake(model, loras, weights, "distilled", method="distil", **given, **fit)
+    made = json.loads(read(folder, name)[1]["diffusion_blend.baked"])
+    assert made["error"] < 0.9 * made["soup_error"]
+    assert f"soup {made['soup_error']:.3f}, this file {made['error']:.3f}" in report
+    assert (made["method"], made["iterations"], made["seed"]) == ("distil", 40, 7)
+    loaded = host_nodes.LoraLoaderModelOnly().load_lora_model_only(model, name, 1.0)[0]
+
+    def image(changed):
+        return host_nodes.common_ksampler(changed, 77, 1, 1.0, "euler", "normal", *texts, latent)[0]["samples"]
+
+    wanted, soup = (image(blend_model(model, loras, weights, method)) for method in ("blend", "soup"))
+    assert float((image(loaded) - wanted).norm()) < float((soup - wanted).norm())
+
+
+def test_the_model_is_as_it_was_after_a_fit(sd3, folder):
+    model, kept = sd3.model, {}
+    for name, tensor in model.model.named_parameters():
+        kept[name] = (id(tensor), tensor.is_inference(), tensor.data_ptr())
+    before = sd3.sample(model)
+    bake(model, sd3.loras(2), preference(0.5, 0.5), "as-it-was", rank=2, **fitting(sd3))
+    for name, tensor in model.model.named_parameters():
+        assert kept[name] == (id(tensor), tensor.is_inference(), tensor.data_ptr())
+    assert not any(module._forward_hooks for module in model.model.modules())
+    assert difference(sd3.sample(model), before) == 0
+
+
+def test_one_adapter_distilled_is_that_adapter(sd3, folder):
+    _, name, report = bake(sd3.model, sd3.loras(1), preference(1.0), "alone", **fitting(sd3, iterations=1))
+    assert "soup 0.000" in report
+    loaded = host_nodes.LoraLoaderModelOnly().load_lora_model_only(sd3.model, name, 1.0)[0]
+    assert difference(sd3.sample(loaded), sd3.sample(blend_model(sd3.model, sd3.loras(1), preference(1.0)))) < 1e-4
+
+
+def test_a_fit_that_does_not_come_nearer_says_so(sd3, folder):
+    worse = fitting(sd3, iterations=1, learning_rate=1.0)
+    report = bake(sd3.model, sd3.loras(2), preference(0.5, 0.5), "worse", **worse)[2]
+    assert "the fit did not come nearer, so the file holds the soup" in report
+
+
+def test_distil_says_what_it_lacks_and_an_interrupt_stops_it(sd3, folder, monkeypatch):
+    weights, loras = preference(0.5, 0.5), sd3.loras(2)
+    with pytest.raises(ValueError, match="so connect positive, latent_image, or choose merge"):
+        bake(sd3.model, loras, weights, **fitting(sd3, positive=None, latent_image=None))
+    with pytest.raises(ValueError, match="method is 'other'"):
+        bake(sd3.model, loras, weights, **fitting(sd3, method="other"))
+    seen = []
+
+    def interrupt(updates, factors, examples, held_out, goals, checked, settings, advance):
+        seen.append(len(examples))
+        comfy.model_management.interrupt_current_processing()
+        advance(1, None)
+
+    monkeypatch.setattr("diffusion_blend.nodes.engine.distil.fit", interrupt)
+    try:
+        with pytest.raises(comfy.model_management.InterruptProcessingException):
+            bake(sd3.model, loras, weights, "stopped", **fitting(sd3))
+    finally:
+        comfy.model_management.interrupt_current_processing(False)
+    assert seen and not (Path(folder) / "stopped.safetensors").exists()

@@ -36,7 +36,10 @@ WIDGETS = {
         "renormalise",
     ],
     "CorrectedBlendSampler": [*(name for name in SAMPLING if name != "sampler_name"), "particles", "resample_below"],
-    "BakeBlend": ["rank", "precision"],
+    "BakeBlend": [
+        *("rank", "precision", "method"),
+        *("seed", "steps", "cfg", "trajectories", "iterations", "learning_rate"),
+    ],
     "LoadMiniature": ["batch_size"],
     "PreferenceSweep": ["kind", "points", "divisions", "kl_scale_from", "kl_scale_to"],
     "PreferenceGrid": ["thumbnail_size"],

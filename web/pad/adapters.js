@@ -23,6 +23,9 @@ import { origin, sourceOf, targetsOf } from './links.js'
 export const LOADER = 'LoadRewardLoRAs'
 const PREFERENCE = 'PreferenceWeights'
 export const NONE = 'None'
+
+/** The ending that `diffusion-blend bake --method cross` gives its files. */
+const CROSS = /\.cross\.safetensors$/i
 const LONGEST_CHAIN = 100 // a graph with a loop must not hang the page
 const [NEVER, BYPASS] = [2, 4] // LiteGraph's node modes
 
@@ -111,7 +114,8 @@ function loaderSlots(loader) {
     const file = valueOf(name)
     const chosen = typeof file === 'string' && file !== NONE
     const on = valueOf(name.replace('lora', 'on')) !== false
-    return { name: chosen ? shortName(file) : '', used: chosen && on }
+    // A cross adapter has no weight of its own: its gate follows from the weights of its two adapters.
+    return { name: chosen ? shortName(file) : '', used: chosen && on && !CROSS.test(file) }
   })
 }
 
