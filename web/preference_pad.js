@@ -203,9 +203,10 @@ app.registerExtension({
   },
   /** @param {any} node */
   nodeCreated(node) {
+    const slots = [...(node.inputs ?? []), ...(node.outputs ?? [])]
+    if (slots.some((slot) => slot.type in LINK_COLOURS)) colourLinks() // again: a theme that loads later empties the tables
     if (node.comfyClass !== NODE || typeof node.addDOMWidget !== 'function') return
     setLanguage(app.extensionManager?.setting?.get('Comfy.Locale'))
-    colourLinks() // again, because a theme that loads later empties the tables
     addPad(node, node)
   }
 })

@@ -187,3 +187,16 @@ def test_links_have_colours_of_their_own(front: FrontEnd) -> None:
     )
     assert all(classic and classic == nodes_2 for classic, nodes_2 in colours), colours
     assert colours[0] != colours[1]
+
+
+def test_links_keep_their_colours_when_a_theme_loads_before_a_loader(front: FrontEnd) -> None:
+    """A theme replaces the tables. The next node with such a slot puts the colours back, also without a pad."""
+    colour = front.page.evaluate(
+        """() => {
+            const tables = [app.canvas.default_connection_color_byType, app.canvas.constructor.link_type_colors]
+            tables.forEach((table) => delete table.REWARD_LORAS)
+            app.graph.add(LiteGraph.createNode('LoadRewardLoRAs'))
+            return tables.map((table) => table.REWARD_LORAS)
+        }"""
+    )
+    assert all(colour), colour
