@@ -161,3 +161,37 @@ def test_a_file_of_comfyuis_extract_node_is_the_model_that_it_was_extracted_from
     hosts = host_changes(sd15.model, comfy.lora.model_lora_keys_unet(model.model, {}), tensors, 1.0)
     assert_same(changes(sd15.model.model, updates), hosts)
     assert f"diffusion_model.{LAYERS['down_blocks.0.resnets.0.conv1']}.bias" in hosts
+
+
+@pytest.mark.parametrize("name", ["LoRA", "DoRA"])
+def test_files_of_diffusers_save_lora_weights_are_its_own_forward_pass(name, tmp_path):
+    """As diffusers' training scripts save: peft's tensors, converted, written with the adapter's settings in the header."""
+    import peft
+    from diffusers import StableDiffusionPipeline
+    from diffusers.utils import convert_state_dict_to_diffusers
+    from diffusion_blend.nodes.adapters.files import read_lora
+
+    make, settings = PEFT[name]
+    with torch.inference_mode(False), torch.no_grad():
+        torch.manual_seed(0)
+        module = network()
+        before = effective_weights(module)
+        config = getattr(peft, make)(target_modules=["to_k", "conv1"], **settings)
+        peft.inject_adapter_in_model(config, module)
+        module.train()
+        for key, parameter in module.named_parameters():
+            if "lora_A" in key or "lora_B" in key:
+                nn.init.normal_(parameter, std=0.05)
+            elif "magnitude" in key:
+                parameter.mul_(1 + 0.2 * torch.randn_like(parameter))
+        StableDiffusionPipeline.save_lora_weights(
+            tmp_path,
+            unet_lora_layers=convert_state_dict_to_diffusers(peft.get_peft_model_state_dict(module)),
+            unet_lora_adapter_metadata=config.to_dict(),
+        )
+        expected = change(before, effective_weights(module))
+    assert len(expected) == 2
+    adapter = read_lora(str(tmp_path / "pytorch_lora_weights.safetensors"), 1.0)
+    updates, report = fit(comfy_models.load("sd15"), adapter.tensors)
+    assert not report.absent and not report.misshapen
+    assert_same(changes(comfy_models.load("sd15").model, updates), expected, tolerance=2e-5)
