@@ -1,5 +1,7 @@
 /** The pad's words in the host's language; English where there is no translation. */
 
+import { translations } from './translations.js'
+
 const ENGLISH = {
   pad: 'Preference pad',
   weightsOf: 'Weights of {names}',
@@ -37,7 +39,7 @@ const ENGLISH = {
   remove: 'Remove'
 }
 
-/** @type {Record<string, typeof ENGLISH>} */
+/** @type {Record<string, typeof ENGLISH> & { en: typeof ENGLISH }} */
 const WORDS = {
   en: ENGLISH,
   zh: {
@@ -78,14 +80,4 @@ const WORDS = {
   }
 }
 
-let language = 'en'
-
-/** @type {(locale: unknown) => void} */
-export function setLanguage(locale) {
-  const wanted = String(locale ?? 'en')
-  language = wanted in WORDS ? wanted : 'en'
-}
-
-/** @type {(key: keyof typeof ENGLISH, values?: Record<string, string | number>) => string} */
-export const say = (key, values = {}) =>
-  WORDS[language][key].replace(/\{(\w+)\}/g, (_, name) => String(values[name] ?? ''))
+export const { setLanguage, say } = translations(WORDS)
