@@ -136,6 +136,10 @@ class RowEvaluator:
             if self.evaluation == "batched":
                 self._say(PATCHED.format(", ".join(call.foreign_patches)))
             return 1
+        if count > 1 and call.foreign_wrappers:  # a cache counts calls and compares their shapes
+            if self.evaluation == "batched":
+                self._say(WRAPPED)
+            return 1
         while count > 1 and network.memory_required(*call.memory_shapes(count)) * MEMORY_MARGIN >= free_memory(
             network, call.x.device
         ):
@@ -182,6 +186,10 @@ IMAGE_BY_IMAGE = (
 PATCHED = (
     "Other nodes patch this model's layers ({}) and may not know of a batched blend. So the blend is evaluated one row at a "
     "time."
+)
+WRAPPED = (
+    "Other nodes wrap this model's calls (EasyCache does, for example) and may not know of a batched blend. So the blend is "
+    "evaluated one row at a time."
 )
 
 

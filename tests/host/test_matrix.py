@@ -7,6 +7,7 @@ DEFAULT = [
     ("Skip Layer Guidance (DiT)", ("batched", "early")),
     ("Normalized Attention Guidance", ("batched",)),
     ("Self-Attention Guidance", ("batched",)),
+    ("EasyCache", ("batched",)),
     ("LazyCache", ("early",)),
     ("Dual CFG Guider", ("batched",)),
     ("Split Sigmas in two stages", ("stochastic",)),

@@ -114,11 +114,18 @@ def hooked_reference(world: Any, adapters: Sequence[Any], weights: Sequence[floa
     return world.sample(model, positive=longer(world))
 
 
+def outputs(node: Any, *inputs: Any, **named: Any) -> tuple[Any, ...]:
+    """Run a node of the host, of the present kind or of the one before it."""
+    if hasattr(node, "define_schema"):
+        return node.execute(*inputs, **named).args
+    return getattr(node(), node.FUNCTION)(*inputs, **named)
+
+
 def _custom(world: Any, model: Any, guider: Any, sigmas: Tensor, latent: Any, noise: Any) -> Any:
     from comfy_extras.nodes_custom_sampler import SamplerCustomAdvanced
 
     sampler = comfy.samplers.sampler_object("euler")
-    return SamplerCustomAdvanced.execute(noise, guider, sampler, sigmas, latent).args[0]
+    return outputs(SamplerCustomAdvanced, noise, guider, sampler, sigmas, latent)[0]
 
 
 def _sigmas(model: Any, steps: int) -> Tensor:
@@ -129,10 +136,10 @@ def in_two_stages(world: Any, model: Any) -> Tensor:
     """Split Sigmas: the second sampler goes on where the first one ends."""
     from comfy_extras.nodes_custom_sampler import CFGGuider, DisableNoise, RandomNoise, SplitSigmas
 
-    high, low = SplitSigmas.execute(_sigmas(model, 4), 2).args
+    high, low = outputs(SplitSigmas, _sigmas(model, 4), 2)
     latent = comfy_models.latent(world.kind, 2)
-    for sigmas, noise in ((high, RandomNoise.execute(5).args[0]), (low, DisableNoise.execute().args[0])):
-        guider = CFGGuider.execute(model, world.positive, world.negative, 4.0).args[0]
+    for sigmas, noise in ((high, outputs(RandomNoise, 5)[0]), (low, outputs(DisableNoise)[0])):
+        guider = outputs(CFGGuider, model, world.positive, world.negative, 4.0)[0]
         latent = _custom(world, model, guider, sigmas, latent, noise)
     return latent["samples"]
 
@@ -144,8 +151,8 @@ def with_two_prompts(style: str) -> Any:
         from comfy_extras.nodes_custom_sampler import DualCFGGuider, RandomNoise
 
         second = comfy_models.conditioning(world.kind, 8)
-        guider = DualCFGGuider.execute(model, world.positive, second, world.negative, 4.0, 3.0, style).args[0]
-        noise = RandomNoise.execute(5).args[0]
+        guider = outputs(DualCFGGuider, model, world.positive, second, world.negative, 4.0, 3.0, style)[0]
+        noise = outputs(RandomNoise, 5)[0]
         return _custom(world, model, guider, _sigmas(model, 3), comfy_models.latent(world.kind, 2), noise)["samples"]
 
     return run
