@@ -127,7 +127,7 @@ def fit_adapter(
 
 
 def _finite(updates: Updates) -> Updates:
-    """The updates, if all their numbers are finite, whatever they were made from.
+    """Return the updates of any kind, if all their numbers are finite.
 
     Raises:
         ValueError: one is NaN or infinite.

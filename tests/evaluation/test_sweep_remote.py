@@ -85,9 +85,9 @@ def test_a_finished_folder_is_copied_and_another_machine_goes_on_from_the_copy(
 
     monkeypatch.undo()
     (tmp_path / "whole").mkdir()
-    whole = settings(tmp_path / "whole/work", *world, **OVER, methods=["base", "soup", "blend"])
+    whole = settings(tmp_path / "whole/sweep", *world, **OVER, methods=["base", "soup", "blend"])
     command._sweep(whole)
-    assert rows_of(copied(store)["samples.csv"]) == rows_of((tmp_path / "whole/work/samples.csv").read_bytes())
+    assert rows_of(copied(store)["samples.csv"]) == rows_of((tmp_path / "whole/sweep/samples.csv").read_bytes())
     with pytest.raises(ValueError, match="is a sweep with other settings .steps: 1, now 2"):
         command._sweep(config_of(tmp_path / "three/work", world, ["base"], steps=2))
 

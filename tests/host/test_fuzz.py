@@ -15,6 +15,10 @@ import torch
 from diffusion_blend.blending.plans import make_planner
 from diffusion_blend.blending.preference import Preference
 from diffusion_blend.blending.step_info import StepInfo
+from diffusion_blend.blending.updates import Difference
+from diffusion_blend.nodes.adapters import fitting
+from diffusion_blend.nodes.adapters.base_weights import BaseWeights
+from diffusion_blend.nodes.adapters.files import read_lora
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from reader_law import ENDINGS, KERNEL, LINEAR, NUMBERS, World, check_file
@@ -135,6 +139,9 @@ FOUND = {
     "LoKr's alpha infinite": ("LoKr", f"{LINEAR}.alpha", torch.tensor(math.inf)),
     "LoHa's alpha NaN": ("LoHa", f"{LINEAR}.alpha", torch.tensor(math.nan)),
     "alpha NaN": ("LoCon", f"{KERNEL}.alpha", torch.tensor(math.nan)),
+    "OFT's alpha NaN": ("OFT", f"{LINEAR}.alpha", torch.tensor(math.nan)),
+    "BOFT's alpha infinite": ("BOFT", f"{LINEAR}.alpha", torch.tensor(math.inf)),
+    "GLoRA's alpha NaN": ("GLoRA", f"{LINEAR}.alpha", torch.tensor(math.nan)),
     "a shape that is one number": ("DoRA", f"{LINEAR}.reshape_weight", torch.tensor(3.0)),
     "a shape that is a table": ("DoRA", f"{LINEAR}.reshape_weight", torch.ones(2, 2)),
 }
@@ -143,6 +150,18 @@ FOUND = {
 @pytest.mark.parametrize(("kind", "key", "value"), FOUND.values(), ids=FOUND)
 def test_files_that_once_came_through(kind, key, value, reader_world, tmp_path):
     check_file(save({**reader_world.files[kind], key: value}), tmp_path / "found.safetensors", reader_world)
+
+
+def test_no_update_that_is_not_finite_is_applied(reader_world, tmp_path, monkeypatch):
+    """Whichever part of the reader makes it."""
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(save(reader_world.files["kohya"]))
+    bad = [(LINEAR, Difference(torch.full((128, 128), math.inf)))]
+    monkeypatch.setattr(fitting, "convert", lambda *_: bad)
+    with pytest.raises(ValueError, match=r"a\.safetensors.*NaN or infinite"):
+        fitting.fit_adapter(
+            read_lora(str(path), 1.0), reader_world.network, reader_world.key_map, BaseWeights(reader_world.model)
+        )
 
 
 @pytest.mark.full
