@@ -41,6 +41,10 @@ class Machine:
             os.kill(int(pid), signal.SIGKILL)
 
 
+class NoNamespaces(Exception):
+    """This system has no ``ip``, or does not permit network namespaces."""
+
+
 def _ip(*words: str) -> None:
     subprocess.run(["ip", *words], check=True, capture_output=True, text=True)
 
@@ -50,7 +54,7 @@ def two_machines() -> Iterator[tuple[Machine, Machine]]:
     """Make two namespaces and the cable between them, and remove them afterwards.
 
     Raises:
-        OSError: there is no ``ip``, or making namespaces is not permitted.
+        NoNamespaces: there is no ``ip``, or making namespaces is not permitted.
     """
     mark = os.getpid()
     pair = tuple(Machine(f"blend-{mark}-{i}", f"10.77.0.{i + 1}", f"bl{mark}-{i}") for i in range(2))
@@ -59,8 +63,10 @@ def two_machines() -> Iterator[tuple[Machine, Machine]]:
         for machine in pair:
             try:
                 _ip("netns", "add", machine.name)
+            except FileNotFoundError as error:
+                raise NoNamespaces("no network namespaces here: there is no ip") from error
             except subprocess.CalledProcessError as error:
-                raise OSError(f"no network namespaces here: {error.stderr.strip()}") from error
+                raise NoNamespaces(f"no network namespaces here: {error.stderr.strip()}") from error
             made.append(machine)
         _ip("link", "add", pair[0].interface, "type", "veth", "peer", "name", pair[1].interface)
         for machine in pair:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from network_namespaces import Machine, two_machines
+from network_namespaces import Machine, NoNamespaces, two_machines
 from safetensors.torch import load_file
 
 SUPPORT = Path(__file__).parents[1] / "support"
@@ -76,7 +77,7 @@ def test_two_machines_make_the_update_of_two_processes(results: Path, tiny_sd: P
         with two_machines() as machines:
             started = start_on(machines, [str(SUPPORT / "two_processes.py"), str(tiny_sd), str(tmp_path), "dpok"])
             texts = [process.communicate(timeout=300)[0] for process in started]
-    except OSError as error:
+    except NoNamespaces as error:
         pytest.skip(str(error))
     assert [process.returncode for process in started] == [0, 0], "\n".join(texts)[-3000:]
     for rank in (0, 1):
@@ -114,12 +115,13 @@ def test_a_machine_that_dies_stops_the_run_which_is_then_resumed(tiny_sd: Path, 
                 time.sleep(0.2)
             machines[1].kill()
             said = first[0].communicate(timeout=200)[0]
-            assert first[0].returncode != 0 and "Connection closed by peer" in said
+            assert first[0].returncode != 0
+            assert re.search("Connection (closed|reset) by peer|Broken pipe", said), said[-6000:]
             done = int(sorted(kept.glob("checkpoint-????????"))[-1].name[-8:])
             again = start_on(machines, words("--resume", "true", "--run.iterations", str(done + 1)))
             texts = [process.communicate(timeout=200)[0] for process in again]
             assert [process.returncode for process in again] == [0, 0], "\n".join(texts)[-3000:]
-    except OSError as error:
+    except NoNamespaces as error:
         pytest.skip(str(error))
     assert (kept / f"checkpoint-{done + 1:08d}").is_dir() and (tmp_path / "run" / "adapter.safetensors").is_file()
 
