@@ -57,6 +57,10 @@ def _train_parser() -> ArgumentParser:
     )
     train.add_argument("--batch", type=int, default=64, help="pictures a step")
     train.add_argument("--compile", action="store_true", help="use torch.compile: about 1.8 times as fast on a CPU")
+    train.add_argument(
+        "--high_noise", type=float, default=0.6, help="share of pictures whose timestep is drawn from 600 to 999 alone"
+    )
+    train.add_argument("--snr_floor", type=float, default=0.25, help="smallest weight of the error in x0; 0 is min-SNR")
     train.add_argument("--threads", type=int, default=0, help="CPU threads; 0 is torch's own choice")
     return train
 
@@ -117,6 +121,8 @@ def _train(options: Namespace) -> None:
         seed=options.seed,
         start=options.start,
         batch=options.batch,
+        high_noise=options.high_noise,
+        snr_floor=options.snr_floor,
         compile=options.compile,
         threads=options.threads,
     )
