@@ -119,18 +119,29 @@ def test_the_saved_model_makes_the_pictures_of_the_model_in_memory(tmp_path, fre
         load_pipeline(tmp_path / "empty")
 
 
-def test_the_loss_of_pure_guessing_is_the_weights_mean(fresh):
-    # A UNet that answers 0 has error 1 per element, so the loss is the mean min-SNR weight of the drawn timesteps.
+@pytest.mark.parametrize("floor", [0.0, 0.25])
+def test_the_loss_of_pure_guessing_is_the_weights_mean(tmp_path, fresh, floor):
+    # A UNet that answers 0 has error 1 per element, so the loss is the mean weight of the drawn timesteps.
     class Zero:
         def __call__(self, noisy, steps, context):
             self.steps = steps
             return type("Output", (), {"sample": torch.zeros_like(noisy)})
 
     zero = Zero()
-    loss = learning.denoising_loss(fresh, zero, learning.draw_batch(0, 0, 256, 0.0), key=1).item()
+    plan = config(tmp_path, high_noise=0.5, snr_floor=floor)
+    loss = learning.denoising_loss(fresh, zero, learning.draw_batch(0, 0, 256, 0.0), 1, plan).item()
     kept = fresh.scheduler.alphas_cumprod[zero.steps].double()
     snr = kept / (1 - kept)
-    assert loss == pytest.approx((torch.minimum(snr, torch.tensor(5.0)) / snr).mean().item(), rel=0.02)
+    weight = torch.clamp(snr, floor, 5.0) / snr
+    assert loss == pytest.approx(weight.mean().item(), rel=0.02)
+    assert (zero.steps > learning.LAYOUT_TIMESTEP).double().mean() == pytest.approx(0.7, abs=0.07)
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.0, 0.4), (1.0, 1.0)])
+def test_the_share_of_high_noise_decides_how_many_timesteps_are_above_600(share, expected):
+    steps = learning.draw_timesteps(4000, share, torch.Generator().manual_seed(0))
+    assert steps.min() >= 0 and steps.max() < 1000
+    assert (steps >= learning.LAYOUT_TIMESTEP).double().mean() == pytest.approx(expected, abs=0.03)
 
 
 def test_learning_rate_rises_stays_and_falls(tmp_path):
