@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -34,18 +35,33 @@ class Network:
         self._path: SidePath | None = None
         self._plain = torch.compile(self._unet) if compile_base else self._unet
         self._called: Any = self._unet
+        self._bank: tuple[Sequence[Updates], AdapterBank] | None = None
 
-    @property
+    @cached_property
     def device(self) -> torch.device:
-        """Where the network computes."""
+        """Where the network computes. diffusers walks over all modules to find it."""
         return self._unet.device
+
+    @cached_property
+    def _dtype(self) -> torch.dtype:
+        return self._unet.dtype
+
+    @cached_property
+    def _modules(self) -> dict[str, torch.nn.Module]:
+        return dict(self._unet.named_modules(remove_duplicate=False))
+
+    def _stacked(self, adapters: Sequence[Updates]) -> AdapterBank:
+        """The adapters' factors, stacked. The last bank is cached, because most units of work have the adapters of the last."""
+        if self._bank is None or not _same(self._bank[0], adapters):
+            with torch.inference_mode(False):  # a later unit may take gradients
+                self._bank = (list(adapters), AdapterBank(adapters, self._dtype).to(self.device))
+        return self._bank[1]
 
     @contextmanager
     def adapted(self, adapters: Sequence[Updates]) -> Iterator[None]:
         """Attach adapters for the block; a row of gates has one gate for each of them, in this order."""
-        bank = AdapterBank(adapters, self._unet.dtype).to(self.device)
-        self._path = SidePath(bank)
-        self._path.install(self._unet)
+        self._path = SidePath(self._stacked(adapters))
+        self._path.install(self._unet, self._modules)
         self._called = self._unet if any(adapters) else self._plain
         try:
             yield
@@ -57,7 +73,7 @@ class Network:
         """The keyword tensors of both guidance branches, empty prompts first, on the device, made once a chunk."""
         prompt, empty = conditioning.prompt, conditioning.empty
         both = {name: rows if self.guidance_scale == 1 else join([empty[name], rows]) for name, rows in prompt.items()}
-        dtype = self._unet.dtype  # masks of texts stay integers
+        dtype = self._dtype  # masks of texts stay integers
         return {
             name: rows.to(self.device, dtype if rows.is_floating_point() else rows.dtype) for name, rows in both.items()
         }
@@ -80,7 +96,7 @@ class Network:
         assert self._path is not None
         with self._path.gated(gates):
             times = torch.full((len(rows),), timestep, device=rows.device)
-            output = self.base.call(self._called, rows.to(self._unet.dtype), times, inputs).float()
+            output = self.base.call(self._called, rows.to(self._dtype), times, inputs).float()
         if not guided:
             return output
         unconditional, conditional = output.chunk(2)
@@ -89,3 +105,7 @@ class Network:
     def decode(self, latents: Tensor) -> Tensor:
         """Decode clean latents, a few at a time: float32[B, 3, H, W] in 0..1, on the device."""
         return self.base.decode_in_parts(latents)
+
+
+def _same(known: Sequence[Updates], adapters: Sequence[Updates]) -> bool:
+    return len(known) == len(adapters) and all(one is other for one, other in zip(known, adapters, strict=True))
