@@ -12,12 +12,10 @@ from jsonargparse import ArgumentParser, Namespace
 
 from ..artifacts.command_line import check_options, run_command
 from ..artifacts.files import check_file, find_file, write_once
+from ..blending.cross import CROSS_END
 
 if TYPE_CHECKING:
     from .trajectories import Settings
-
-CROSS_END = ".cross.safetensors"
-"""The ending of cross adapters' files, by which the nodes' preference pad knows them."""
 
 PRECISIONS = ("float32", "float16", "bfloat16")
 
