@@ -80,6 +80,8 @@ def train_group(
 ) -> list[Path]:
     """Train a group of adapters that are made to be stacked, one for each reward (`training.stacking`).
 
+    The run has as many iterations for each reward as an adapter that is trained alone.
+
     Args:
         rewards: at least two.
         out: the run's folder is ``out/run``; a run found there goes on where it stopped.
@@ -94,9 +96,12 @@ def train_group(
     from ..training.command import parse
     from ..training.stacking import member_files
 
-    words = [*arguments, "--algorithm.stacked", "true"]
-    folder = _train(dict.fromkeys(rewards, 1.0), out / "run", settings, words)
-    names = member_files(parse([*_words(dict.fromkeys(rewards, 1.0), out / "run", settings), *words]))
+    weights, run = dict.fromkeys(rewards, 1.0), out / "run"
+    given = _words(weights, run, settings)
+    iterations = len(rewards) * parse(given).run.iterations
+    words = ["--algorithm.stacked", "true", "--run.iterations", str(iterations), *arguments]
+    folder = _train(weights, run, settings, words)
+    names = member_files(parse([*given, *words]))
     files = [out / f"{reward}.safetensors" for reward in rewards]
     for place, (reward, name, file) in enumerate(zip(rewards, names, files, strict=True), 1):
         _copy_named(folder / name, file, reward, f"{reward} (to be stacked, {place} of {len(rewards)})")

@@ -13,6 +13,7 @@ from diffusion_blend.evaluation.sweep.command import parse
 from diffusion_blend.evaluation.sweep.prepare import weights_of
 from diffusion_blend.miniature.command import main
 from diffusion_blend.miniature.set2 import REWARDS, chosen_parts, make, mixtures, parts
+from diffusion_blend.training.config import TrainConfig
 from safetensors import safe_open
 
 MINIATURE = Path(__file__).parents[2] / "miniature"
@@ -68,6 +69,28 @@ def test_a_bake_without_its_adapters_and_an_unknown_part_are_refused(
     assert len(listed) == 3 + 1 + 1 + 12 + 12 + 6 + 6
     assert "twice_kl/softness: an adapter trained for 1 softness at KL weight 0.04" in listed
     assert not (tmp_path / "new").exists()
+
+
+def test_a_group_has_the_iterations_of_its_adapters_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[TrainConfig] = []
+
+    def stop(config: TrainConfig) -> Path:
+        asked.append(config)
+        raise ValueError("stopped")
+
+    monkeypatch.setattr("diffusion_blend.training.train.train", stop)
+    for part in chosen_parts(parts(tmp_path), ["adapters/softness", "stacked"]):
+        with pytest.raises(ValueError, match="stopped"):
+            part.make()
+    alone, group = asked
+    assert (alone.run.iterations, group.run.iterations) == (120, 360)
+    assert [config.algorithm.stacked for config in asked] == [False, True]
+    assert [(config.adapter.rank, config.algorithm.kl_weight) for config in asked] == [(16, 0.02)] * 2
+    assert [name.rpartition(":")[2] for name in group.rewards] == [
+        "colourfulness",
+        "smooth_compressibility",
+        "softness",
+    ]
 
 
 def test_a_group_takes_single_rewards_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
