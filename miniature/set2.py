@@ -28,7 +28,15 @@ SETTINGS = ("adapter.yaml", "set2.yaml")
 KL_WEIGHTS = {"half_kl": 0.5, "twice_kl": 2.0}
 """Folder -> factor on the KL weight. An adapter at half of it is the truth for KL scale 2, at twice for KL scale .5."""
 
-FIT = {"steps": "12", "guidance": "1", "trajectories": "48", "iterations": "800", "learning_rate": "1e-3", "rank": "16"}
+FIT = {
+    "steps": "12",
+    "eta": "1",
+    "guidance": "1",
+    "trajectories": "48",
+    "iterations": "800",
+    "learning_rate": "1e-3",
+    "rank": "16",
+}
 """Options of ``diffusion-blend bake``: runs as the adapters were trained on."""
 
 

@@ -78,6 +78,9 @@ def _add_fit(parser: ArgumentParser) -> None:
         "--guidance", type=float, default=None, help="distil, cross: guidance scale; default the pipeline's"
     )
     parser.add_argument(
+        "--eta", type=float, default=None, help="distil, cross: noise of DDIM's steps, 0 to 1; default the pipeline's"
+    )
+    parser.add_argument(
         "--height", type=int, default=None, help="distil, cross: of the pictures; default the pipeline's"
     )
     parser.add_argument(
@@ -120,7 +123,7 @@ def _settings(options: Namespace) -> Settings:
 
     prompts = _prompts(options)
     names = ("steps", "trajectories", "iterations", "batch", "learning_rate", "seed", "guidance", "height", "width")
-    return Settings(prompts, **{name: getattr(options, name) for name in (*names, "device", "precision")})
+    return Settings(prompts, **{name: getattr(options, name) for name in (*names, "device", "precision", "eta")})
 
 
 def say(text: str) -> None:
@@ -188,6 +191,8 @@ def _prompts(options: Namespace) -> list[str]:
         )
     if options.learning_rate <= 0:
         raise ValueError(f"--learning_rate is {options.learning_rate}: it must be a number above 0")
+    if options.eta is not None and not 0 <= options.eta <= 1:
+        raise ValueError(f"--eta is {options.eta}: it must be from 0 to 1")
     for name in ("height", "width"):
         size = getattr(options, name)
         if size is not None and (size < 8 or size % 8):

@@ -47,6 +47,7 @@ def test_every_kind_of_part_is_made_once(tmp_path: Path, capsys: pytest.CaptureF
         ("colourfulness.safetensors", 0.5),
         ("softness.safetensors", 0.5),
     ]
+    assert (baked["eta"], baked["guidance"]) == (1.0, 1.0)  # as the adapters were trained
     pairs = [header(tmp_path / f"cross/set2-{i}-{j}.cross.safetensors") for i, j in combinations((1, 2, 3), 2)]
     assert [json.loads(pair["diffusion_blend.group"])["pair_names"] for pair in pairs] == [
         list(pair) for pair in combinations(REWARDS, 2)
