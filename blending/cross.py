@@ -14,9 +14,6 @@ from .groups import CROSS, Group
 from .plans import Gates, Plan, Planner
 from .step_info import StepInfo
 
-CROSS_END = ".cross.safetensors"
-"""The ending of cross adapters' files, by which the nodes' preference pad knows them."""
-
 Pair = tuple[int, int]
 """The places of a pair's members among the adapters."""
 

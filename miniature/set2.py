@@ -15,7 +15,7 @@ from pathlib import Path
 
 import yaml
 
-from ..blending.cross import CROSS_END
+from ..blending.file_names import CROSS_END
 from ..blending.simplex import lattice
 from .adapters import Mixture, mixture_name, train_adapters, train_group
 

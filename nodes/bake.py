@@ -10,7 +10,7 @@ import torch
 from comfy_api.latest import io
 from safetensors.torch import save
 
-from ..blending.cross import CROSS_END
+from ..blending.file_names import CROSS_END
 from ..blending.preference import AnyPreference, Preference
 from .adapters.baking import Baked, baked_metadata, finish, sum_updates
 from .adapters.files import RewardLoRA, RewardLoRAs

@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from ..artifacts.command_line import check_options, run_command
 from ..artifacts.files import check_file, find_file, write_once
-from ..blending.cross import CROSS_END
+from ..blending.file_names import CROSS_END
 
 if TYPE_CHECKING:
     from .trajectories import Settings
