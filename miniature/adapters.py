@@ -48,13 +48,16 @@ def mixture_name(mixture: Mixture) -> str:
     return "_".join(f"{name}-{share:.3g}" for name, share in mixture.items())
 
 
-def train_adapters(mixtures: Sequence[Mixture], out: Path, arguments: Sequence[str] = ()) -> list[Path]:
-    """Train an adapter for each mixture with the settings of ``adapter.yaml``.
+def train_adapters(
+    mixtures: Sequence[Mixture], out: Path, arguments: Sequence[str] = (), settings: Sequence[str] = ("adapter.yaml",)
+) -> list[Path]:
+    """Train an adapter for each mixture.
 
     Args:
         mixtures: the rewards of each adapter.
         out: folder of the runs; a run found there goes on where it stopped.
         arguments: further words for ``diffusion-blend train``.
+        settings: files of this folder with the trainer's settings; later ones replace entries of earlier ones.
 
     Returns:
         The adapter files, ``out/NAME.safetensors``.
@@ -62,25 +65,69 @@ def train_adapters(mixtures: Sequence[Mixture], out: Path, arguments: Sequence[s
     Raises:
         ValueError: as the trainer's.
     """
-    from ..training.command import parse
-    from ..training.train import train
-    from .rewards import DIFFERENTIABLE, REWARDS
-
-    here, files = Path(__file__).parent, []
+    files = []
     for mixture in mixtures:
-        run = out / mixture_name(mixture)
-        words = ["--config", str(here / "adapter.yaml"), "--output", str(run)]
-        words += ["--prompts.source", str(here / "prompts.txt")]
-        terms = {DIFFERENTIABLE.get(name, REWARDS[name]): share for name, share in mixture.items()}
-        words += ["--rewards", json.dumps({f"{term.__module__}:{term.__name__}": w for term, w in terms.items()})]
-        words += ["--resume"] if (run / "checkpoints").exists() else []
-        file = out / f"{run.name}.safetensors"
-        _copy_named(train(parse([*words, *arguments])), file, mixture)
+        name = mixture_name(mixture)
+        trained = _train(mixture, out / name, settings, arguments)
+        file = out / f"{name}.safetensors"
+        _copy_named(trained, file, next(iter(mixture)) if len(mixture) == 1 else json.dumps(dict(mixture)), name)
         files.append(file)
     return files
 
 
-def _copy_named(trained: Path, file: Path, mixture: Mixture) -> None:
+def train_group(
+    rewards: Sequence[str], out: Path, arguments: Sequence[str] = (), settings: Sequence[str] = ("adapter.yaml",)
+) -> list[Path]:
+    """Train a group of adapters that are made to be stacked, one for each reward (`training.stacking`).
+
+    The run has as many iterations for each reward as an adapter that is trained alone.
+
+    Args:
+        rewards: at least two.
+        out: the run's folder is ``out/run``; a run found there goes on where it stopped.
+        arguments, settings: see `train_adapters`.
+
+    Returns:
+        The adapter files, ``out/REWARD.safetensors``, in the order of the rewards.
+
+    Raises:
+        ValueError: as the trainer's.
+    """
+    from ..training.command import parse
+    from ..training.stacking import member_files
+
+    weights, run = dict.fromkeys(rewards, 1.0), out / "run"
+    given = _words(weights, run, settings)
+    iterations = len(rewards) * parse(given).run.iterations
+    words = ["--algorithm.stacked", "true", "--run.iterations", str(iterations), *arguments]
+    folder = _train(weights, run, settings, words)
+    names = member_files(parse([*given, *words]))
+    files = [out / f"{reward}.safetensors" for reward in rewards]
+    for place, (reward, name, file) in enumerate(zip(rewards, names, files, strict=True), 1):
+        _copy_named(folder / name, file, reward, f"{reward} (to be stacked, {place} of {len(rewards)})")
+    return files
+
+
+def _words(weights: Mixture, run: Path, settings: Sequence[str]) -> list[str]:
+    """The words of ``diffusion-blend train`` for weighted rewards."""
+    from .rewards import DIFFERENTIABLE, REWARDS
+
+    here = Path(__file__).parent
+    words = [word for file in settings for word in ("--config", str(here / file))]
+    words += ["--output", str(run), "--prompts.source", str(here / "prompts.txt")]
+    terms = {DIFFERENTIABLE.get(name, REWARDS[name]): weight for name, weight in weights.items()}
+    return [*words, "--rewards", json.dumps({f"{term.__module__}:{term.__name__}": w for term, w in terms.items()})]
+
+
+def _train(weights: Mixture, run: Path, settings: Sequence[str], arguments: Sequence[str]) -> Path:
+    from ..training.command import parse
+    from ..training.train import train
+
+    resume = ["--resume"] if (run / "checkpoints").exists() else []
+    return train(parse([*_words(weights, run, settings), *resume, *arguments]))
+
+
+def _copy_named(trained: Path, file: Path, reward: str, title: str) -> None:
     """Copy an adapter under its reward's name, also where a differentiable form of the reward was trained on."""
     from safetensors import safe_open
     from safetensors.torch import load_file, save
@@ -89,6 +136,6 @@ def _copy_named(trained: Path, file: Path, mixture: Mixture) -> None:
 
     with safe_open(str(trained), framework="pt") as content:
         header = content.metadata()
-    header["diffusion_blend.reward"] = next(iter(mixture)) if len(mixture) == 1 else json.dumps(dict(mixture))
-    header["modelspec.title"] = mixture_name(mixture)
+    header["diffusion_blend.reward"], header["modelspec.title"] = reward, title
+    file.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(file, save(load_file(trained), metadata=header))

@@ -10,7 +10,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from ..artifacts.command_line import EARLIER, check_options, present_spelling, run_command
 from ..artifacts.files import check_file, check_folder
-from .adapters import SHIPPED, read_mixture, train_adapters
+from .adapters import SHIPPED, read_mixture, train_adapters, train_group
 
 RENAMED = {**EARLIER, "guidance": "guidance_scale"}
 """Earlier spellings of options, which are still accepted."""
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="diffusion-blend miniature", description=__doc__)
     commands = parser.add_subcommands(required=True)
-    for build in (_train_parser, _check_parser, _render_parser, _prompts_parser, _adapters_parser):
+    for build in (_train_parser, _check_parser, _render_parser, _prompts_parser, _adapters_parser, _set2_parser):
         command = build()
         name = build.__name__.removesuffix("_parser").removeprefix("_")
         commands.add_subcommand(name, command, help=command.description)
@@ -107,7 +107,19 @@ def _adapters_parser() -> ArgumentParser:
         "mixtures", nargs="*", help="like softness, or softness:1,colourfulness:3; none are the shipped ones"
     )
     adapters.add_argument("--seed", type=int, default=0, help="of the sampling and the training")
+    adapters.add_argument(
+        "--stacked", action="store_true", help="train one group of these rewards, made to be stacked at any preference"
+    )
     return adapters
+
+
+def _set2_parser() -> ArgumentParser:
+    set2 = ArgumentParser(description="train and bake all adapters of miniature set 2; goes on where it stopped")
+    set2.add_argument("--output", type=Path, required=True, help="folder of the runs and the adapter files")
+    set2.add_argument("--seed", type=int, default=0, help="of the trainings and the fits")
+    set2.add_argument("--only", type=str, nargs="+", default=[], help="parts, like stacked or adapters/softness")
+    set2.add_argument("--list", action="store_true", help="print the parts and make nothing")
+    return set2
 
 
 def _train(options: Namespace) -> None:
@@ -132,9 +144,30 @@ def _train(options: Namespace) -> None:
 
 def _adapters(options: Namespace) -> None:
     mixtures = [read_mixture(text) for text in options.mixtures or SHIPPED]
+    mixed = [text for text, mixture in zip(options.mixtures, mixtures, strict=False) if len(mixture) > 1]
+    if options.stacked and mixed:
+        raise ValueError(
+            f"--stacked trains an adapter for each reward, so {mixed[0]!r} cannot be one: give single rewards"
+        )
     check_folder(options.output)
-    for file in train_adapters(mixtures, options.output, ["--run.seed", str(options.seed)]):
+    words = ["--run.seed", str(options.seed)]
+    if options.stacked:
+        files = train_group([next(iter(mixture)) for mixture in mixtures], options.output, words)
+    else:
+        files = train_adapters(mixtures, options.output, words)
+    for file in files:
         sys.stdout.write(f"{file}\n")
+
+
+def _set2(options: Namespace) -> None:
+    from .set2 import chosen_parts, make, parts
+
+    chosen = chosen_parts(parts(options.output, options.seed), options.only)
+    if options.list:
+        sys.stdout.write("".join(f"{part.name}: {part.content}\n" for part in chosen))
+        return
+    check_folder(options.output)
+    make(chosen)
 
 
 def _check(options: Namespace) -> None:
@@ -241,7 +274,14 @@ def _use_threads(threads: int) -> None:
         torch.set_num_threads(threads)
 
 
-_COMMANDS = {"train": _train, "check": _check, "render": _render, "prompts": _prompts, "adapters": _adapters}
+_COMMANDS = {
+    "train": _train,
+    "check": _check,
+    "render": _render,
+    "prompts": _prompts,
+    "adapters": _adapters,
+    "set2": _set2,
+}
 
 
 if __name__ == "__main__":

@@ -10,20 +10,22 @@ import torch
 from comfy_api.latest import io
 from safetensors.torch import save
 
+from ..blending.file_names import CROSS_END
 from ..blending.preference import AnyPreference, Preference
 from .adapters.baking import Baked, baked_metadata, finish, sum_updates
 from .adapters.files import RewardLoRA, RewardLoRAs
 from .adapters.groups import with_crosses
 from .adapters.new_files import loras_folder, place, write_new
+from .engine.crossing import cross_report, fit_crosses
 from .engine.distil import DistilSettings, distil, distilled_metadata, fit_report
 from .engine.notices import notify
 from .samplers import coefficients_of, or_equal
 from .schema import RewardLoRAsType, check_finite, make_schema, model_input, preference_input, reward_loras_input
 
 PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-METHODS = ("merge", "distil")
+METHODS = ("merge", "distil", "cross")
 STEPS, CFG, TRAJECTORIES, ITERATIONS, LEARNING_RATE = 30, 7.5, 8, 200, 3e-4
-"""Defaults of the inputs that distil needs. Prompts that were saved before these inputs were there still run."""
+"""Defaults of the inputs that distil and cross need. Prompts that were saved before these inputs were there still run."""
 
 
 class BakeBlend(io.ComfyNode):
@@ -34,7 +36,7 @@ class BakeBlend(io.ComfyNode):
         return make_schema(
             node_id="BakeBlend",
             display_name="Bake Blend",
-            description="Keeps a preference as one ordinary LoRA file in the loras folder: the adapters' weights summed, as the method soup, or a LoRA fitted to the blend. Load it with Load LoRA, at the cost of one model call, in ComfyUI, A1111 or diffusers.",
+            description="Keeps a preference as one ordinary LoRA file in the loras folder: the adapters' weights summed, as the method soup, or a LoRA fitted to the blend, or one more LoRA for each pair, so that every preference takes one model call. Load it with Load LoRA, at the cost of one model call, in ComfyUI, A1111 or diffusers.",
             search_aliases=[
                 "diffusion blend",
                 "merge lora",
@@ -69,9 +71,13 @@ class BakeBlend(io.ComfyNode):
             ],
             outputs=[
                 RewardLoRAsType.Output(
-                    display_name="reward_loras", tooltip="The new LoRA alone, as from Load Reward LoRAs."
+                    display_name="reward_loras",
+                    tooltip="The new LoRA alone, as from Load Reward LoRAs; with cross the LoRAs and their cross adapters.",
                 ),
-                io.String.Output(display_name="lora_name", tooltip="The new file's name in the loras folder."),
+                io.String.Output(
+                    display_name="lora_name",
+                    tooltip="The new file's name in the loras folder; with cross a line for each.",
+                ),
                 io.String.Output(
                     display_name="report", tooltip="What is in the file, and the error left for each layer."
                 ),
@@ -106,6 +112,8 @@ class BakeBlend(io.ComfyNode):
             runs = {"seed": seed, "steps": steps, "cfg": cfg, "trajectories": trajectories}
             fitted = {"iterations": iterations, "learning_rate": learning_rate}
             settings = distil_settings(method, positive, negative, latent_image, **runs, **fitted)
+        if settings is not None and method == "cross":
+            return bake_crosses(model, reward_loras, filename, rank, PRECISIONS[precision], settings)
         preference = or_equal(preference)
         wanted = reward_loras.arrange(preference)
         if not isinstance(wanted, Preference):
@@ -128,6 +136,38 @@ class BakeBlend(io.ComfyNode):
         return io.NodeOutput(RewardLoRAs((adapter,)), name, text)
 
 
+def bake_crosses(
+    model: Any, loras: RewardLoRAs, filename: str, rank: int, dtype: torch.dtype, settings: DistilSettings
+) -> io.NodeOutput:
+    """Write a cross adapter for each pair: ``NAME.cross.safetensors``, or ``NAME-1-2.cross.safetensors`` and so on.
+
+    Args:
+        model: the host's ModelPatcher.
+        loras: at least two adapters.
+        filename: checked.
+        rank: of every layer; 0 is the larger rank of the two adapters on it.
+        dtype: of the files' numbers.
+        settings: of the fits.
+    """
+    fits = fit_crosses(model, loras, rank, settings, _progress())
+    path = place(filename)
+    stem = path.name.removesuffix(".safetensors").removesuffix(".cross")
+    crosses, names, texts = [], [], []
+    for one in fits:
+        finish(one.baked, dtype)
+        numbers = "".join(f"-{place_of + 1}" for place_of in one.pair) if len(fits) > 1 else ""
+        content = save(one.baked.tensors, one.metadata)
+        file = write_new(path.with_name(f"{stem}{numbers}{CROSS_END}"), content, CROSS_END)
+        crosses.append(
+            RewardLoRA(one.metadata["modelspec.title"], file.name, one.baked.tensors, None, 1.0, one.metadata)
+        )
+        names.append(file.relative_to(loras_folder()).as_posix())
+        texts.append(report(one.baked, file.name, cross_report(loras.names, one)))
+    notify(texts[0] if len(texts) == 1 else f"{len(texts)} cross adapters are written. {texts[0]}")
+    together = RewardLoRAs(loras.adapters, slots=loras.slots, crosses=tuple(crosses))
+    return io.NodeOutput(together, "\n".join(names), "\n".join(texts))
+
+
 def _distil_inputs() -> list[Any]:
     return [
         io.Combo.Input(
@@ -135,11 +175,15 @@ def _distil_inputs() -> list[Any]:
             options=list(METHODS),
             default="merge",
             optional=True,
-            tooltip="merge: the adapters' weights summed, as soup; takes seconds. distil: starts as that sum and is fitted to the blend's own predictions; takes many model calls, and needs positive, negative and latent_image.",
+            tooltip="merge: the adapters' weights summed, as soup; takes seconds. distil: starts as that sum and is fitted to the blend's own predictions; takes many model calls, and needs positive, negative and latent_image. cross: one more LoRA for each pair, fitted to the blends of all preferences; load them beside the LoRAs and use Blend Model with the method soup.",
         ),
-        io.Conditioning.Input("positive", optional=True, tooltip="Only for distil: what the images of the fit show."),
-        io.Conditioning.Input("negative", optional=True, tooltip="Only for distil: as for a sampler."),
-        io.Latent.Input("latent_image", optional=True, tooltip="Only for distil: an empty latent of the size you use."),
+        io.Conditioning.Input(
+            "positive", optional=True, tooltip="Only for distil and cross: what the images of the fit show."
+        ),
+        io.Conditioning.Input("negative", optional=True, tooltip="Only for distil and cross: as for a sampler."),
+        io.Latent.Input(
+            "latent_image", optional=True, tooltip="Only for distil and cross: an empty latent of the size you use."
+        ),
         io.Int.Input(
             "seed",
             default=0,
@@ -147,10 +191,15 @@ def _distil_inputs() -> list[Any]:
             max=0xFFFFFFFFFFFFFFFF,
             optional=True,
             control_after_generate=False,
-            tooltip="Only for distil: of the noise and of the fit.",
+            tooltip="Only for distil and cross: of the noise and of the fit.",
         ),
         io.Int.Input(
-            "steps", default=STEPS, min=1, max=1000, optional=True, tooltip="Only for distil: denoising steps of a run."
+            "steps",
+            default=STEPS,
+            min=1,
+            max=1000,
+            optional=True,
+            tooltip="Only for distil and cross: denoising steps of a run.",
         ),
         io.Float.Input(
             "cfg",
@@ -160,7 +209,7 @@ def _distil_inputs() -> list[Any]:
             step=0.1,
             round=0.01,
             optional=True,
-            tooltip="Only for distil: guidance of the runs; 1 for models without guidance.",
+            tooltip="Only for distil and cross: guidance of the runs; 1 for models without guidance.",
         ),
         io.Int.Input(
             "trajectories",
@@ -168,7 +217,7 @@ def _distil_inputs() -> list[Any]:
             min=1,
             max=1000,
             optional=True,
-            tooltip="Only for distil: runs of the blend that are recorded. A quarter as many more measure the error.",
+            tooltip="Only for distil and cross: runs of the blend that are recorded. A quarter as many more measure the error.",
         ),
         io.Int.Input(
             "iterations",
@@ -176,7 +225,7 @@ def _distil_inputs() -> list[Any]:
             min=1,
             max=100_000,
             optional=True,
-            tooltip="Only for distil: steps of the fit, of four model calls with gradient each.",
+            tooltip="Only for distil and cross: steps of the fit, of four model calls with gradient each.",
         ),
         io.Float.Input(
             "learning_rate",
@@ -185,7 +234,7 @@ def _distil_inputs() -> list[Any]:
             max=1.0,
             step=1e-6,
             optional=True,
-            tooltip="Only for distil: lower it where the fit does not get better than the soup.",
+            tooltip="Only for distil and cross: lower it where the fit does not get better than the soup.",
         ),
     ]
 
@@ -193,7 +242,7 @@ def _distil_inputs() -> list[Any]:
 def distil_settings(
     method: str, positive: Any, negative: Any, latent_image: dict[str, Any] | None, **numbers: Any
 ) -> DistilSettings:
-    """Check what distil needs.
+    """Check what distil and cross need.
 
     Raises:
         ValueError: the method is unknown, an input is not connected, or a number is not finite.
@@ -203,7 +252,7 @@ def distil_settings(
     given = {"positive": positive, "negative": negative, "latent_image": latent_image}
     missing = [name for name, value in given.items() if value is None]
     if missing or latent_image is None:
-        raise ValueError(f"The method distil runs the blend, so connect {', '.join(missing)}, or choose merge.")
+        raise ValueError(f"The method {method} runs the blend, so connect {', '.join(missing)}, or choose merge.")
     check_finite(cfg=numbers["cfg"], learning_rate=numbers["learning_rate"])
     return DistilSettings(positive, negative, latent_image, **numbers)
 

@@ -12,12 +12,10 @@ from jsonargparse import ArgumentParser, Namespace
 
 from ..artifacts.command_line import check_options, run_command
 from ..artifacts.files import check_file, find_file, write_once
+from ..blending.file_names import CROSS_END
 
 if TYPE_CHECKING:
     from .trajectories import Settings
-
-CROSS_END = ".cross.safetensors"
-"""The ending of cross adapters' files, by which the nodes' preference pad knows them."""
 
 PRECISIONS = ("float32", "float16", "bfloat16")
 
@@ -80,6 +78,9 @@ def _add_fit(parser: ArgumentParser) -> None:
         "--guidance", type=float, default=None, help="distil, cross: guidance scale; default the pipeline's"
     )
     parser.add_argument(
+        "--eta", type=float, default=None, help="distil, cross: noise of DDIM's steps, 0 to 1; default the pipeline's"
+    )
+    parser.add_argument(
         "--height", type=int, default=None, help="distil, cross: of the pictures; default the pipeline's"
     )
     parser.add_argument(
@@ -122,7 +123,7 @@ def _settings(options: Namespace) -> Settings:
 
     prompts = _prompts(options)
     names = ("steps", "trajectories", "iterations", "batch", "learning_rate", "seed", "guidance", "height", "width")
-    return Settings(prompts, **{name: getattr(options, name) for name in (*names, "device", "precision")})
+    return Settings(prompts, **{name: getattr(options, name) for name in (*names, "device", "precision", "eta")})
 
 
 def say(text: str) -> None:
@@ -190,6 +191,8 @@ def _prompts(options: Namespace) -> list[str]:
         )
     if options.learning_rate <= 0:
         raise ValueError(f"--learning_rate is {options.learning_rate}: it must be a number above 0")
+    if options.eta is not None and not 0 <= options.eta <= 1:
+        raise ValueError(f"--eta is {options.eta}: it must be from 0 to 1")
     for name in ("height", "width"):
         size = getattr(options, name)
         if size is not None and (size < 8 or size % 8):

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from functools import partial
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..blending.cross import cross_gates
-from ..blending.distillation import Example, FitSettings, Fitted, GatedUpdates, Goal, fit, trainable
+from ..blending.cross_fit import CHECKED, POOL, check_number, goal_of, pair_entries, start_cross
+from ..blending.distillation import Example, FitSettings, Fitted, GatedUpdates, fit, trainable
 from ..blending.groups import CROSS, KEY
-from ..blending.layers import layer_shape
 from ..blending.updates import LowRank
 from .adapter_files import Adapter, device_of, read_adapter
 from .baking import BakedFile, skeleton
@@ -24,18 +21,6 @@ from .blended import denoiser
 from .crosses import split_crosses
 from .distillation import Advance, Say, fit_metadata
 from .trajectories import Call, Settings, load_pipeline, record
-
-POOL = (0.5, 0.25, 0.75, 0.0, 1.0)
-"""First weights of the blends whose trajectories are fitted to, in turn."""
-
-CHECKED = (0.25, 0.5, 0.75)
-"""First weights at which the error is measured."""
-
-
-def goal_of(first: float) -> Goal:
-    """The blend of two adapters by the weights ``(w, 1 - w)``, and the gates of both and of the cross adapter."""
-    gates = (first, 1 - first)
-    return Goal(gates, gates + cross_gates(gates, [(0, 1)]))
 
 
 def cross_files(
@@ -57,8 +42,7 @@ def cross_files(
     Raises:
         ValueError: fewer than two files, a file that does not fit or is a cross adapter itself, or the fit failed.
     """
-    if len(files) < 2:
-        raise ValueError(f"{len(files)} adapter: a cross adapter belongs to two, so give at least two files")
+    check_number(len(files))
     _, is_unet, _ = skeleton(base)
     pipe = load_pipeline(base, settings)
     network = denoiser(pipe)
@@ -66,17 +50,13 @@ def cross_files(
     crosses = split_crosses(adapters)[1]
     if crosses:
         raise ValueError(f"{crosses[0].name} is a cross adapter itself: give the adapters that it belongs to")
-    marks = [adapter.fingerprint for adapter in adapters]
-    if len(set(marks)) < len(marks):
-        raise ValueError("the same adapter is given twice")
-    names = [f"{first.name} x {second.name}" for first, second in combinations(adapters, 2)]
-    run = json.dumps([marks, rank, {**vars(settings), "prompts": list(settings.prompts)}])
-    group = {"kind": CROSS, "id": hashlib.sha256(run.encode()).hexdigest()[:16], "rewards": names}
+    made_with = [rank, {**vars(settings), "prompts": list(settings.prompts)}]
+    entries = pair_entries([a.name for a in adapters], [a.fingerprint for a in adapters], made_with)
     found: list[tuple[BakedFile, Fitted]] = []
-    for member, pair in enumerate(combinations(adapters, 2)):
+    for (i, j), entry in entries.items():
+        pair = adapters[i], adapters[j]
         layers, fitted = _fit_pair(pipe, pair, rank, settings, say, advance)
-        entry = group | {"member": member, "pair": [a.fingerprint for a in pair], "pair_names": [a.name for a in pair]}
-        header = _metadata(entry, names[member], pair, files, rank)
+        header = _metadata(entry, pair, files, rank)
         baked = BakedFile(layers, is_unet=is_unet, metadata=fit_metadata(header, CROSS, fitted, fitted.start, settings))
         found.append((baked, fitted))
     return found
@@ -100,7 +80,8 @@ def _fit_pair(
         if error is not None:
             say(f"{title}, iteration {number}: {error:.4f}")
 
-    new, factors = trainable(_start(network, pair, rank, settings.seed))
+    start = start_cross(network, [a.update for a in pair], rank, settings.seed, device_of(network))
+    new, factors = trainable(start)
     gated = GatedUpdates(network, [*(adapter.update for adapter in _on(network, pair)), new])
     fitted = fit(
         *(gated, factors, examples[False], examples[True]),
@@ -138,25 +119,9 @@ def _example(network: nn.Module, members: GatedUpdates, call: Call, held_out: bo
     return Example(predict, tuple(found), predict().cpu() if held_out else None)
 
 
-def _start(network: nn.Module, pair: Sequence[Adapter], rank: int, seed: int) -> dict[str, LowRank]:
-    """A cross adapter that changes nothing yet, on every layer that one of the two changes by a weight."""
-    generator, device = torch.Generator().manual_seed(seed), device_of(network)
-    start: dict[str, LowRank] = {}
-    for layer in dict.fromkeys(layer for adapter in pair for layer in adapter.update):
-        out, taken = layer_shape(network, layer)
-        inputs = torch.Size(taken).numel()
-        updates = [update for adapter in pair for update in adapter.update.get(layer, ())]
-        ranks = [update.down.shape[0] for update in updates if isinstance(update, LowRank)]
-        own = min(rank or max(ranks, default=8), out, inputs)
-        down = torch.randn((own, *taken), generator=generator) / inputs**0.5
-        start[layer] = LowRank(down.to(device), torch.zeros((out, own), device=device))
-    return start
-
-
-def _metadata(
-    entry: dict[str, Any], title: str, pair: Sequence[Adapter], files: Sequence[str], rank: int
-) -> dict[str, str]:
+def _metadata(entry: dict[str, Any], pair: Sequence[Adapter], files: Sequence[str], rank: int) -> dict[str, str]:
     names = {Path(file).stem: Path(file).name for file in files}
+    title = entry["rewards"][entry["member"]]
     baked = {"method": CROSS, "adapters": [{"file": names[a.name]} for a in pair], "rank": rank or "of the adapters"}
     return {
         "modelspec.sai_model_spec": "1.0.0",

@@ -124,6 +124,17 @@ def fit_metadata(
         "curve": [(number, round(error, 6)) for number, error in fitted.curve],
         "prompts": len(settings.prompts),
     }
-    names = ("steps", "trajectories", "iterations", "batch", "learning_rate", "seed", "guidance", "height", "width")
+    names = (
+        "steps",
+        "trajectories",
+        "iterations",
+        "batch",
+        "learning_rate",
+        "seed",
+        "guidance",
+        "eta",
+        "height",
+        "width",
+    )
     made |= {name: getattr(settings, name) for name in names}
     return header | {"diffusion_blend.baked": json.dumps(made)}

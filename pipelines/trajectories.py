@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -36,6 +37,7 @@ class Settings:
         height, width: of the pictures, in pixels; None is the pipeline's own.
         device: such as ``cuda``; "auto" is a GPU if there is one.
         precision: of the base: float32, float16 or bfloat16.
+        eta: noise of the steps of pipelines that take it, with DDIM 0 (none) to 1; None is the pipeline's own.
     """
 
     prompts: Sequence[str]
@@ -50,6 +52,7 @@ class Settings:
     width: int | None = None
     device: str = "auto"
     precision: str = "float32"
+    eta: float | None = None
 
     @property
     def held_out(self) -> int:
@@ -112,7 +115,7 @@ def load_pipeline(base: str, settings: Settings) -> Any:
     """Load a diffusers folder for a fit: whole, frozen, with checkpointing of activations where the network has it.
 
     Raises:
-        ValueError: the folder cannot be loaded.
+        ValueError: the folder cannot be loaded, or its pipeline does not take the eta of the settings.
     """
     from diffusers import DiffusionPipeline
 
@@ -129,6 +132,8 @@ def load_pipeline(base: str, settings: Settings) -> Any:
         pipe = pipe.to(device)
     except (OSError, ValueError, RuntimeError) as error:
         raise ValueError(f"base {base!r} cannot be loaded: {error}") from error
+    if settings.eta is not None and "eta" not in inspect.signature(pipe.__call__).parameters:
+        raise ValueError(f"eta is {settings.eta:g}, and {type(pipe).__name__} takes none: leave it out")
     pipe.set_progress_bar_config(disable=True)
     network = denoiser(pipe).requires_grad_(False)
     if device.type != "cpu" and getattr(network, "_supports_gradient_checkpointing", False):
@@ -160,7 +165,12 @@ def record(
     Yields:
         Whether the trajectory is held out, and its calls.
     """
-    chosen = {"guidance_scale": settings.guidance, "height": settings.height, "width": settings.width}
+    chosen = {
+        "guidance_scale": settings.guidance,
+        "height": settings.height,
+        "width": settings.width,
+        "eta": settings.eta,
+    }
     given = {name: value for name, value in chosen.items() if value is not None}
     network = denoiser(pipe)
     for number in range(settings.trajectories + settings.held_out):

@@ -19,8 +19,12 @@ RENAMED = {**EARLIER, "divisions": "grid", "images": "images_per_point"}
 """Earlier spellings of options, which are still accepted."""
 FAVOURITES = ("colourfulness", "compressibility", "softness", "warmth", "brightness", "contrast")
 METHODS = ("blend", "stochastic", "soup", "base")
+WITH_STACKED = ("blend", "stacked", "soup", "base")
+"""The methods where a group is there that was trained to be stacked. They take about as long as those without it."""
 SHIPPED = Path(__file__).parents[2] / "miniature/weights/adapters"
 """The folder of the shipped adapters."""
+STACKED = SHIPPED.with_name("stacked")
+"""The folder of the shipped group that was trained to be stacked."""
 PROMPTS = (
     "a red circle",
     "two yellow squares",
@@ -59,7 +63,32 @@ def _parser() -> ArgumentParser:
     parser.add_argument(
         "--adapters", type=Path | None, default=None, help="folder of <reward>.safetensors (the shipped ones)"
     )
+    parser.add_argument(
+        "--stacked",
+        type=Path | None,
+        default=None,
+        help="folder of <reward>.safetensors that were trained to be stacked (the shipped ones, beside the shipped adapters)",
+    )
     return parser
+
+
+def find_stacked(options: Namespace, rewards: Sequence[str]) -> dict[str, str]:
+    """The files of a group that was trained to be stacked, by reward; empty where none are shipped for these rewards.
+
+    Raises:
+        ValueError: a folder was given, and a file is missing there.
+    """
+    folder = options.stacked or (STACKED if options.adapters is None else None)
+    if folder is None:
+        return {}
+    files = {name: folder / f"{name}.safetensors" for name in rewards}
+    missing = [name for name, file in files.items() if not file.is_file()]
+    if missing and options.stacked:
+        raise ValueError(
+            f"no adapter for {', '.join(missing)} in {folder}: train the group with 'diffusion-blend miniature adapters "
+            f"--stacked --output {folder} {' '.join(rewards)}'"
+        )
+    return {} if missing else {name: str(file) for name, file in files.items()}
 
 
 def find_adapters(folder: Path, rewards: Sequence[str] | None) -> dict[str, Path]:
@@ -94,6 +123,7 @@ def demonstrate(options: Namespace) -> Path:
     check_model(options.model)
     check_folder(options.output)
     adapters = find_adapters(options.adapters or SHIPPED, options.rewards)
+    stacked = find_stacked(options, list(adapters))
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
@@ -113,7 +143,7 @@ def demonstrate(options: Namespace) -> Path:
         library.disable_progress_bar()
     worker = Worker.of_environment()
     base = base_from_pipeline(load_pipeline(options.model), "miniature", SIZE, worker.device)
-    sweep = prepare(_settings(options, adapters, prompts), worker, base)
+    sweep = prepare(_settings(options, adapters, stacked, prompts), worker, base)
     sys.stdout.write(
         f"Blending {', '.join(adapters)}: {len(sweep.points)} points of {options.images_per_point} pictures.\n"
     )
@@ -122,7 +152,7 @@ def demonstrate(options: Namespace) -> Path:
     return write_page(sweep, rows, options.output)
 
 
-def _settings(options: Namespace, adapters: dict[str, Path], prompts: Path) -> Any:
+def _settings(options: Namespace, adapters: dict[str, Path], stacked: dict[str, str], prompts: Path) -> Any:
     from ...miniature.language import read
     from ...miniature.rewards import REWARDS
     from ...training.config import BaseConfig, PromptConfig
@@ -135,7 +165,8 @@ def _settings(options: Namespace, adapters: dict[str, Path], prompts: Path) -> A
         output=str(options.output / "sweep"),
         adapters={name: str(file) for name, file in adapters.items()},
         rewards={name: f"{REWARDS[name].__module__}:{name}" for name in adapters},
-        methods=list(METHODS),
+        methods=list(WITH_STACKED if stacked else METHODS),
+        stacked=stacked,
         grid=options.grid,
         images_per_point=options.images_per_point,
         steps=int(trained.get("steps", 25)),

@@ -76,7 +76,8 @@ def _world(sweep: Sweep, results: Sequence[Result]) -> dict[str, Any]:
             files = [sweep.records.picture(folder, image) for image in kept]
             means_here = [float(found[method, weights].columns[name].mean()) for name in names]
             pictures = [store.setdefault(_data(file.read_bytes()), len(store)) for file in files]
-            cells.append({"means": means_here, "pictures": pictures})
+            calls = round(float(found[method, weights].columns["calls"].mean()) / sweep.config.steps, 2)
+            cells.append({"means": means_here, "pictures": pictures, "calls": calls})
         methods[method] = {"label": label(method), "cells": cells}
     places = [(round(x, 4), round(y, 4)) for x, y in map(triangle_point, preferences)]
     return {

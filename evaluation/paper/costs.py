@@ -55,17 +55,18 @@ def sweep_costs(config: SweepConfig) -> list[Cost]:
     from ...pipelines.adapter_files import AdapterFile
     from ..sweep.methods import sampler
     from ..sweep.points import make_points
-    from ..sweep.prepare import morl_weights
+    from ..sweep.prepare import weights_of
+    from ..sweep.recipes import Files
 
     # Files that do not exist yet are known by their names; their KL weights are the experiment's, so equal.
     adapters = [AdapterFile(name, {}, 1.0, name) for name in config.adapters]
-    morl = {weights: AdapterFile(key, {}, 1.0, key) for weights, key in morl_weights(config).items()}
+    morl = {weights: AdapterFile(key, {}, 1.0, key) for weights, key in weights_of("morl", config.morl, config).items()}
     prompts = len(load_prompts(config.prompts.source, config.prompts.count, config.prompts.seed))
     images = config.images_per_prompt * prompts or config.images_per_point
     side = config.base.resolution or (1024 if "xl" in config.base.path.lower() else 512)
     seen: set[str] = set()
     costs: dict[str, Cost] = {}
-    for point in make_points(config, adapters, morl):
+    for point in make_points(config, Files(adapters, morl)):
         if point.folder in seen:
             continue
         seen.add(point.folder)

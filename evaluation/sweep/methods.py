@@ -7,50 +7,16 @@ command can refuse a wrong name without it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from . import runs
-from .config import SweepConfig
+from . import recipes, runs
+from .recipes import NEGLIGIBLE, Asked, Recipe
 
 if TYPE_CHECKING:
-    from ...blending.plans import Gates
-    from ...pipelines.adapter_files import AdapterFile
     from .runner import MethodRunner
     from .steps import Chunk, Cost, Samples
-
-NEGLIGIBLE = 1e-12
-"""A coefficient nearer to 0 than this needs no call."""
-
-Recipe = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A point of a sweep as it was asked for.
-
-    Attributes:
-        config: the sweep's settings.
-        adapters: in the order of the weights.
-        morl: preference -> the adapter trained for it.
-        weights: the preference, float[m], sum 1.
-        coefficients: c, float[m].
-        stacked: a group that was trained to be stacked, in the order of the weights; empty where the adapters are one.
-    """
-
-    config: SweepConfig
-    adapters: Sequence[AdapterFile]
-    morl: Mapping[Gates, AdapterFile]
-    weights: Gates
-    coefficients: Gates
-    stacked: Sequence[AdapterFile] = ()
-
-    @property
-    def etas(self) -> list[float]:
-        """Each adapter's own noise scale."""
-        return [self.config.etas.get(adapter.name, self.config.eta) for adapter in self.adapters]
-
 
 Run = Callable[["MethodRunner", Mapping[str, Any], "Chunk", "Cost"], "Samples"]
 
@@ -100,103 +66,6 @@ def is_scaled(method: str) -> bool:
     return METHODS[method].is_scaled
 
 
-# Recipes.
-
-
-def _coefficients(name: str) -> Callable[[Asked], Recipe | None]:
-    def recipe(asked: Asked) -> Recipe | None:
-        return single_model(asked) or {"sampler": name, "coefficients": list(asked.coefficients)}
-
-    return recipe
-
-
-def single_model(asked: Asked) -> Recipe | None:
-    """The recipe of the base or of one adapter alone, where the coefficients ask for nothing else."""
-    used = [i for i, c in enumerate(asked.coefficients) if abs(c) > NEGLIGIBLE]
-    if not used:
-        return {"sampler": "base"}
-    if len(used) > 1 or _base_share(asked.coefficients) != 0:
-        return None
-    return {"sampler": "adapter", "coefficients": [float(i == used[0]) for i in range(len(asked.coefficients))]}
-
-
-def _base_share(coefficients: Sequence[float]) -> float:
-    from ...blending.plans import base_coefficient
-
-    return base_coefficient(tuple(coefficients))
-
-
-def _drawn(name: str) -> Callable[[Asked], Recipe | None]:
-    def recipe(asked: Asked) -> Recipe | None:
-        from ...blending.plans import Stochastic
-
-        single = single_model(asked)
-        if single is None:
-            Stochastic(asked.coefficients, runs.DRAWS[name])  # refuses what cannot be drawn
-        return single or {"sampler": name, "coefficients": list(asked.coefficients)}
-
-    return recipe
-
-
-def _msdda_recipe(asked: Asked) -> Recipe | None:
-    single = single_model(asked)
-    own_noise = [eta for eta, c in zip(asked.etas, asked.coefficients, strict=True) if abs(c) > NEGLIGIBLE]
-    if single is not None and (single["sampler"] == "base" or own_noise == [asked.config.eta]):
-        return single
-    return {"sampler": "msdda", "coefficients": list(asked.coefficients), "etas": asked.etas}
-
-
-def _factor_soup_recipe(asked: Asked) -> Recipe | None:
-    single = single_model(asked)
-    if single is None and math.fsum(asked.coefficients) == 0:
-        raise ValueError("factor-soup: coefficients of sum 0 give no average; leave it out")
-    return single or {"sampler": "factor-soup", "coefficients": list(asked.coefficients)}
-
-
-def _morl_recipe(asked: Asked) -> Recipe | None:
-    if asked.weights in asked.morl:
-        return {"sampler": "morl", "file": asked.morl[asked.weights].digest}
-    return single_model(asked)
-
-
-def _stacked_recipe(asked: Asked) -> Recipe | None:
-    from ...blending.groups import stacking_refusal
-
-    group = asked.stacked or asked.adapters
-    refusal = stacking_refusal([adapter.group for adapter in group], [adapter.name for adapter in group])
-    if refusal:
-        raise ValueError(f"stacked: {refusal}: give the files of one group as stacked, or leave the method out")
-    coefficients = list(asked.coefficients)
-    if not asked.stacked:
-        return single_model(asked) or {"sampler": "stacked", "coefficients": coefficients}
-    return {"sampler": "stacked", "coefficients": coefficients, "files": [adapter.digest for adapter in group]}
-
-
-def _composed(name: str) -> Callable[[Asked], Recipe | None]:
-    def recipe(asked: Asked) -> Recipe | None:
-        if all(abs(c) <= NEGLIGIBLE for c in asked.coefficients):
-            return {"sampler": "base"}
-        used = [float(abs(c) > NEGLIGIBLE) for c in asked.coefficients]
-        if sum(used) == 1:
-            return {"sampler": "adapter", "coefficients": used}
-        own = {"block": asked.config.switch_steps} if name == "switch" else {}
-        return {"sampler": name, "coefficients": used, **own}
-
-    return recipe
-
-
-def _code_recipe(asked: Asked) -> Recipe | None:
-    from .points import reward_scales
-
-    chosen = {"block": asked.config.code_block, "candidates": asked.config.code_candidates}
-    scales = reward_scales(asked.config, asked.adapters)
-    return {"sampler": "code", "weights": list(asked.weights), "scales": scales, **chosen}
-
-
-def _rgg_recipe(asked: Asked) -> Recipe | None:
-    return {"sampler": "rgg", "weights": list(asked.weights), "alpha": asked.config.rgg_alpha}
-
-
 # Costs.
 
 
@@ -220,26 +89,26 @@ def _early_rows(recipe: Mapping[str, Any]) -> float:
 
 METHODS: dict[str, Method] = {
     "base": Method(runs.base, lambda asked: {"sampler": "base"}, _one, is_scaled=False),
-    "blend": Method(runs.blend, _coefficients("blend"), _rows),
-    "stochastic": Method(runs.drawn, _drawn("stochastic"), _one),
+    "blend": Method(runs.blend, recipes.blended("blend"), _rows),
+    "stochastic": Method(runs.drawn, recipes.drawn("stochastic"), _one),
     "stochastic-independent": Method(
-        runs.drawn, _drawn("stochastic-independent"), _one, "stochastic, independent draws"
+        runs.drawn, recipes.drawn("stochastic-independent"), _one, "stochastic, independent draws"
     ),
-    "soup": Method(runs.soup, _coefficients("soup"), _one),
-    "early": Method(runs.early, _coefficients("early"), _early_rows, "early blend, then soup"),
-    "factor-soup": Method(runs.factor_soup, _factor_soup_recipe, _one, "soup of factors (as in the paper's code)"),
+    "soup": Method(runs.soup, recipes.blended("soup"), _one),
+    "early": Method(runs.early, recipes.blended("early"), _early_rows, "early blend, then soup"),
+    "factor-soup": Method(runs.factor_soup, recipes.factor_soup, _one, "soup of factors (as in the paper's code)"),
     "msdda": Method(
         runs.msdda,
-        _msdda_recipe,
+        recipes.msdda,
         _rows,
         "MSDDA",
         needs_transition="it multiplies the Gaussian steps of the adapters",
         settings=lambda asked: "etas " + "/".join(f"{eta:g}" for eta in asked.etas),
     ),
-    "morl": Method(runs.morl, _morl_recipe, _one, "MORL (trained for w)", is_scaled=False),
+    "morl": Method(runs.morl, recipes.trained_for("morl"), _one, "MORL (trained for w)", is_scaled=False),
     "code": Method(
         runs.code,
-        _code_recipe,
+        recipes.code,
         lambda recipe: recipe["candidates"],
         "CoDe",
         is_scaled=False,
@@ -250,7 +119,7 @@ METHODS: dict[str, Method] = {
     ),
     "rgg": Method(
         runs.rgg,
-        _rgg_recipe,
+        recipes.rgg,
         lambda recipe: 3.0,
         "RGG",
         is_scaled=False,
@@ -260,15 +129,19 @@ METHODS: dict[str, Method] = {
         needs_noise=True,
         settings=lambda asked: f"alpha {asked.config.rgg_alpha:g}",
     ),
-    "stacked": Method(runs.stacked, _stacked_recipe, _one, "stacked (trained for it)"),
-    "composite": Method(runs.composite, _composed("composite"), _used, "LoRA Composite", is_scaled=False),
+    "stacked": Method(runs.stacked, recipes.stacked, _one, "stacked (trained for it)"),
+    "composite": Method(runs.composite, recipes.composed("composite"), _used, "LoRA Composite", is_scaled=False),
     "switch": Method(
         runs.switch,
-        _composed("switch"),
+        recipes.composed("switch"),
         _one,
         "LoRA Switch",
         is_scaled=False,
         settings=lambda asked: f"every {asked.config.switch_steps} steps",
+    ),
+    "cross": Method(runs.cross, recipes.crossed, _one, "soup with cross adapters"),
+    "distilled": Method(
+        runs.distilled, recipes.trained_for("distilled"), _one, "distilled (from the blend at w)", is_scaled=False
     ),
 }
 """Method's name -> method, in the order of the tables."""

@@ -14,7 +14,8 @@ from ...blending.preference import Preference
 from ...blending.simplex import lattice
 from ...pipelines.adapter_files import AdapterFile
 from .config import SweepConfig
-from .methods import METHODS, Asked
+from .methods import METHODS
+from .recipes import Asked, Files
 
 logger = logging.getLogger("diffusion_blend")
 
@@ -82,36 +83,32 @@ def preferences(config: SweepConfig, method: str = "") -> list[Gates]:
     return list(dict.fromkeys(Preference(tuple(weights)).normalised(names) for weights in given))
 
 
-def make_points(
-    config: SweepConfig,
-    adapters: Sequence[AdapterFile],
-    morl: Mapping[Gates, AdapterFile],
-    stacked: Sequence[AdapterFile] = (),
-) -> list[Point]:
+def make_points(config: SweepConfig, files: Files) -> list[Point]:
     """Every point that a sweep's settings ask for, in order: methods, then KL scales, then preferences.
 
     Args:
         config: the settings.
-        adapters: in order.
-        morl: preference -> the adapter trained for it.
-        stacked: a group that was trained to be stacked; empty where the adapters are one.
+        files: the adapter files.
 
     Raises:
         ValueError: a method that cannot have these weights, KL scales or files.
     """
-    strange = [weights for weights in morl if weights not in preferences(config, "morl")]
-    if strange:
-        raise ValueError(f"morl has an adapter for {list(strange[0])}, which is none of the weights of this sweep")
+    for name, own in (("morl", files.morl), ("distilled", files.distilled)):
+        strange = [weights for weights in own if weights not in preferences(config, name)]
+        if strange:
+            raise ValueError(
+                f"{name} has an adapter for {list(strange[0])}, which is none of the weights of this sweep"
+            )
     points: list[Point] = []
     for method in dict.fromkeys(config.methods):
         if method == "base":
-            points += points_of([("base", (), 0.0)], config, adapters, morl, stacked)
+            points += points_of([("base", (), 0.0)], config, files)
             continue
         chosen, refusals = preferences(config, method), list[ValueError]()
         scales = list(dict.fromkeys(config.kl_scales if METHODS[method].is_scaled else [1.0]))
         for scale in scales:
             try:
-                points += points_of([(method, weights, scale) for weights in chosen], config, adapters, morl, stacked)
+                points += points_of([(method, weights, scale) for weights in chosen], config, files)
             except ValueError as error:
                 refusals.append(error)
                 logger.info("%s is left out at KL scale %g: %s", method, scale, error)
@@ -120,22 +117,19 @@ def make_points(
     return points
 
 
-def points_of(
-    asked: Iterable[tuple[str, Gates, float]],
-    config: SweepConfig,
-    adapters: Sequence[AdapterFile],
-    morl: Mapping[Gates, AdapterFile],
-    stacked: Sequence[AdapterFile] = (),
-) -> list[Point]:
-    """The points of methods, preferences and KL scales, without those that a method does not have."""
+def points_of(asked: Iterable[tuple[str, Gates, float]], config: SweepConfig, files: Files) -> list[Point]:
+    """The points of methods, preferences and KL scales. Those that a method does not have are left out with a line."""
     points: list[Point] = []
     for method, weights, kl_scale in asked:
-        coefficients = coefficients_of(config, adapters, weights, kl_scale) if weights else ()
-        request = Asked(config, adapters, morl, weights, coefficients, stacked)
+        coefficients = coefficients_of(config, files.adapters, weights, kl_scale) if weights else ()
+        request = Asked(config, files, weights, coefficients)
         recipe = METHODS[method].recipe(request)
-        if recipe is not None:
-            settings = METHODS[method].settings(request)
-            points.append(Point(method, weights, kl_scale, recipe, settings, config.images_per_point))
+        if recipe is None:
+            words = ",".join(f"{weight:g}" for weight in weights)
+            logger.info("%s is left out at the weights %s: there is no file for them", method, words)
+            continue
+        settings = METHODS[method].settings(request)
+        points.append(Point(method, weights, kl_scale, recipe, settings, config.images_per_point))
     return points
 
 

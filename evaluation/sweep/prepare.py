@@ -31,6 +31,7 @@ from .external_scores import keep_scores, read_scores
 from .methods import METHODS
 from .network import Network
 from .points import Point, make_points, points_of, reward_scales
+from .recipes import Files
 from .records import Records
 from .run import Sweep
 from .runner import MethodRunner
@@ -49,6 +50,8 @@ EXTENDABLE = (
     "etas",
     "morl",
     "stacked",
+    "cross",
+    "distilled",
     "switch_steps",
     "code_block",
     "code_candidates",
@@ -75,9 +78,7 @@ class Plan:
     Attributes:
         config: the settings.
         prompts: to draw.
-        adapters: in the order of the weights.
-        morl: preference -> the adapter trained for it.
-        stacked: the group that was trained to be stacked, in the order of the weights; empty where there is none.
+        files: the adapter files.
         points: those asked for.
         scales: the number by which each adapter's reward is divided before it is weighed, float[m].
         records: the folder.
@@ -86,9 +87,7 @@ class Plan:
 
     config: SweepConfig
     prompts: Sequence[str]
-    adapters: Sequence[AdapterFile]
-    morl: Mapping[Gates, AdapterFile]
-    stacked: Sequence[AdapterFile]
+    files: Files
     points: Sequence[Point]
     scales: Sequence[float]
     records: Records
@@ -114,16 +113,27 @@ def plan(config: SweepConfig) -> Plan:
     prompts = load_prompts(config.prompts.source, config.prompts.count, config.prompts.seed)
     if config.images_per_prompt:
         config = replace(config, images_per_point=config.images_per_prompt * len(prompts))
-    keys = morl_weights(config)
-    adapters = [open_adapter(name, file) for name, file in config.adapters.items()]
-    morl = {weights: open_adapter(f"morl {key}", config.morl[key]) for weights, key in keys.items()}
-    stacked = [open_adapter(name, config.stacked[name]) for name in config.adapters] if config.stacked else []
-    records, fingerprint = Records(Path(config.output)), _fingerprint(config, adapters, prompts)
+    files = _open_files(config)
+    records, fingerprint = Records(Path(config.output)), _fingerprint(config, files.adapters, prompts)
     records.compare(fingerprint)
     for file in config.external_scores:
         read_scores(Path(file))
-    points, scales = make_points(config, adapters, morl, stacked), reward_scales(config, adapters)
-    return Plan(config, prompts, adapters, morl, stacked, points, scales, records, fingerprint)
+    points, scales = make_points(config, files), reward_scales(config, files.adapters)
+    return Plan(config, prompts, files, points, scales, records, fingerprint)
+
+
+def _open_files(config: SweepConfig) -> Files:
+    def for_preferences(method: str, given: Mapping[str, str]) -> dict[Gates, AdapterFile]:
+        keys = weights_of(method, given, config)
+        return {weights: open_adapter(f"{method} {key}", given[key]) for weights, key in keys.items()}
+
+    return Files(
+        [open_adapter(name, file) for name, file in config.adapters.items()],
+        for_preferences("morl", config.morl),
+        [open_adapter(name, config.stacked[name]) for name in config.adapters] if config.stacked else [],
+        [open_adapter(Path(file).name, file) for file in config.cross],
+        for_preferences("distilled", config.distilled),
+    )
 
 
 def prepare(config: SweepConfig, worker: Worker, base: Base | None = None) -> Sweep:
@@ -143,9 +153,8 @@ def prepare(config: SweepConfig, worker: Worker, base: Base | None = None) -> Sw
     rewards = _load_rewards(wanted, config, worker)
     base = base or load_base(config.base, worker.device, allow_download=config.allow_download)
     network = Network(base, config.guidance_scale, compile_base=config.compile_base)
-    adapters = [fit_adapter(file, base.unet) for file in planned.adapters]
-    files = [*planned.morl.values(), *planned.stacked]
-    mixtures = {file.digest: fit_adapter(file, base.unet) for file in files}
+    adapters = [fit_adapter(file, base.unet) for file in planned.files.adapters]
+    mixtures = {file.digest: fit_adapter(file, base.unet) for file in planned.files.beside}
     for method in config.methods:
         if METHODS[method].needs_gradient:
             followed = {name: rewards[name] for name in config.adapters}
@@ -184,7 +193,7 @@ def join(planned: Plan) -> None:
     earlier = records.earlier_points(list(config.adapters))
     records.open(planned.fingerprint)
     for key, count in earlier.items():
-        known = points_of([key], config, planned.adapters, planned.morl, planned.stacked) if key[0] in METHODS else []
+        known = points_of([key], config, planned.files) if key[0] in METHODS else []
         records.add_points([replace(p, images=count) for p in known if (records.folder / "units" / p.folder).exists()])
     records.add_points(planned.points)
     keep_scores(config.external_scores, records.folder / "external", list(records.rewards()))
@@ -216,18 +225,24 @@ class _Encoder:
         return self.base.encode(prompts)
 
 
-def morl_weights(config: SweepConfig) -> dict[Gates, str]:
-    """The preferences that have a mixture adapter -> how the settings name them."""
-    return {_key(key, config): key for key in config.morl}
+def weights_of(method: str, given: Mapping[str, str], config: SweepConfig) -> dict[Gates, str]:
+    """The preferences that have an adapter of their own -> how the settings name them.
+
+    Args:
+        method: morl or distilled.
+        given: its setting.
+        config: all settings.
+    """
+    return {_key(method, key, config): key for key in given}
 
 
-def _key(text: str, config: SweepConfig) -> Gates:
+def _key(method: str, text: str, config: SweepConfig) -> Gates:
     try:
         weights = tuple(float(word) for word in text.split(","))
     except ValueError as error:
-        raise ValueError(f"morl {text!r}: give the weights as numbers with commas, like '0.5,0.5'") from error
+        raise ValueError(f"{method} {text!r}: give the weights as numbers with commas, like '0.5,0.5'") from error
     if len(weights) != len(config.adapters):
         raise ValueError(
-            f"morl {text!r}: {len(weights)} weights for {len(config.adapters)} adapters: give one for each"
+            f"{method} {text!r}: {len(weights)} weights for {len(config.adapters)} adapters: give one for each"
         )
     return Preference(weights).normalised(list(config.adapters))

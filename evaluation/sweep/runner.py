@@ -31,7 +31,7 @@ class MethodRunner:
         network: the base.
         steps: the sampler.
         adapters: in the order of the weights.
-        mixture_adapters: adapters of morl, and of a stacked group, by their file's digest.
+        mixture_adapters: adapters beside them (`recipes.Files.beside`), by their file's digest.
         rewards: by the user's names.
         scheduled: the loop of a scheduler of diffusers; None takes ``steps``.
     """

@@ -81,6 +81,20 @@ def stacked(runner: MethodRunner, recipe: Mapping[str, Any], chunk: Chunk, cost:
     return runner.planned(group or runner.updates, Soup(tuple(recipe["coefficients"])), chunk, cost)
 
 
+def cross(runner: MethodRunner, recipe: Mapping[str, Any], chunk: Chunk, cost: Cost) -> Samples:
+    from ...blending.plans import Soup
+    from ...pipelines.crosses import with_crosses
+
+    crosses = [runner.mixture_adapters[digest] for digest in recipe["files"]]
+    planner = with_crosses(Soup(tuple(recipe["coefficients"])), runner.adapters, crosses)
+    updates = [*runner.updates, *(adapter.update for adapter in crosses)]
+    return runner.planned(updates, planner, chunk, cost)
+
+
+def distilled(runner: MethodRunner, recipe: Mapping[str, Any], chunk: Chunk, cost: Cost) -> Samples:
+    return morl(runner, recipe, chunk, cost)
+
+
 def composite(runner: MethodRunner, recipe: Mapping[str, Any], chunk: Chunk, cost: Cost) -> Samples:
     from ...blending.compositions import Composite
 

@@ -155,8 +155,7 @@ def _bake_layer(
 ) -> None:
     biases = [(c, update) for c, update in updates if isinstance(update, BiasDifference)]
     others = [(c, update) for c, update in updates if not isinstance(update, BiasDifference)]
-    parameter = name if name in keys or f"{name}.weight" not in keys else f"{name}.weight"
-    key = keys.get(parameter, parameter.removesuffix(".weight"))
+    parameter, key = _parameter_and_key(keys, name)
     if biases:
         bias = baked.tensors[f"{key}.diff_b"] = _sum(biases, partial(weights.read, f"{name}.bias"))
         baked.fixed.setdefault(name, []).append(BiasDifference(bias))
@@ -174,6 +173,31 @@ def _bake_layer(
     baked.dense.append(key)
     baked.tensors[f"{key}.diff"] = difference
     baked.fixed.setdefault(name, []).append(Difference(difference))
+
+
+def _parameter_and_key(keys: Mapping[str, str], name: str) -> tuple[str, str]:
+    """A layer's parameter, and the key that names it in files."""
+    parameter = name if name in keys or f"{name}.weight" not in keys else f"{name}.weight"
+    return parameter, keys.get(parameter, parameter.removesuffix(".weight"))
+
+
+def fit_files(model: Patcher, loras: RewardLoRAs) -> tuple[list[dict[str, list[Update]]], Callable[[str], str]]:
+    """Fit adapters to a model, each on its own.
+
+    Args:
+        model: the host's ModelPatcher. It is not changed.
+        loras: the adapters.
+
+    Returns:
+        The updates of each adapter by layer, and a function that gives a layer's key in files.
+
+    Raises:
+        ValueError: an adapter does not fit the model.
+    """
+    hosts, weights = comfy.lora.model_lora_keys_unet(model.model, {}), BaseWeights(model)
+    keys = _keys(hosts)
+    updates = [_fitted(adapter, model.model, hosts, weights) for adapter in loras]
+    return updates, lambda name: _parameter_and_key(keys, name)[1]
 
 
 def _sum(updates: Sequence[tuple[float, Update]], read: Callable[[], Tensor]) -> Tensor:

@@ -49,8 +49,13 @@ def place(filename: str) -> Path:
     return path
 
 
-def write_new(path: Path, content: bytes) -> Path:
-    """Write a file that is not there yet; where the name is taken, with a number at its end.
+def write_new(path: Path, content: bytes, ending: str = ".safetensors") -> Path:
+    """Write a file that is not there yet; where the name is taken, with a number before its ending.
+
+    Args:
+        path: of the file.
+        content: of the file.
+        ending: of the file's name.
 
     Returns:
         The file.
@@ -61,7 +66,7 @@ def write_new(path: Path, content: bytes) -> Path:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         for number in range(1, MOST_COPIES):
-            file = path if number == 1 else path.with_name(f"{path.stem}_{number}{path.suffix}")
+            file = path if number == 1 else path.with_name(f"{path.name.removesuffix(ending)}_{number}{ending}")
             try:
                 file.open("xb").close()  # takes the name, also where another process wants it
             except FileExistsError:

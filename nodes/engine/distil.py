@@ -61,6 +61,16 @@ class DistilSettings:
     learning_rate: float
     seed: int
 
+    @property
+    def runs(self) -> int:
+        """The number of runs, those that are held out among them."""
+        return self.trajectories + max(self.trajectories // 4, 1)
+
+    @property
+    def schedule(self) -> FitSettings:
+        """The settings of the fit."""
+        return FitSettings(self.iterations, learning_rate=self.learning_rate, seed=self.seed % 2**63)
+
 
 @dataclass
 class HostCall:
@@ -170,13 +180,11 @@ def distil(
     Raises:
         ValueError: the blend has no effect, or the adapters or the model give no gradient.
     """
-    total = settings.trajectories + max(settings.trajectories // 4, 1) + settings.iterations
-    runs = _record(model, loras, coefficients, settings, lambda done: advance(done, total))
+    total = settings.runs + settings.iterations
+    runs = record(model, loras, [coefficients], settings, lambda done: advance(done, total))
     network: Any = model.model
     calls = [call for held_out, call in runs if not held_out]
-    shape = calls[0].args[0].shape
-    memory = network.memory_required(list(shape)) * GRADIENT_MEMORY
-    comfy.model_management.load_models_gpu([model], memory_required=memory)
+    load_with_gradient(model, calls[0])
     with torch.inference_mode(False), normal_tensors(network):
         examples = [call.example() for call in calls]
         checked = [_with_base(call) for held_out, call in runs if held_out]
@@ -190,30 +198,48 @@ def distil(
         for name, fixed in baked.fixed.items():
             updates.setdefault(name, []).extend(fixed)
         gated = GatedUpdates(network, [updates])
-        schedule = FitSettings(settings.iterations, learning_rate=settings.learning_rate, seed=settings.seed % 2**63)
         with layers_called({id(module) for module in gated.modules}):
             done = total - settings.iterations
             report = lambda number, _: advance(done + number, total)  # noqa: E731
-            fitted = fit(gated, factors, examples, checked, lambda _: Goal(), [Goal()], schedule, report)
+            fitted = fit(gated, factors, examples, checked, lambda _: Goal(), [Goal()], settings.schedule, report)
         for name, (key, _) in baked.pairs.items():
             pair: Any = updates[name][0]
             baked.pairs[name] = (key, LowRank(pair.down.detach().cpu(), pair.up.detach().cpu()))
     return exact, fitted
 
 
-def _record(
+def load_with_gradient(model: Patcher, call: HostCall) -> None:
+    """Let the host load a model with the memory that a call with gradient takes."""
+    memory = model.model.memory_required(list(call.args[0].shape)) * GRADIENT_MEMORY
+    comfy.model_management.load_models_gpu([model], memory_required=memory)
+
+
+def record(
     model: Patcher,
     loras: RewardLoRAs,
-    coefficients: Sequence[float],
+    pool: Sequence[Sequence[float]],
     settings: DistilSettings,
     advance: Callable[[int], None],
 ) -> list[tuple[bool, HostCall]]:
-    """Run the blend from several noises; each call is told by whether it is held out."""
+    """Run blends from several noises.
+
+    Args:
+        model: the host's ModelPatcher.
+        loras: the adapters.
+        pool: coefficients of blends, which the runs take in turn.
+        settings: of the runs.
+        advance: called with the number of finished runs.
+
+    Returns:
+        Each call with whether it is held out.
+    """
     found: list[tuple[bool, HostCall]] = []
-    for number in range(settings.trajectories + max(settings.trajectories // 4, 1)):
+    for number in range(settings.runs):
         held_out = number >= settings.trajectories
-        own = number - settings.trajectories + HELD_OUT_SEED if held_out else number
-        recorder, blended = CallRecorder(), attach(model, loras, Blend(tuple(coefficients)), "sequential")
+        place = number - settings.trajectories if held_out else number
+        own = place + HELD_OUT_SEED if held_out else place
+        planner = Blend(tuple(pool[place % len(pool)]))
+        recorder, blended = CallRecorder(), attach(model, loras, planner, "sequential")
         blended.add_wrapper_with_key(WrappersMP.APPLY_MODEL, RECORDER, recorder)
         sample_with(
             comfy.samplers.sampler_object(SAMPLER),
@@ -239,6 +265,12 @@ def _with_base(call: HostCall) -> Example:
         return Example(given.predict, given.predictions, call.predict().float().cpu(), given.scale)
 
 
+def settings_in_header(settings: DistilSettings) -> dict[str, Any]:
+    """The settings that the header of a fitted file says."""
+    names = ("steps", "cfg", "trajectories", "iterations", "learning_rate", "seed")
+    return {name: getattr(settings, name) for name in names}
+
+
 def fit_report(soup: float, fitted: Fitted) -> str:
     """What a fit has done, in words for the artist."""
     errors = f"Distance to the blend, as a share of its effect: soup {soup:.3f}, "
@@ -255,6 +287,5 @@ def distilled_metadata(header: dict[str, str], settings: DistilSettings, soup: f
     errors = {"error": fitted.error, "soup_error": soup, "soup_error_at_this_rank": fitted.start}
     made |= {"method": "distil", **{name: round(error, 6) for name, error in errors.items()}}
     made["curve"] = [(number, round(error, 6)) for number, error in fitted.curve]
-    names = ("steps", "cfg", "trajectories", "iterations", "learning_rate", "seed")
-    made |= {name: getattr(settings, name) for name in names}
+    made |= settings_in_header(settings)
     return header | {"diffusion_blend.baked": json.dumps(made)}

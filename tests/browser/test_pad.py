@@ -121,6 +121,27 @@ def test_two_pads_of_one_loader_are_independent_and_keep_their_adapters(front: F
     assert weights_of(second.numbers())[:2] == pytest.approx([0.1, 0], abs=0.011)
 
 
+def test_a_cross_adapter_is_no_corner(front: FrontEnd) -> None:
+    """Its gate follows from the weights of the others, which keep their places; an ordinary file in its slot is a corner."""
+    pad = preference_pad.make(front, LORAS, weight_1=0.5, weight_2=0.5)
+
+    def choose(slot: int, file: str) -> None:
+        front.page.evaluate(
+            "([id, name, file]) => { app.graph.getNodeById(id).widgets.find((w) => w.name === name).value = file }",
+            [pad.loader, f"lora_{slot}", file],
+        )
+
+    assert pad.look()["labels"] == NAMES
+    choose(3, "pair.cross.safetensors")
+    pad.wait(f"look.labels.join() === '{','.join(NAMES[:2])}' && look.message === ''")
+    pad.drag(MIDDLE, QUARTER)
+    assert weights_of(pad.numbers()) == pytest.approx([0.25, 0.75, 0, 0], abs=0.011)
+    pad.set_number("weight_3", 0.5)  # it belongs to the cross adapter's slot, which counts as empty
+    pad.wait("look.message.startsWith('weight_3 counts as 0')")
+    choose(3, LORAS[2])
+    pad.wait(f"look.labels.join() === '{','.join(NAMES)}'")
+
+
 def test_drag_outside_stays_on_the_border(front: FrontEnd) -> None:
     pad = preference_pad.make(front, LORAS)
     pad.drag((150, 120), (150, 185))  # below the middle of the base

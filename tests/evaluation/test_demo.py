@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusion_blend.blending.groups import KEY
 from diffusion_blend.blending.simplex import TRIANGLE_CORNERS, triangle_point
 from diffusion_blend.evaluation.demo import command
-from diffusion_blend.evaluation.demo.command import PROMPTS, find_adapters, main
+from diffusion_blend.evaluation.demo.command import PROMPTS, find_adapters, find_stacked, main
 from diffusion_blend.miniature.model import make_pipeline
 from diffusion_blend.miniature.renderer import SIZE
 from diffusion_blend.training.config import AdapterConfig
@@ -26,12 +27,13 @@ REWARDS = ("warmth", "softness", "brightness")
 
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a demo of an untrained model with three random adapters, two pictures a point."""
+    """The folder of a demo of an untrained model with three random adapters and a group of three, two pictures a point."""
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("demo")
     model = folder / "model"
     make_pipeline(folder / "tokenizer", seed=0).save_pretrained(model)
     (folder / "adapters").mkdir()
+    (folder / "stacked").mkdir()
     settings = {"sampling": {"steps": 2, "guidance_scale": 1.0, "eta": 0.5}}
     metadata = {"diffusion_blend.kl_weight": "0.1", "diffusion_blend.config": json.dumps(settings)}
     for seed, name in enumerate(REWARDS):
@@ -41,8 +43,14 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for parameter in adapter.trainable().values():
                 parameter.add_(0.1)
         (folder / f"adapters/{name}.safetensors").write_bytes(adapter.export(metadata))
+        with torch.no_grad():
+            for parameter in adapter.trainable().values():
+                parameter.mul_(-2)
+        entry = {"kind": "stacked", "id": "one", "member": seed, "rewards": list(REWARDS)}
+        grouped = adapter.export({**metadata, KEY: json.dumps(entry)})
+        (folder / f"stacked/{name}.safetensors").write_bytes(grouped)
     words = ["--out", str(folder / "out"), "--model", str(model), "--adapters", str(folder / "adapters")]
-    words += ["--rewards", *REWARDS, "--divisions", "2", "--images", "2"]
+    words += ["--stacked", str(folder / "stacked"), "--rewards", *REWARDS, "--divisions", "2", "--images", "2"]
     assert main(words) == 0
     return folder / "out"
 
@@ -57,7 +65,10 @@ def world(folder: Path) -> dict[str, Any]:
 def test_the_page_shows_the_sweeps_pictures_and_means(shown: Path) -> None:
     page = world(shown)
     assert page["names"] == list(REWARDS) and page["prompts"] == list(PROMPTS[:2])
-    assert set(page["methods"]) == set(command.METHODS)
+    assert set(page["methods"]) == set(command.WITH_STACKED)
+    places = {tuple(weights): place for place, weights in enumerate(page["weights"])}
+    calls = {method: [cell["calls"] for cell in told["cells"]] for method, told in page["methods"].items()}
+    assert [calls[method][places[0.5, 0.5, 0]] for method in ("blend", "stacked", "soup", "base")] == [2, 1, 1, 1]
     assert sorted(map(tuple, page["weights"])) == sorted(
         [(1, 0, 0), (0, 1, 0), (0, 0, 1), (0.5, 0.5, 0), (0.5, 0, 0.5), (0, 0.5, 0.5)]
     )
@@ -65,7 +76,7 @@ def test_the_page_shows_the_sweeps_pictures_and_means(shown: Path) -> None:
     columns = samples[0].split(",")
     rows = [dict(zip(columns, line.split(","), strict=True)) for line in samples[1:]]
     files = {path.read_bytes() for path in (shown / "sweep/images").rglob("*.png")}
-    for method in ("blend", "soup"):
+    for method in ("blend", "stacked", "soup"):
         for weights, cell in zip(page["weights"], page["methods"][method]["cells"], strict=True):
             own = [
                 row
@@ -96,6 +107,24 @@ def test_the_page_needs_no_other_file_and_no_network(shown: Path) -> None:
 def test_the_demo_samples_as_its_adapters_were_trained(shown: Path) -> None:
     settings = json.loads((shown / "sweep/settings.json").read_text())
     assert (settings["steps"], settings["eta"], settings["guidance_scale"]) == (2, 0.5, 1.0)
+
+
+def test_a_group_is_shown_where_one_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "STACKED", tmp_path)
+
+    def found(*words: str) -> dict[str, str]:
+        return find_stacked(command._parser().parse_args(list(words)), REWARDS)
+
+    assert found() == {}
+    for name in REWARDS:
+        (tmp_path / f"{name}.safetensors").write_bytes(b"")
+    assert list(found()) == list(REWARDS)
+    assert found("--adapters", "mine") == {}  # the shipped group belongs beside the shipped adapters
+    assert list(found("--adapters", "mine", "--stacked", str(tmp_path))) == list(REWARDS)
+    (tmp_path / "softness.safetensors").unlink()
+    assert found() == {}
+    with pytest.raises(ValueError, match="no adapter for softness in .*miniature adapters --stacked"):
+        found("--stacked", str(tmp_path))
 
 
 def test_the_triangle_is_equilateral_and_its_middle_is_in_the_middle() -> None:

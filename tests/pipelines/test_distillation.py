@@ -5,11 +5,14 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import diffusion_blend
 import pytest
 import torch
 from diffusion_blend import command
 from diffusion_blend.pipelines import BlendedPipeline
+from diffusion_blend.pipelines.adapter_files import read_adapter
 from diffusion_blend.pipelines.blended import blend
+from diffusion_blend.pipelines.trajectories import Settings, load_pipeline, record
 from lora_bases import Base
 from safetensors import safe_open
 
@@ -171,6 +174,21 @@ def test_a_fit_that_does_not_get_better_says_so_and_writes_the_soup(base: Base, 
     assert ranks == {1}
 
 
+def test_eta_is_the_noise_of_the_recorded_runs() -> None:
+    """On the miniature, whose scheduler is DDIM: the first call is the same, later ones get the noise of the steps."""
+    shipped = Path(diffusion_blend.__path__[0]) / "miniature/weights"
+    second: dict[float | None, torch.Tensor] = {}
+    for eta in (None, 0.0, 1.0):
+        settings = Settings(["a red circle"], steps=3, trajectories=1, guidance=1.0, device="cpu", eta=eta)
+        pipe = load_pipeline(str(shipped / "base"), settings)
+        adapter = read_adapter("a", shipped / "adapters/softness.safetensors", pipe.unet)
+        with torch.no_grad():
+            calls = next(record(pipe, [adapter], [([1.0], 1.0)], settings))[1]
+        second[eta] = calls[1].args[0]
+    assert torch.equal(second[None], second[0.0])
+    assert float((second[1.0] - second[0.0]).abs().max()) > 0.1
+
+
 def test_settings_are_refused_before_the_base_is_loaded(
     base: Base, tmp_path: Path, capsys: Any, monkeypatch: Any
 ) -> None:
@@ -185,6 +203,7 @@ def test_settings_are_refused_before_the_base_is_loaded(
         "--learning_rate is 0.0": ["--learning_rate", "0"],
         "--learning_rate is -1.0": ["--learning_rate", "-1"],
         "--iterations is 0": ["--iterations", "0"],
+        "--eta is 2.0": ["--eta", "2"],
         "--height is 12": ["--height", "12"],
         "holds no prompt": ["--prompts", str(empty)],
         "cannot be read as text": ["--prompts", str(tmp_path / "missing.txt")],

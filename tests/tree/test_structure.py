@@ -15,7 +15,7 @@ MAY_IMPORT = {
     "preference_learning": set(),
     "nodes": {"blending", "miniature", "preference_learning", "rewards"},
     "training": {"artifacts", "blending", "pipelines", "rewards"},
-    "miniature": {"artifacts", "blending", "rewards", "training"},
+    "miniature": {"artifacts", "blending", "pipelines", "rewards", "training"},
     "pipelines": {"artifacts", "blending"},
     "evaluation": {"artifacts", "blending", "rewards", "training", "miniature", "pipelines", "preference_learning"},
 }

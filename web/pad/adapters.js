@@ -6,6 +6,7 @@
  * @property {string} name of the adapter, or of the empty slot
  * @property {boolean} used holds an adapter that is switched on
  * @property {boolean} [unknown] the graph does not tell which
+ * @property {boolean} [cross] holds a cross adapter
  *
  * @typedef {object} Found
  * @property {Slot[] | null} slots of this node's weights; null when the graph does not tell
@@ -114,13 +115,17 @@ function loaderSlots(loader) {
     const file = valueOf(name)
     const chosen = typeof file === 'string' && file !== NONE
     const on = valueOf(name.replace('lora', 'on')) !== false
-    // A cross adapter has no weight of its own: its gate follows from the weights of its two adapters.
-    return { name: chosen ? shortName(file) : '', used: chosen && on && !CROSS.test(file) }
+    // A cross adapter has no weight of its own: its gate follows from the weights of its two adapters. Its slot counts as empty.
+    if (chosen && CROSS.test(file)) return { name: '', used: false, cross: true }
+    return { name: chosen ? shortName(file) : '', used: chosen && on }
   })
 }
 
-/** @type {(slots: Slot[]) => Slot[]} */
-export const withoutEmptyEnd = (slots) => slots.slice(0, slots.findLastIndex(({ name }) => name) + 1)
+/** @type {(slots: Slot[]) => Slot[]} The slots up to the last file, of which a run knows. */
+const withoutEmptyEnd = (slots) => slots.slice(0, slots.findLastIndex(({ name, cross }) => name || cross) + 1)
+
+/** @type {(slots: Slot[]) => Slot[]} The slots up to the last adapter that can have a weight. */
+export const upToLastAdapter = (slots) => slots.slice(0, slots.findLastIndex(({ name }) => name) + 1)
 
 /** @type {(file: string) => string} A file's name without folders and ending. */
 export const shortName = (file) =>

@@ -1,6 +1,6 @@
 /** What the pad shows, read from the graph. */
 
-import { numberOf, numbered, slotsOf, withoutEmptyEnd } from './adapters.js'
+import { numberOf, numbered, slotsOf, upToLastAdapter } from './adapters.js'
 import { CORNERS } from './layout.js'
 import { lockedWeight } from './menu.js'
 import { theme } from './theme.js'
@@ -18,7 +18,7 @@ export function readState(node, atLeast) {
   const names = numbered(node, 'weight')
   const numbers = names.map((name) => numberOf(node, name))
   const { slots, muted } = slotsOf(node)
-  const known = slots?.some(({ used }) => used) ? withoutEmptyEnd(slots) : null
+  const known = slots?.some(({ used }) => used) ? upToLastAdapter(slots) : null
   const weighted = numbers.findLastIndex(({ value, linked }) => linked || (value ?? 0) > 0) + 1
   const corners = Math.min(MOST_CORNERS, known ? known.length : Math.max(2, weighted, atLeast))
   const own = numbers.slice(0, corners)
