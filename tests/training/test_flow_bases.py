@@ -32,18 +32,6 @@ PROMPTS = ["a red cat", "a dog"]
 FAMILIES = pytest.mark.parametrize("family", list(FOLDERS))
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The families' folders, each saved when a test first asks for it."""
-
-    class Saved(dict[str, Path]):
-        def __missing__(self, family: str) -> Path:
-            self[family] = FOLDERS[family](tmp_path_factory.mktemp("flow") / family)
-            return self[family]
-
-    return Saved()
-
-
 def model_of(folder: Path, **adapter: Any) -> DiffusersModel:
     base = load_base(BaseConfig(path=str(folder), resolution=16), CPU, allow_download=False)
     return DiffusersModel(base, AdapterConfig(**adapter), 0)

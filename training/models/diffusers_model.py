@@ -40,10 +40,11 @@ class Base:
         architecture: ``sd_v1``, ``sd_v2``, ``sdxl`` or a name of one's own; goes into the adapter's metadata.
         unet: the denoiser (a UNet or a transformer), on its device and in its dtype.
         scheduler: diffusers scheduler configuration (betas, prediction type, spacing).
-        latent_shape: channels, height, width of a latent.
+        latent_shape: channels, height, width of a latent; of a video channels, frames, height, width.
         resolution: width and height of an image, pixels.
         encode: prompts -> one conditioning row each, on the CPU.
-        decode: clean latents float32[B, C, h, w] on the UNet's device -> images float32[B, 3, H, W] in 0..1.
+        decode: clean latents float32[B, C, h, w] on the UNet's device -> images float32[B, 3, H, W] in 0..1; of videos
+            [B, C, F, h, w] -> [B, N, 3, H, W].
         call: network, noisy latents, timesteps, conditioning -> the network's output.
         make_steps: scheduler, number of steps, eta, noisy steps -> the policy's coefficients.
         make_scheduler: scheduler, choice of another class, number of steps -> a run of that class.
@@ -54,7 +55,7 @@ class Base:
     architecture: str
     unet: UNet2DConditionModel
     scheduler: Mapping[str, Any]
-    latent_shape: tuple[int, int, int]
+    latent_shape: tuple[int, ...]
     resolution: tuple[int, int]
     encode: Callable[[Sequence[str]], Conditioning]
     decode: Callable[[Tensor], Tensor]
@@ -72,8 +73,8 @@ class Base:
         return self.make_scheduler(self.scheduler, choice, steps)
 
     def decode_in_parts(self, latents: Tensor) -> Tensor:
-        """Decode clean latents a few at a time: float32[B, 3, H, W] in 0..1, on the latents' device."""
-        parts = latents.split(rows_at_once((latents.shape[1], latents.shape[2], latents.shape[3])))
+        """Decode clean latents a few at a time: float32[B, 3, H, W] (videos [B, N, 3, H, W]) in 0..1, on their device."""
+        parts = latents.split(rows_at_once(latents.shape[1:]))
         return torch.cat([self.decode(part).float() for part in parts])
 
 
@@ -121,7 +122,7 @@ class DiffusersModel:
                 vae.enable_gradient_checkpointing()  # pyright: ignore[reportOptionalMemberAccess]
 
     @property
-    def latent_shape(self) -> tuple[int, int, int]:
+    def latent_shape(self) -> tuple[int, ...]:
         return self.base.latent_shape
 
     @property
