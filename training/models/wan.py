@@ -33,6 +33,15 @@ _COMFYUI_NAMES = {
     "ffn.net.2": "ffn.2",
 }
 """The name of a block's layer in diffusers -> in Wan's own code, which ComfyUI and diffusers read."""
+_OUTSIDE_BLOCKS = {
+    "proj_out": "head.head",
+    "condition_embedder.text_embedder.linear_1": "text_embedding.0",
+    "condition_embedder.text_embedder.linear_2": "text_embedding.2",
+    "condition_embedder.time_embedder.linear_1": "time_embedding.0",
+    "condition_embedder.time_embedder.linear_2": "time_embedding.2",
+    "condition_embedder.time_proj": "time_projection.1",
+}
+"""The same for the linear layers outside of blocks."""
 
 
 def take_apart(pipeline: Any, name: str, resolution: int, device: torch.device, frames: int = 1) -> Base:
@@ -100,6 +109,8 @@ def _call(network: Any, latents: Tensor, timesteps: Tensor, conditioning: Mappin
 
 
 def _in_comfyui(key: str) -> str:
-    block, number, rest = key.split(".", 2)
-    layer, _, factor = rest.partition(".lora_")
-    return f"diffusion_model.{block}.{number}.{_COMFYUI_NAMES.get(layer, layer)}.lora_{factor}"
+    layer, _, factor = key.partition(".lora_")
+    if layer in _OUTSIDE_BLOCKS:
+        return f"diffusion_model.{_OUTSIDE_BLOCKS[layer]}.lora_{factor}"
+    block, number, inner = layer.split(".", 2)
+    return f"diffusion_model.{block}.{number}.{_COMFYUI_NAMES.get(inner, inner)}.lora_{factor}"
