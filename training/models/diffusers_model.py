@@ -12,6 +12,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from diffusers.training_utils import cast_training_params
 from peft import LoraConfig
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -115,6 +116,9 @@ class DiffusersModel:
                 self._unet.add_adapter(config, adapter_name=name)
         self._gated = GatedAdapters(self._unet, self._members) if members > 1 else None
         cast_training_params(self._unet, dtype=torch.float32)
+        # diffusers walks over all modules each time that it is asked for these, and peft each time an adapter is switched.
+        self._device, self._dtype = self._unet.device, self._unet.dtype
+        self._layers = [layer for layer in self._unet.modules() if isinstance(layer, BaseTunerLayer)]
         if gradient_checkpointing:
             self._unet.enable_gradient_checkpointing(self._checkpointed)
             vae = getattr(base.decode, "vae", None)
@@ -127,7 +131,7 @@ class DiffusersModel:
 
     @property
     def device(self) -> torch.device:
-        return self._unet.device
+        return self._device
 
     def policy_steps(self, steps: int, eta: float, noisy: Iterable[int] | None = None) -> PolicySteps:
         return self.base.make_steps(self.base.scheduler, steps, eta, noisy)
@@ -143,7 +147,7 @@ class DiffusersModel:
         return self._forward(latents, timesteps, conditioning)
 
     def _forward(self, latents: Tensor, timesteps: Tensor, conditioning: Mapping[str, Tensor]) -> Tensor:
-        dtype = self._unet.dtype  # masks of texts stay integers
+        dtype = self._dtype  # masks of texts stay integers
         inputs = {
             name: value.to(dtype) if value.is_floating_point() else value
             for name, value in conditioning.items()
@@ -167,13 +171,16 @@ class DiffusersModel:
 
     @contextmanager
     def _without_adapter(self) -> Iterator[None]:
-        self._unet.disable_adapters()
-        self._adapter_enabled = False
+        self._switch_adapter(on=False)
         try:
             yield
         finally:
-            self._unet.enable_adapters()
-            self._adapter_enabled = True
+            self._switch_adapter(on=True)
+
+    def _switch_adapter(self, *, on: bool) -> None:
+        for layer in self._layers:
+            layer.enable_adapters(enabled=on)
+        self._adapter_enabled = on
 
     def decode(self, latents: Tensor) -> Tensor:
         with torch.no_grad():
