@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,7 @@ def tiny_sdxl(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The folders of all families, each saved when a test first asks for it."""
-    savers = {"sd": save_tiny_sd, "sdxl": save_tiny_sdxl, **FOLDERS}
+    savers = {"sd": save_tiny_sd, "sdxl": partial(save_tiny_sdxl, prediction_type="v_prediction"), **FOLDERS}
 
     class Saved(dict[str, Path]):
         def __missing__(self, family: str) -> Path:
