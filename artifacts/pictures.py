@@ -57,6 +57,21 @@ def image_grid(images: Tensor) -> bytes:
     return content.getvalue()
 
 
+def film_strips(videos: Tensor, most: int = 5) -> Tensor:
+    """Frames of every video side by side, evenly spaced from the first to the last.
+
+    Args:
+        videos: float[B, N, 3, H, W].
+        most: frames of a strip.
+
+    Returns:
+        float[B, 3, H, min(N, most) W].
+    """
+    count = videos.shape[1]
+    chosen = torch.linspace(0, count - 1, min(count, most)).round().long()
+    return torch.cat(videos[:, chosen].unbind(1), dim=3)
+
+
 def captioned_grid(images: Tensor, captions: Sequence[str], least: int = 160) -> bytes:
     """A PNG with the images in rows, as square as possible, and a caption below each.
 

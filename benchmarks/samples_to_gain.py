@@ -1,8 +1,11 @@
 """Measure how many pictures an algorithm samples until a reward has risen by a given amount, on the miniature.
 
 Each run is a training of the shipped miniature for colourfulness, watched on pictures of fixed prompts and noise. Runs are
-resumed where they stopped, so the study can be made in pieces: ``--minutes`` ends a piece after the checkpoint that follows.
+resumed where they stopped, so the study can be made in pieces. ``--minutes`` is the time of a piece. It is shared evenly: the
+run that has had the least of it goes on for a few iterations, until the time is over or every run has its gain. A run that has
+not reached the gain is reported as ``> pictures``, the number that was not enough.
 
+    python -m benchmarks.samples_to_gain runs/gain --minutes 30
     python -m benchmarks.samples_to_gain runs/gain --names dpok dpok-all --seeds 0 1 2 --minutes 12
     python -m benchmarks.samples_to_gain runs/gain --report
 """
@@ -14,7 +17,7 @@ import csv
 import itertools
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,7 @@ import torch
 from accelerate import Accelerator
 from diffusion_blend.miniature import rewards
 from diffusion_blend.miniature.base import shipped
+from diffusion_blend.training.adapter_optimizer import TrainingCollapsed
 from diffusion_blend.training.checkpoints import newest_whole
 from diffusion_blend.training.config import (
     AdapterConfig,
@@ -40,8 +44,14 @@ GAIN = 1.0
 """Colourfulness by which the watched pictures must rise; their spread over pictures of one prompt is about 1."""
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.2", "conv2"]
 PROMPTS = 16
+IMAGES = 32
+"""Pictures of an iteration."""
 EVERY = 2
 """Iterations between two watched rewards."""
+PART = 2 * EVERY
+"""Iterations that a run goes on for when it is its turn; loading the model takes far less time."""
+COLLAPSED = "collapsed.txt"
+"""The file in a run's folder that says why it was stopped."""
 
 SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "dpok": {"algorithm": {"name": "dpok", "kl_weight": 0.01, "buffer": 400}},
@@ -59,7 +69,7 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
 def settings(folder: Path, name: str, seed: int, iterations: int) -> TrainConfig:
     """The settings of one run."""
     own = SETTINGS[name]
-    sampling = {"steps": 12, "guidance_scale": 1.0, "samples": 32, "batch": 8, "noisy_steps": "auto"}
+    sampling = {"steps": 12, "guidance_scale": 1.0, "samples": IMAGES, "batch": 8, "noisy_steps": "auto"}
     return TrainConfig(
         output=str(folder / f"{name}-{seed}"),
         rewards={"colourfulness": 1.0},
@@ -72,26 +82,40 @@ def settings(folder: Path, name: str, seed: int, iterations: int) -> TrainConfig
     )
 
 
-def train(folder: Path, name: str, seed: int, iterations: int, until: float) -> None:
-    """Start or go on with one run, until its last iteration, its gain, or a time of the clock."""
+def study(folder: Path, names: Sequence[str], seeds: Sequence[int], iterations: int, minutes: float) -> None:
+    """Start the runs or go on with them, in equal shares of the time."""
+    until, spent = time.monotonic() + 60 * minutes, dict.fromkeys(itertools.product(seeds, names), 0.0)
+    while time.monotonic() < until:
+        going = [(seed, name) for seed, name in spent if not finished(folder, name, seed, iterations)]
+        if not going:
+            return
+        seed, name = min(going, key=lambda run: spent[run])
+        started = time.monotonic()
+        train(folder, name, seed, iterations)
+        spent[seed, name] += time.monotonic() - started
+
+
+def train(folder: Path, name: str, seed: int, iterations: int) -> None:
+    """Start one run, or resume it, for `PART` iterations."""
     config = settings(folder, name, seed, iterations)
-    while time.monotonic() < until and not finished(folder, name, seed, iterations):
-        done = newest_whole(Path(config.output) / "checkpoints")
-        number = int(done.name.rpartition("-")[2]) if done else 0
-        part = replace(
-            config, run=replace(config.run, iterations=min(number + EVERY, iterations)), resume=done is not None
-        )
-        model = DiffusersModel(shipped(), config.adapter, seed)
-        texts = (Path(rewards.__file__).parent / "prompts.txt").read_text().splitlines()[:PROMPTS]
-        Path(config.output).mkdir(parents=True, exist_ok=True)
+    output = Path(config.output)
+    output.mkdir(parents=True, exist_ok=True)
+    done = newest_whole(output / "checkpoints")
+    end = min((int(done.name.rpartition("-")[2]) if done else 0) + PART, iterations)
+    part = replace(config, run=replace(config.run, iterations=end), resume=done is not None)
+    model = DiffusersModel(shipped(), config.adapter, seed)
+    texts = (Path(rewards.__file__).parent / "prompts.txt").read_text().splitlines()[:PROMPTS]
+    try:
         Trainer(part, model, {"colourfulness": rewards.colourfulness}, {}, texts, Accelerator(cpu=True)).run()
+    except TrainingCollapsed as collapse:
+        (output / COLLAPSED).write_text(str(collapse))
 
 
 def watched(folder: Path, name: str, seed: int) -> list[tuple[int, float]]:
     """Pictures sampled and the watched reward, in order."""
     file = folder / f"{name}-{seed}" / "watched.csv"
     rows = list(csv.DictReader(file.open())) if file.exists() else []
-    return [(32 * int(float(row["iteration"])), float(row["reward"])) for row in rows]
+    return [(IMAGES * int(float(row["iteration"])), float(row["reward"])) for row in rows]
 
 
 def samples_to_gain(rows: Sequence[tuple[int, float]], gain: float = GAIN) -> int | None:
@@ -103,28 +127,41 @@ def samples_to_gain(rows: Sequence[tuple[int, float]], gain: float = GAIN) -> in
 
 
 def finished(folder: Path, name: str, seed: int, iterations: int) -> bool:
+    """Whether a run has reached its gain or its last iteration, or has collapsed."""
     rows = watched(folder, name, seed)
-    return samples_to_gain(rows) is not None or (bool(rows) and rows[-1][0] >= 32 * iterations)
+    ended = (folder / f"{name}-{seed}" / COLLAPSED).exists() or (bool(rows) and rows[-1][0] >= IMAGES * iterations)
+    return ended or samples_to_gain(rows) is not None
 
 
 def report(folder: Path, names: Sequence[str], seeds: Sequence[int]) -> list[str]:
     """A table in Markdown: pictures to the gain for every seed, and their median."""
-    lines = [f"| algorithm | pictures until +{GAIN:g}, by seed | median |", "|---|---|---|"]
+    lines = [f"| algorithm | pictures until +{GAIN:g}, by seed | median | largest gain seen |", "|---|---|---|---|"]
     for name in names:
-        rows = {seed: watched(folder, name, seed) for seed in seeds}
-        rows = {seed: found for seed, found in rows.items() if found}
-        reached = {seed: samples_to_gain(found) for seed, found in rows.items()}
-        cells = [str(n) if n is not None else f"> {rows[seed][-1][0]}" for seed, n in reached.items()]
-        known = [n if n is not None else float("inf") for n in reached.values()]
-        median = statistics.median(known) if known else float("nan")
-        lines.append(f"| {name} | {', '.join(cells) or '-'} | {_number(median, rows)} |")
+        found = {seed: watched(folder, name, seed) for seed in seeds}
+        runs = {seed: rows for seed, rows in found.items() if rows}
+        reached = [samples_to_gain(rows) for rows in runs.values()]
+        tried = [rows[-1][0] for rows in runs.values()]
+        cells = [_cell(folder / f"{name}-{seed}", n, last) for seed, n, last in zip(runs, reached, tried, strict=True)]
+        gains = [max(reward for _, reward in rows) - rows[0][1] for rows in runs.values()]
+        largest = f"{max(gains):+.2f}" if gains else "-"
+        lines.append(f"| {name} | {', '.join(cells) or '-'} | {_median(reached, tried)} | {largest} |")
     return lines
 
 
-def _number(median: float, rows: Mapping[int, Sequence[tuple[int, float]]]) -> str:
-    if median == float("inf"):
-        return f"> {min(found[-1][0] for found in rows.values())}"
-    return "-" if median != median else f"{median:g}"
+def _cell(folder: Path, reached: int | None, tried: int) -> str:
+    if reached is not None:
+        return str(reached)
+    return f"> {tried}" + (" (collapsed)" if (folder / COLLAPSED).exists() else "")
+
+
+def _median(reached: Sequence[int | None], tried: Sequence[int]) -> str:
+    """The median over the seeds; where it is censored, a number that it exceeds."""
+    if not reached:
+        return "-"
+    median = statistics.median([float("inf") if n is None else n for n in reached])
+    if median < float("inf"):
+        return f"{median:g}"
+    return f"> {statistics.median([n if n is not None else last for n, last in zip(reached, tried, strict=True)]):g}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -133,14 +170,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--names", nargs="*", choices=list(SETTINGS), default=list(SETTINGS))
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
     parser.add_argument("--iterations", type=int, default=60)
-    parser.add_argument("--minutes", type=float, default=1e9)
+    parser.add_argument("--minutes", type=float, default=1e9, help="of this piece, shared evenly by all runs")
     parser.add_argument("--report", action="store_true")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    until = time.monotonic() + 60 * options.minutes
-    for seed in [] if options.report else options.seeds:
-        for name in options.names:
-            train(options.folder, name, seed, options.iterations, until)
+    if not options.report:
+        study(options.folder, options.names, options.seeds, options.iterations, options.minutes)
     print("\n".join(report(options.folder, options.names, options.seeds)))
 
 

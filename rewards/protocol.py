@@ -48,10 +48,12 @@ def score(
 ) -> dict[str, Tensor]:
     """Score images with several rewards.
 
+    A video's frames are scored as images of its prompt, and the video's score is the mean over its frames.
+
     Args:
         rewards: by name.
-        images: float32[B, 3, H, W] in 0..1, on the CPU.
-        prompts: one per image.
+        images: float32[B, 3, H, W] in 0..1, or videos float32[B, N, 3, H, W], on the CPU.
+        prompts: one per image or video.
         gradient: keep the scores' gradient by the images, which may then be on any device.
 
     Returns:
@@ -60,6 +62,10 @@ def score(
     Raises:
         ValueError: a reward returned the wrong number of scores, or a score that is not finite.
     """
+    if images.ndim == 5:
+        count = images.shape[1]
+        each = score(rewards, images.flatten(0, 1), [text for text in prompts for _ in range(count)], gradient=gradient)
+        return {name: values.view(-1, count).mean(1) for name, values in each.items()}
     scores = {}
     for name, reward in rewards.items():
         with torch.set_grad_enabled(gradient):

@@ -97,6 +97,6 @@ def fingerprint(
     return json.dumps({**settings, "seed": seed, "processes": processes, **digests}, sort_keys=True)
 
 
-def probe_noise(shape: tuple[int, int, int]) -> Tensor:
+def probe_noise(shape: Sequence[int]) -> Tensor:
     """A fixed input that identifies a network by its output, float32[1, C, H, W]."""
     return torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))

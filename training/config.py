@@ -22,6 +22,9 @@ class BaseConfig:
             empty takes the one that fits the checkpoint (downloaded or from the cache).
         resolution: side of the training images, pixels, a multiple of 8; 0 takes the base's own (512, 768 or 1024).
             Smaller is faster and uses less memory, but far below its own size a base makes poor pictures.
+        frames: of a sample. 1 is an image. More are a video, for bases of video models only (Wan): 1 more than a multiple of
+            4, for example 81 (5 s of Wan). A video's reward is the mean of its frames' rewards. Memory and time grow with
+            the number of frames.
         precision: of the frozen weights: fp32, bf16 or fp16 (the adapter is always fp32). bf16 and fp16 halve memory
             and time on a GPU; fp16 needs a GPU and loss scaling, and makes importance ratios coarser.
         gradient_checkpointing: recompute activations in the backward pass: far less memory, about a third more time.
@@ -34,6 +37,7 @@ class BaseConfig:
     path: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
     config: str = ""
     resolution: int = bounded(0, minimum=0)
+    frames: int = bounded(1, minimum=1)
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     gradient_checkpointing: bool = False
     quantise: Literal["none", "int8", "nf4"] = "none"

@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..artifacts.files import write_atomically
-from ..artifacts.pictures import captioned_grid
+from ..artifacts.pictures import captioned_grid, film_strips
 from ..artifacts.tables import csv_bytes
 from ..rewards.protocol import Reward, score, weighted_sum
 from .collection import Collector
@@ -98,7 +98,7 @@ class Monitor:
 
     def _picture(self, iteration: int, images: Tensor, below: list[str]) -> None:
         """Write the grid, and give it to the trackers."""
-        content = captioned_grid(images, below)
+        content = captioned_grid(film_strips(images) if images.ndim == 5 else images, below)
         write_atomically(self.output / "pictures" / f"{iteration:08d}.png", content)
         pixels = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
         for tracker in self.processes.accelerator.trackers:

@@ -1,7 +1,8 @@
 """The denoising policy: each noisy step is a Gaussian whose mean is affine in the latent and the network's output.
 
-All functions are pure. Sums over a latent's elements are computed in float64, because a latent of 16384 elements has
-log-probabilities of order 1e4 and importance ratios depend on differences of order 1e-4.
+All functions are pure. Latents are [B, C, H, W], or [B, C, F, H, W] of videos with F latent frames. Sums over a latent's
+elements are computed in float64, because a latent of 16384 elements has log-probabilities of order 1e4 and importance ratios
+depend on differences of order 1e-4.
 """
 
 from __future__ import annotations
@@ -116,7 +117,7 @@ def training_target(steps: PolicySteps, index: Tensor, clean: Tensor, noise: Ten
 
 
 def _rows(values: Tensor, index: Tensor, like: Tensor) -> Tensor:
-    return values[index.cpu()].to(device=like.device, dtype=torch.float32).view(-1, 1, 1, 1)
+    return values[index.cpu()].to(device=like.device, dtype=torch.float32).view(-1, *[1] * (like.ndim - 1))
 
 
 def has_float64(device: torch.device) -> bool:

@@ -6,6 +6,7 @@ A run resumed from a checkpoint, or split over several processes, draws the same
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -25,6 +26,6 @@ def keyed_generator(seed: int, *key: str | int) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
 
 
-def trajectory_noise(seed: int, key: tuple[str | int, ...], steps: int, shape: tuple[int, int, int]) -> Tensor:
+def trajectory_noise(seed: int, key: tuple[str | int, ...], steps: int, shape: Sequence[int]) -> Tensor:
     """Standard normal noise of one trajectory, float32[steps + 1, C, H, W]: starting latent, then one draw per step."""
     return torch.randn(steps + 1, *shape, generator=keyed_generator(seed, *key))

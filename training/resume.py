@@ -26,6 +26,7 @@ ADDED = {
     "algorithm.draft_noises": 1,
     "base.quantise": "none",
     "base.shard": False,
+    "base.frames": 1,
     "adapter.start": "",
     "sampling.negative_prompt": "",
     "optimizer.schedule": "constant",

@@ -20,7 +20,9 @@ class Trajectories:
         log_prob: of each step under the policy that sampled it, float64[B, T], nats; 0 where a step has no noise.
         kl: of each step to the base, float64[B, T], nats; 0 where it was not measured or the step has no noise.
         base_mean: of each step under the base, float32[B, T, C, H, W]; T is 0 where it was not measured.
-        images: float32[B, 3, H, W] in 0..1.
+        images: float32[B, 3, H, W] in 0..1; of videos float32[B, N, 3, H, W].
+
+    Latents of videos have a dimension of frames after their channels.
     """
 
     latents: Tensor

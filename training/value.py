@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from .randomness import keyed_generator
 
 _TIME_FEATURES = 32
 _LARGEST_SIDE = 16
+_MOST_FRAMES = 4
 
 
 class ValueFunction(nn.Module):
@@ -26,18 +29,20 @@ class ValueFunction(nn.Module):
     return_mean: Tensor
     return_std: Tensor
 
-    def __init__(self, latent_shape: tuple[int, int, int], prompt_features: int, hidden: int) -> None:
+    def __init__(self, latent_shape: Sequence[int], prompt_features: int, hidden: int) -> None:
         """Build the network; weights from torch's global generator.
 
         Args:
-            latent_shape: channels, height, width; sides above 16 are average-pooled to 16.
+            latent_shape: channels, height, width, or channels, frames, height, width. Sides above 16 are average-pooled to
+                16, and frames above 4 to 4.
             prompt_features: length of a prompt's feature vector.
             hidden: width of the two hidden layers.
         """
         super().__init__()
-        channels, height, width = latent_shape
-        self.pool = nn.AdaptiveAvgPool2d((min(height, _LARGEST_SIDE), min(width, _LARGEST_SIDE)))
-        inputs = channels * min(height, _LARGEST_SIDE) * min(width, _LARGEST_SIDE) + prompt_features + _TIME_FEATURES
+        channels, *frames, height, width = latent_shape
+        pooled = [min(count, _MOST_FRAMES) for count in frames] + [min(side, _LARGEST_SIDE) for side in (height, width)]
+        self.pool = nn.AdaptiveAvgPool3d(pooled) if frames else nn.AdaptiveAvgPool2d(pooled)
+        inputs = channels * math.prod(pooled) + prompt_features + _TIME_FEATURES
         self.layers = nn.Sequential(
             nn.Linear(inputs, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, 1)
         )
@@ -55,7 +60,7 @@ class ValueFunction(nn.Module):
             self.return_std.copy_(returns.std().clamp(min=1e-6) if len(returns) > 1 else torch.tensor(1.0))
 
     def forward(self, latents: Tensor, timesteps: Tensor, features: Tensor) -> Tensor:
-        """Expected return, float32[B], for latents float[B, C, H, W], timesteps int64[B], features float[B, F]."""
+        """Expected return, float32[B], for latents float[B, C, (F,) H, W], timesteps int64[B], features float[B, F]."""
         time = get_timestep_embedding(timesteps, _TIME_FEATURES)
         inputs = torch.cat([self.pool(latents.float()).flatten(1), features.float(), time], dim=1)
         return self.return_mean + self.return_std * self.layers(inputs).squeeze(1)

@@ -41,6 +41,8 @@ def check_config(config: SweepConfig) -> None:
     _check_points(config)
     _check_scheduler(config)
     _check_base_path(config.base.path)
+    if config.base.frames != 1:
+        raise ValueError(f"base.frames is {config.base.frames}: a sweep compares images and no videos, so set it to 1")
     check_names(list(config.rewards.values()))
     _check_names(config)
     for method in config.methods:

@@ -98,6 +98,8 @@ def _fingerprint(config: SweepConfig, adapters: Sequence[AdapterFile], prompts: 
     """Everything that every unit depends on; a file counts by its content."""
     plain = dataclasses.asdict(config)
     settings = {key: value for key, value in plain.items() if key not in (*EXTENDABLE, *_WITHOUT_EFFECT)}
+    # Always 1 in a sweep (`checks`), and not in the folders of versions without videos.
+    settings["base"] = {key: value for key, value in plain["base"].items() if key != "frames"}
     settings["adapters"] = {adapter.name: adapter.digest for adapter in adapters}
     settings["prompts"] = hashlib.sha256("\n".join(prompts).encode()).hexdigest()
     return settings

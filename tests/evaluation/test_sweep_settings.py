@@ -75,6 +75,7 @@ def test_a_kl_scale_that_a_method_cannot_take_is_left_out_with_a_line(
             {"method_weights": {"base": [[1, 1]]}, "methods": ["base"]},
             "'base', which is none of the methods with weights",
         ),
+        ({"base": BaseConfig(frames=5)}, "base.frames is 5: a sweep compares images and no videos"),
         ({"base": BaseConfig(path="nosuch")}, "base 'nosuch': no such folder or file, and not a hub id"),
         ({"base": BaseConfig(path="/nosuch/x")}, "base '/nosuch/x': no such folder or file"),
         ({"base": BaseConfig(path="nosuch.module:base")}, "there is no module 'nosuch.module' here"),

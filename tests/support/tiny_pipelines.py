@@ -87,8 +87,11 @@ def save_tiny_sd(folder: Path, seed: int = 0, prediction_type: str = "v_predicti
     return folder
 
 
-def save_tiny_sdxl(folder: Path, seed: int = 0) -> Path:
-    """Save a StableDiffusionXLPipeline of the same size, with two text encoders and micro-conditioning."""
+def save_tiny_sdxl(folder: Path, seed: int = 0, prediction_type: str = "epsilon") -> Path:
+    """Save a StableDiffusionXLPipeline of the same size, with two text encoders and micro-conditioning.
+
+    With v prediction its pictures are near unit variance, as those of `save_tiny_sd`.
+    """
     torch.manual_seed(seed)
     tokenizer = tiny_tokenizer(folder / "words")
     unet = _unet(
@@ -110,7 +113,8 @@ def save_tiny_sdxl(folder: Path, seed: int = 0) -> Path:
             beta_end=0.012,
             beta_schedule="scaled_linear",
             steps_offset=1,
-            timestep_spacing="leading",
+            timestep_spacing="trailing" if prediction_type == "v_prediction" else "leading",
+            prediction_type=prediction_type,
         ),
     ).save_pretrained(folder)
     return folder

@@ -187,3 +187,22 @@ def test_adapters_that_cannot_be(tiny_sd: Path) -> None:
         DiffusersModel(base, AdapterConfig(targets=["to_q", "to_nowhere"]), 0)
     with pytest.raises(ValueError, match="no LoRA targets"):
         DiffusersModel(base, AdapterConfig(targets=[]), 0)
+
+
+def test_a_call_does_not_walk_over_all_modules(tiny_sd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """diffusers does so for a network's device and dtype and to switch adapters; on a UNet each takes milliseconds."""
+    model = tiny_model(tiny_sd)
+    disturb(model, 0.1)
+    conditioning, walk = model.encode_prompts(PROMPTS).prompt, torch.nn.Module.named_modules
+
+    def refuse_the_network(module: torch.nn.Module, *arguments: Any, **named: Any) -> Any:
+        assert module is not model.base.unet, "a call walked over all modules of the network"
+        return walk(module, *arguments, **named)
+
+    latents, times = noise(model, 0, 2)[:, 0], torch.tensor([900, 500])
+    monkeypatch.setattr(torch.nn.Module, "named_modules", refuse_the_network)
+    base = model.predict(latents.to(model.device), times, conditioning, base=True)
+    trained = model.predict(latents.to(model.device), times, conditioning, base=False)
+    assert float((base - trained).detach().abs().max()) > 1e-3
+    with pytest.raises(AssertionError, match="walked over all modules"):
+        _ = model.base.unet.device

@@ -12,6 +12,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from diffusers.training_utils import cast_training_params
 from peft import LoraConfig
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -40,10 +41,11 @@ class Base:
         architecture: ``sd_v1``, ``sd_v2``, ``sdxl`` or a name of one's own; goes into the adapter's metadata.
         unet: the denoiser (a UNet or a transformer), on its device and in its dtype.
         scheduler: diffusers scheduler configuration (betas, prediction type, spacing).
-        latent_shape: channels, height, width of a latent.
+        latent_shape: channels, height, width of a latent; of a video channels, frames, height, width.
         resolution: width and height of an image, pixels.
         encode: prompts -> one conditioning row each, on the CPU.
-        decode: clean latents float32[B, C, h, w] on the UNet's device -> images float32[B, 3, H, W] in 0..1.
+        decode: clean latents float32[B, C, h, w] on the UNet's device -> images float32[B, 3, H, W] in 0..1; of videos
+            [B, C, F, h, w] -> [B, N, 3, H, W].
         call: network, noisy latents, timesteps, conditioning -> the network's output.
         make_steps: scheduler, number of steps, eta, noisy steps -> the policy's coefficients.
         make_scheduler: scheduler, choice of another class, number of steps -> a run of that class.
@@ -54,7 +56,7 @@ class Base:
     architecture: str
     unet: UNet2DConditionModel
     scheduler: Mapping[str, Any]
-    latent_shape: tuple[int, int, int]
+    latent_shape: tuple[int, ...]
     resolution: tuple[int, int]
     encode: Callable[[Sequence[str]], Conditioning]
     decode: Callable[[Tensor], Tensor]
@@ -72,8 +74,8 @@ class Base:
         return self.make_scheduler(self.scheduler, choice, steps)
 
     def decode_in_parts(self, latents: Tensor) -> Tensor:
-        """Decode clean latents a few at a time: float32[B, 3, H, W] in 0..1, on the latents' device."""
-        parts = latents.split(rows_at_once((latents.shape[1], latents.shape[2], latents.shape[3])))
+        """Decode clean latents a few at a time: float32[B, 3, H, W] (videos [B, N, 3, H, W]) in 0..1, on their device."""
+        parts = latents.split(rows_at_once(latents.shape[1:]))
         return torch.cat([self.decode(part).float() for part in parts])
 
 
@@ -114,6 +116,9 @@ class DiffusersModel:
                 self._unet.add_adapter(config, adapter_name=name)
         self._gated = GatedAdapters(self._unet, self._members) if members > 1 else None
         cast_training_params(self._unet, dtype=torch.float32)
+        # diffusers walks over all modules each time that it is asked for these, and peft each time an adapter is switched.
+        self._device, self._dtype = self._unet.device, self._unet.dtype
+        self._layers = [layer for layer in self._unet.modules() if isinstance(layer, BaseTunerLayer)]
         if gradient_checkpointing:
             self._unet.enable_gradient_checkpointing(self._checkpointed)
             vae = getattr(base.decode, "vae", None)
@@ -121,12 +126,12 @@ class DiffusersModel:
                 vae.enable_gradient_checkpointing()  # pyright: ignore[reportOptionalMemberAccess]
 
     @property
-    def latent_shape(self) -> tuple[int, int, int]:
+    def latent_shape(self) -> tuple[int, ...]:
         return self.base.latent_shape
 
     @property
     def device(self) -> torch.device:
-        return self._unet.device
+        return self._device
 
     def policy_steps(self, steps: int, eta: float, noisy: Iterable[int] | None = None) -> PolicySteps:
         return self.base.make_steps(self.base.scheduler, steps, eta, noisy)
@@ -142,7 +147,7 @@ class DiffusersModel:
         return self._forward(latents, timesteps, conditioning)
 
     def _forward(self, latents: Tensor, timesteps: Tensor, conditioning: Mapping[str, Tensor]) -> Tensor:
-        dtype = self._unet.dtype  # masks of texts stay integers
+        dtype = self._dtype  # masks of texts stay integers
         inputs = {
             name: value.to(dtype) if value.is_floating_point() else value
             for name, value in conditioning.items()
@@ -166,13 +171,16 @@ class DiffusersModel:
 
     @contextmanager
     def _without_adapter(self) -> Iterator[None]:
-        self._unet.disable_adapters()
-        self._adapter_enabled = False
+        self._switch_adapter(on=False)
         try:
             yield
         finally:
-            self._unet.enable_adapters()
-            self._adapter_enabled = True
+            self._switch_adapter(on=True)
+
+    def _switch_adapter(self, *, on: bool) -> None:
+        for layer in self._layers:
+            layer.enable_adapters(enabled=on)
+        self._adapter_enabled = on
 
     def decode(self, latents: Tensor) -> Tensor:
         with torch.no_grad():

@@ -13,7 +13,7 @@ from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 
 from ..config import BaseConfig
-from .family import FAMILIES, family_of, supported
+from .family import FAMILIES, check_frames, family_of, supported
 from .quantised import quantisation_config
 
 
@@ -37,7 +37,7 @@ def read_pipeline(config: BaseConfig, dtype: torch.dtype, *, allow_download: boo
 def _from_folder_or_hub(config: BaseConfig, dtype: torch.dtype, *, allow_download: bool) -> Any:
     folder = Path(config.path)
     if folder.is_dir():
-        family_of(_pipeline_class(folder), config.path)
+        check_frames(family_of(_pipeline_class(folder), config.path), config.frames, config.path)
     elif folder.is_absolute() or config.path.startswith(".") or config.path.count("/") != 1:
         raise ValueError(f"base {config.path!r}: no such folder or file, and not a hub id (owner/name)")
     try:

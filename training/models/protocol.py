@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -64,17 +65,17 @@ def lengthened(part: Tensor, length: int) -> Tensor:
 _LATENT_PIXELS_AT_ONCE = 64 * 64
 
 
-def rows_at_once(latent_shape: tuple[int, int, int]) -> int:
-    """How many latents of a shape are decoded in one call."""
-    return max(1, _LATENT_PIXELS_AT_ONCE // (latent_shape[1] * latent_shape[2]))
+def rows_at_once(latent_shape: Sequence[int]) -> int:
+    """How many latents of a shape (channels first) are decoded in one call."""
+    return max(1, _LATENT_PIXELS_AT_ONCE // math.prod(latent_shape[1:]))
 
 
 class TextToImageModel(Protocol):
     """A latent diffusion model with a trainable part that can be switched off: the base is the model without it."""
 
     @property
-    def latent_shape(self) -> tuple[int, int, int]:
-        """Channels, height, width of one latent."""
+    def latent_shape(self) -> tuple[int, ...]:
+        """Channels, height, width of one latent; of a video channels, frames, height, width."""
         ...
 
     @property
@@ -91,11 +92,14 @@ class TextToImageModel(Protocol):
         ...
 
     def predict(self, latents: Tensor, timesteps: Tensor, conditioning: Mapping[str, Tensor], *, base: bool) -> Tensor:
-        """Network output float32[B, C, H, W] for timesteps int64[B]; ``base`` leaves the trained part out."""
+        """Network output float32[B, C, H, W] for timesteps int64[B]; ``base`` leaves the trained part out.
+
+        Latents and output of a video are [B, C, F, H, W], here and wherever latents are.
+        """
         ...
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Images float32[B, 3, H, W] in 0..1 from clean latents, on the CPU."""
+        """Images float32[B, 3, H, W] (videos float32[B, N, 3, H, W]) in 0..1 from clean latents, on the CPU."""
         ...
 
     def decode_differentiable(self, latents: Tensor) -> Tensor:

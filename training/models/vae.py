@@ -30,20 +30,27 @@ class VaeDecoder:
         config = self.vae.config
         latents = latents / (getattr(config, "scaling_factor", None) or 1)
         if getattr(config, "latents_mean", None) is not None and getattr(config, "latents_std", None) is not None:
-            std = torch.tensor(config.latents_std, device=latents.device).view(1, -1, 1, 1)
-            mean = torch.tensor(config.latents_mean, device=latents.device).view(1, -1, 1, 1)
+            by_channel = (1, -1, *[1] * (latents.ndim - 2))
+            std = torch.tensor(config.latents_std, device=latents.device).view(by_channel)
+            mean = torch.tensor(config.latents_mean, device=latents.device).view(by_channel)
             latents = latents * std + mean
         return latents + (getattr(config, "shift_factor", None) or 0)
 
 
 class FrameDecoder(VaeDecoder):
-    """Decodes single frames with the VAE of a video model: [B, C, h, w] -> [B, 3, H, W]."""
+    """Decodes single frames or videos with the VAE of a video model."""
 
     def __call__(self, latents: Tensor) -> Tensor:
-        """Images float32[B, 3, H, W] of latents float[B, C, h, w], with a gradient where the latents have one."""
-        frames = self._unscaled(latents).to(self.vae.dtype)[:, :, None]  # [B, C, h, w] -> [B, C, 1, h, w]
-        image = self.vae.decode(frames, return_dict=False)[0][:, :, 0]
-        return (image.float() / 2 + 0.5).clamp(0, 1)
+        """Images float32[B, 3, H, W] of latents float[B, C, h, w], or videos float32[B, N, 3, H, W] of [B, C, F, h, w].
+
+        N is 4 (F - 1) + 1 for Wan. There is a gradient where the latents have one.
+        """
+        frames = self._unscaled(latents).to(self.vae.dtype)
+        if latents.ndim == 4:
+            frames = frames[:, :, None]  # [B, C, h, w] -> [B, C, 1, h, w]
+        pixels = self.vae.decode(frames, return_dict=False)[0]  # [B, 3, N, H, W]
+        pixels = pixels[:, :, 0] if latents.ndim == 4 else pixels.transpose(1, 2)
+        return (pixels.float() / 2 + 0.5).clamp(0, 1)
 
 
 def image_side(resolution: int, own: int, multiple: int, name: str) -> int:
