@@ -60,6 +60,9 @@ def _train_parser() -> ArgumentParser:
     train.add_argument(
         "--high_noise", type=float, default=0.6, help="share of pictures whose timestep is drawn from 600 to 999 alone"
     )
+    train.add_argument(
+        "--pure_noise", type=float, default=0.1, help="share of pictures at timestep 999 whose latent is noise alone"
+    )
     train.add_argument("--snr_floor", type=float, default=0.25, help="smallest weight of the error in x0; 0 is min-SNR")
     train.add_argument("--threads", type=int, default=0, help="CPU threads; 0 is torch's own choice")
     return train
@@ -134,6 +137,7 @@ def _train(options: Namespace) -> None:
         start=options.start,
         batch=options.batch,
         high_noise=options.high_noise,
+        pure_noise=options.pure_noise,
         snr_floor=options.snr_floor,
         compile=options.compile,
         threads=options.threads,

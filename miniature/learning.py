@@ -47,6 +47,9 @@ class LearningConfig:
         drop_prompt: share of pictures trained without their prompt, which guidance (CFG) needs.
         high_noise: share of pictures whose timestep is drawn from 600 to 999 alone, where counts and places are decided;
             the others are drawn from all timesteps. 0 leaves counts and places weak, 1 leaves fine detail untrained.
+        pure_noise: share of pictures at timestep 999 whose latent is noise alone, as sampling begins. The schedule leaves so
+            much of a picture at 999 that a model reads the places of things from it; without any, it must follow the
+            prompt.
         snr_floor: smallest weight of the error in x0; 0 is min-SNR itself, which hardly weighs the highest noise levels.
         ema_decay: of the moving average of the weights, which becomes the model. Nearer to 1 is smoother and slower.
         save_every: steps between checkpoints.
@@ -64,6 +67,7 @@ class LearningConfig:
     cool_down: float = 0.3
     drop_prompt: float = 0.1
     high_noise: float = 0.6
+    pure_noise: float = 0.1
     snr_floor: float = 0.25
     ema_decay: float = 0.998
     save_every: int = 200
@@ -121,6 +125,9 @@ def denoising_loss(
 ) -> Tensor:
     """Weighted error of the noise prediction: ``mean_t[ weight_t * (eps - eps_theta)^2 ]``.
 
+    ``eps = (x_t - sqrt(abar_t) x_0) / sqrt(1 - abar_t)`` is the noise itself, but where x_t is noise alone. There it is the
+    prediction that leads to the picture.
+
     Args:
         pipeline: the model whose text encoder and noise schedule are used.
         unet: the UNet, or a compiled form of it.
@@ -132,11 +139,16 @@ def denoising_loss(
     generator = torch.Generator().manual_seed(key)
     steps = draw_timesteps(len(latents), config.high_noise, generator)
     noise = torch.randn(latents.shape, generator=generator)
-    noisy = pipeline.scheduler.add_noise(latents, noise, steps)
+    is_pure = torch.rand(len(latents), generator=generator) < config.pure_noise
+    steps[is_pure] = TIMESTEPS - 1
+    alpha_bar = pipeline.scheduler.alphas_cumprod[steps]
+    kept, spread = (part.sqrt()[:, None, None, None] for part in (alpha_bar, 1 - alpha_bar))
+    noisy = torch.where(is_pure[:, None, None, None], noise, kept * latents + spread * noise)
+    wanted = (noisy - kept * latents) / spread
     ids = pipeline.tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt").input_ids
     predicted = unet(noisy, steps, pipeline.text_encoder(ids).last_hidden_state).sample
-    error = (predicted - noise).square().mean(dim=(1, 2, 3))
-    return (error * loss_weight(pipeline.scheduler.alphas_cumprod[steps], config.snr_floor)).mean()
+    error = (predicted - wanted).square().mean(dim=(1, 2, 3))
+    return (error * loss_weight(alpha_bar, config.snr_floor)).mean()
 
 
 def learning_rate(step: int, config: LearningConfig) -> float:
@@ -214,12 +226,11 @@ def _start(config: LearningConfig) -> _Run:
 
 
 def _first_weights(config: LearningConfig) -> StableDiffusionPipeline:
-    fresh = make_pipeline(config.out / "tokenizer", config.seed)
-    if config.start is not None:
-        given = load_pipeline(config.start)
-        fresh.unet.load_state_dict(given.unet.state_dict())
-        fresh.text_encoder.load_state_dict(given.text_encoder.state_dict())
-    return fresh
+    if config.start is None:
+        return make_pipeline(config.out / "tokenizer", config.seed)
+    # With its own tokenizer: two runs of its learner may number words differently.
+    shutil.copytree(config.start / "tokenizer", config.out / "tokenizer", dirs_exist_ok=True)
+    return load_pipeline(config.start)
 
 
 def _save(run: _Run, config: LearningConfig, loss: float) -> None:
