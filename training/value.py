@@ -40,7 +40,9 @@ class ValueFunction(nn.Module):
         """
         super().__init__()
         channels, *frames, height, width = latent_shape
-        pooled = [min(count, _MOST_FRAMES) for count in frames] + [min(side, _LARGEST_SIDE) for side in (height, width)]
+        pooled: Any = [min(count, _MOST_FRAMES) for count in frames] + [
+            min(side, _LARGEST_SIDE) for side in (height, width)
+        ]
         self.pool = nn.AdaptiveAvgPool3d(pooled) if frames else nn.AdaptiveAvgPool2d(pooled)
         inputs = channels * math.prod(pooled) + prompt_features + _TIME_FEATURES
         self.layers = nn.Sequential(
