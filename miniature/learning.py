@@ -263,7 +263,8 @@ def finish(
     pipeline.save_pretrained(folder, safe_serialization=True)
     # transformers 4 reads the slow tokenizer's two files, transformers 5 the one file written above.
     for name in ("vocab.json", "merges.txt"):
-        shutil.copy(config.out / "tokenizer" / name, folder / "tokenizer" / name)
+        if (config.out / "tokenizer" / name).is_file():  # a start that transformers 5 saved has the one file only
+            shutil.copy(config.out / "tokenizer" / name, folder / "tokenizer" / name)
     settings = {key: value for key, value in asdict(config).items() if key not in ("out", "start")}
     record = {"command": command, **settings, "pictures": run.step * config.batch, "seconds": round(run.seconds)}
     before = config.start / "training.json" if config.start is not None else None
