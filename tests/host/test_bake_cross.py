@@ -17,7 +17,7 @@ from diffusion_blend.nodes.miniature import LoadMiniature
 
 @pytest.fixture
 def folder(loras_folder):
-    """The loras folder; what a test bakes is removed."""
+    """The loras folder. Files that a test bakes are removed afterwards."""
     before = set(loras_folder.rglob("*"))
     yield loras_folder
     for path in sorted(set(loras_folder.rglob("*")) - before, reverse=True):
