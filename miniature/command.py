@@ -11,6 +11,7 @@ from jsonargparse import ArgumentParser, Namespace
 from ..artifacts.command_line import EARLIER, check_options, present_spelling, run_command
 from ..artifacts.files import check_file, check_folder
 from .adapters import SHIPPED, read_mixture, train_adapters, train_group
+from .language import KIND_SHARES, KINDS
 
 RENAMED = {**EARLIER, "guidance": "guidance_scale"}
 """Earlier spellings of options, which are still accepted."""
@@ -63,6 +64,15 @@ def _train_parser() -> ArgumentParser:
     train.add_argument(
         "--pure_noise", type=float, default=0.1, help="share of pictures at timestep 999 whose latent is noise alone"
     )
+    train.add_argument(
+        "--shares",
+        type=float,
+        nargs=len(KINDS),
+        default=list(KIND_SHARES),
+        metavar="SHARE",
+        help=f"weights of the kinds of prompts: {', '.join(KINDS)}",
+    )
+    train.add_argument("--learning_rate", type=float, default=1e-3, help="highest rate; above 3e-3 it diverges")
     train.add_argument("--snr_floor", type=float, default=0.25, help="smallest weight of the error in x0; 0 is min-SNR")
     train.add_argument("--threads", type=int, default=0, help="CPU threads; 0 is torch's own choice")
     return train
@@ -126,6 +136,8 @@ def _set2_parser() -> ArgumentParser:
 
 
 def _train(options: Namespace) -> None:
+    if min(options.shares) < 0 or sum(options.shares) <= 0:
+        raise ValueError(f"--shares is {options.shares}: give weights of 0 or more, of which one is above 0")
     check_folder(options.output)
     check_model(options.start)
     from .learning import LearningConfig, learn
@@ -138,6 +150,8 @@ def _train(options: Namespace) -> None:
         batch=options.batch,
         high_noise=options.high_noise,
         pure_noise=options.pure_noise,
+        shares=tuple(options.shares),
+        learning_rate=options.learning_rate,
         snr_floor=options.snr_floor,
         compile=options.compile,
         threads=options.threads,

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import itertools
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 COLOURS = ("red", "yellow", "green", "cyan", "blue", "purple")
 SHAPES = ("circle", "square", "triangle")
@@ -135,13 +138,19 @@ def _readings() -> dict[str, Description]:
     return _READINGS
 
 
-def sample(generator: np.random.Generator, held_out: bool = False, kind: str | None = None) -> Description:
+def sample(
+    generator: np.random.Generator,
+    held_out: bool = False,
+    kind: str | None = None,
+    shares: Sequence[float] = KIND_SHARES,
+) -> Description:
     """Draw a description: from the training combinations, or from those held out.
 
     Args:
         generator: the source of randomness.
         held_out: draw a held-out combination (a count, a pair or a relation) instead of a training one.
-        kind: one of `KINDS`; by default drawn with `KIND_SHARES`.
+        kind: one of `KINDS`; by default drawn.
+        shares: weight of each of `KINDS` where the kind is drawn.
 
     Raises:
         ValueError: a held-out draw of a kind that holds nothing out.
@@ -150,8 +159,8 @@ def sample(generator: np.random.Generator, held_out: bool = False, kind: str | N
         raise ValueError(f"No {kind} description is held out: ask for a counted, pair or related one.")
     if kind is None:
         first = 2 if held_out else 0
-        shares = np.asarray(KIND_SHARES[first:])
-        kind = str(generator.choice(KINDS[first:], p=shares / shares.sum()))
+        weights = shares[first:]
+        kind = str(generator.choice(KINDS[first:], p=[weight / sum(weights) for weight in weights]))
     things = all_things()
     while True:
         description = _draw(generator, kind, things)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 from diffusion_blend.miniature import learning
-from diffusion_blend.miniature.language import sample
+from diffusion_blend.miniature.command import main
+from diffusion_blend.miniature.language import read, sample
 from diffusion_blend.miniature.model import load_pipeline, make_pipeline
 from diffusion_blend.miniature.pixel_vae import PixelVAE
 from diffusion_blend.miniature.renderer import render, sample_scene
@@ -78,10 +79,10 @@ def test_training_goes_on_where_it_stopped(tmp_path, monkeypatch):
         losses.append(loss.item())
         return loss
 
-    def stop(seed, step, count, drop_prompt):
+    def stop(seed, step, *more):
         if step == 3:
             raise KeyboardInterrupt
-        return batch_of(seed, step, count, drop_prompt)
+        return batch_of(seed, step, *more)
 
     monkeypatch.setattr(learning, "denoising_loss", noted)
     whole = learning.learn(config(tmp_path / "whole"), "command")
@@ -164,3 +165,12 @@ def test_a_run_from_a_model_begins_with_its_weights(tmp_path, fresh):
     assert not torch.equal(other.unet.conv_in.weight, begun.pipeline.unet.conv_in.weight)
     folder = learning.learn(config, "a command")
     assert json.loads((folder / "training.json").read_text())["started_from"] == {"seed": 0}
+
+
+def test_a_batch_has_the_kinds_that_are_asked_for(capsys):
+    prompts = learning.draw_batch(3, 0, 24, drop_prompt=0.0, shares=(0, 0.5, 0, 0, 0.5))[1]
+    assert {read(prompt).kind for prompt in prompts} == {"placed", "related"}
+    usual = learning.draw_batch(3, 0, 24, drop_prompt=0.0)[1]
+    assert len({read(prompt).kind for prompt in usual}) > 2
+    assert main(["train", "--output", "unused", "--shares", "0", "0", "0", "0", "0"]) == 1
+    assert "give weights of 0 or more" in capsys.readouterr().err
