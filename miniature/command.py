@@ -11,11 +11,11 @@ from jsonargparse import ArgumentParser, Namespace
 from ..artifacts.command_line import EARLIER, check_options, present_spelling, run_command
 from ..artifacts.files import check_file, check_folder
 from .adapters import SHIPPED, read_mixture, train_adapters, train_group
-from .language import KIND_SHARES, KINDS
+from .options import PARSERS
 
 RENAMED = {**EARLIER, "guidance": "guidance_scale"}
 """Earlier spellings of options, which are still accepted."""
-MINIMUM = {"steps": 1, "count": 1, "columns": 1, "batch": 1, "threads": 0, "seed": 0}
+MINIMUM = {"steps": 1, "count": 1, "columns": 1, "batch": 1, "threads": 0, "seed": 0, "mean_of": 0, "warm_up": 0}
 """The smallest value of each whole number."""
 
 
@@ -41,98 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(prog="diffusion-blend miniature", description=__doc__)
     commands = parser.add_subcommands(required=True)
-    for build in (_train_parser, _check_parser, _render_parser, _prompts_parser, _adapters_parser, _set2_parser):
+    for name, build in PARSERS.items():
         command = build()
-        name = build.__name__.removesuffix("_parser").removeprefix("_")
         commands.add_subcommand(name, command, help=command.description)
     return parser
-
-
-def _train_parser() -> ArgumentParser:
-    train = ArgumentParser(description="train the base model; goes on where it stopped")
-    train.add_argument("--output", type=Path, required=True, help="folder of the run; the model goes into model/")
-    train.add_argument("--steps", type=int, default=5000, help="optimizer steps in all")
-    train.add_argument("--seed", type=int, default=0, help="of weights, pictures and noise")
-    train.add_argument(
-        "--start", type=Path | None, default=None, help="folder of a model to begin with; without it fresh weights"
-    )
-    train.add_argument("--batch", type=int, default=64, help="pictures a step")
-    train.add_argument("--compile", action="store_true", help="use torch.compile: about 1.8 times as fast on a CPU")
-    train.add_argument(
-        "--high_noise", type=float, default=0.6, help="share of pictures whose timestep is drawn from 600 to 999 alone"
-    )
-    train.add_argument(
-        "--pure_noise", type=float, default=0.1, help="share of pictures at timestep 999 whose latent is noise alone"
-    )
-    train.add_argument(
-        "--shares",
-        type=float,
-        nargs=len(KINDS),
-        default=list(KIND_SHARES),
-        metavar="SHARE",
-        help=f"weights of the kinds of prompts: {', '.join(KINDS)}",
-    )
-    train.add_argument("--learning_rate", type=float, default=1e-3, help="highest rate; above 3e-3 it diverges")
-    train.add_argument("--snr_floor", type=float, default=0.25, help="smallest weight of the error in x0; 0 is min-SNR")
-    train.add_argument("--threads", type=int, default=0, help="CPU threads; 0 is torch's own choice")
-    return train
-
-
-def _check_parser() -> ArgumentParser:
-    check = ArgumentParser(description="accuracy of a model on trained and held-out combinations")
-    check.add_argument("--model", type=Path | None, default=None, help="folder of a model; without it the shipped one")
-    check.add_argument("--count", type=int, default=128, help="pictures of each kind")
-    return _with_sampling(check)
-
-
-def _render_parser() -> ArgumentParser:
-    render = ArgumentParser(description="write a grid of pictures: rendered, or made by a model")
-    render.add_argument("--output", type=Path, required=True, help="PNG file")
-    render.add_argument(
-        "--model", type=Path | None, default=None, help="folder of a model; without it the renderer draws"
-    )
-    render.add_argument("--shipped", action="store_true", help="use the shipped model")
-    render.add_argument("--prompt", action="append", help="a row of the grid; several may be given")
-    render.add_argument("--columns", type=int, default=8, help="pictures of each prompt")
-    return _with_sampling(render)
-
-
-def _with_sampling(parser: ArgumentParser) -> ArgumentParser:
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=25, help="DDIM steps")
-    parser.add_argument("--guidance_scale", type=float, default=3.0, help="classifier-free guidance")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 is torch's own choice")
-    return parser
-
-
-def _prompts_parser() -> ArgumentParser:
-    prompts = ArgumentParser(description="write training prompts, one per line, for diffusion-blend train")
-    prompts.add_argument("--output", type=Path, required=True, help="text file, for --prompts.source")
-    prompts.add_argument("--count", type=int, default=48, help="how many different ones")
-    prompts.add_argument("--seed", type=int, default=0)
-    return prompts
-
-
-def _adapters_parser() -> ArgumentParser:
-    adapters = ArgumentParser(description="train the shipped adapters again, or adapters of mixed rewards")
-    adapters.add_argument("--output", type=Path, required=True, help="folder of the runs and the adapter files")
-    adapters.add_argument(
-        "mixtures", nargs="*", help="like softness, or softness:1,colourfulness:3; none are the shipped ones"
-    )
-    adapters.add_argument("--seed", type=int, default=0, help="of the sampling and the training")
-    adapters.add_argument(
-        "--stacked", action="store_true", help="train one group of these rewards, made to be stacked at any preference"
-    )
-    return adapters
-
-
-def _set2_parser() -> ArgumentParser:
-    set2 = ArgumentParser(description="train and bake all adapters of miniature set 2; goes on where it stopped")
-    set2.add_argument("--output", type=Path, required=True, help="folder of the runs and the adapter files")
-    set2.add_argument("--seed", type=int, default=0, help="of the trainings and the fits")
-    set2.add_argument("--only", type=str, nargs="+", default=[], help="parts, like stacked or adapters/softness")
-    set2.add_argument("--list", action="store_true", help="print the parts and make nothing")
-    return set2
 
 
 def _train(options: Namespace) -> None:
@@ -150,8 +62,10 @@ def _train(options: Namespace) -> None:
         batch=options.batch,
         high_noise=options.high_noise,
         pure_noise=options.pure_noise,
+        mean_of=options.mean_of,
         shares=tuple(options.shares),
         learning_rate=options.learning_rate,
+        warm_up=options.warm_up,
         snr_floor=options.snr_floor,
         compile=options.compile,
         threads=options.threads,

@@ -155,7 +155,7 @@ def _corrected(options: Namespace) -> None:
 
     tables = study(options.output, options.seeds, options.points, tuple(options.parts))
     _publish(options, "corrected", f"seeds 0 to {options.seeds - 1}, {options.points} points, {STEPS} steps", tables)
-    corrected_figure(list(tables.values()), options.output / "corrected.png")
+    corrected_figure({title.split(" (")[0]: rows for title, rows in tables.items()}, options.output / "corrected.png")
 
 
 def _cross(options: Namespace) -> None:

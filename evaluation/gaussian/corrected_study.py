@@ -173,7 +173,8 @@ def _summary(rows: list[Row]) -> list[Row]:
                 "distance": interval(blend),
                 "oracle": interval(oracle),
                 "distance / oracle": ratio(blend, oracle),
-                "effective share": interval([row["share"] for row in members]),
+                # Steps without noise carry no weight, so there is no share.
+                "effective share": interval([row["share"] for row in members]) if members[0]["eta"] else "-",
                 "resamplings": interval([row["resamplings"] for row in members]),
             }
         )
@@ -197,5 +198,5 @@ TITLES = {
     "particles": "Over particles, exact scores (right/centre, w .5; 1 particle is the blend)",
     "noise": "Over the sampler's noise, exact scores (eta 1 is ancestral, eta 0 the ODE)",
     "dimension": "Over dimension: independent copies of the plane, exact scores",
-    "learned": "Over particles, learned networks; the oracle is the adapter trained for the mixture",
+    "learned": "Over particles, learned networks (the oracle is the adapter trained for the mixture)",
 }

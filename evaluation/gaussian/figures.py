@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,13 +99,13 @@ def _methods(panel: Any, x: Sequence[float], rows: Sequence[Row], methods: Seque
         panel.errorbar(x, mean, yerr=half, marker=".", capsize=2, label=method)
 
 
-def corrected_figure(tables: Sequence[Sequence[Row]], path: Path) -> None:
-    """A panel for each table: the distance to the truth over the first setting that varies, with the oracle's."""
+def corrected_figure(tables: Mapping[str, Sequence[Row]], path: Path) -> None:
+    """A panel for each table: the distance to the truth over the first setting that varies. Dashed is the oracle's."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5 * len(tables), 5), layout="constrained")
     panels = figure.subplots(1, len(tables), sharey=True, squeeze=False)[0]
-    for panel, rows in zip(panels, tables, strict=True):
+    for panel, (title, rows) in zip(panels, tables.items(), strict=True):
         axis = "eta" if len({row["eta"] for row in rows}) > 1 else "particles"
         others = ("world", "alpha", "dimensions")
         for key in dict.fromkeys(tuple(row[name] for name in others) for row in rows):
@@ -116,9 +116,10 @@ def corrected_figure(tables: Sequence[Sequence[Row]], path: Path) -> None:
                 x, *zip(*(row["distance"] for row in here), strict=True), marker="o", capsize=2, label=label
             )
             panel.plot(x, [row["oracle"][0] for row in here], "--", color=line.lines[0].get_color())
-        panel.set(xlabel=axis, title="dashed: the model of the mixture itself")
+        panel.set(xlabel=axis)
+        panel.set_title(title, fontsize=8)
         if axis == "particles":
             panel.set_xscale("log", base=2)
         panel.legend(fontsize=8)
-    panels[0].set(yscale="log", ylabel="sliced Wasserstein to the truth")
+    panels[0].set(yscale="log", ylabel="sliced Wasserstein to the truth; dashed: the model of the mixture")
     figure.savefig(path, dpi=110)

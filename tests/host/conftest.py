@@ -94,6 +94,15 @@ def loras_folder(tmp_path_factory):
     return folder
 
 
+@pytest.fixture
+def folder(loras_folder):
+    """The loras folder. Files that a test writes there are removed afterwards."""
+    before = set(loras_folder.rglob("*"))
+    yield loras_folder
+    for path in sorted(set(loras_folder.rglob("*")) - before, reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+
+
 @pytest.fixture(scope="session")
 def worlds(loras_folder):
     """One `World` per architecture, made at its first use."""

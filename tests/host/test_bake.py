@@ -24,15 +24,6 @@ from diffusion_blend.nodes.miniature import LoadMiniature
 from diffusion_blend.nodes.regional import RegionalPreferenceNode
 
 
-@pytest.fixture
-def folder(loras_folder):
-    """The loras folder. Files that a test bakes are removed afterwards."""
-    before = set(loras_folder.rglob("*"))
-    yield loras_folder
-    for path in sorted(set(loras_folder.rglob("*")) - before, reverse=True):
-        path.rmdir() if path.is_dir() else path.unlink()
-
-
 def bake(model, loras, weights, filename="baked", rank=0, precision="float32", **more):
     return BakeBlend.execute(model, loras, weights, filename=filename, rank=rank, precision=precision, **more).args
 

@@ -15,15 +15,6 @@ from diffusion_blend.nodes.bake import BakeBlend
 from diffusion_blend.nodes.miniature import LoadMiniature
 
 
-@pytest.fixture
-def folder(loras_folder):
-    """The loras folder. Files that a test bakes are removed afterwards."""
-    before = set(loras_folder.rglob("*"))
-    yield loras_folder
-    for path in sorted(set(loras_folder.rglob("*")) - before, reverse=True):
-        path.rmdir() if path.is_dir() else path.unlink()
-
-
 def bake(model, loras, filename, rank=0, **more):
     given = {"filename": filename, "rank": rank, "precision": "float32", "method": "cross", **more}
     return BakeBlend.execute(model, loras, **given).args

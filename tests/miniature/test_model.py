@@ -7,9 +7,9 @@ import json
 import numpy as np
 import pytest
 import torch
-from diffusion_blend.miniature import learning
+from diffusion_blend.miniature import examples, learning
 from diffusion_blend.miniature.command import main
-from diffusion_blend.miniature.language import read, sample
+from diffusion_blend.miniature.language import descriptions, read, sample, write
 from diffusion_blend.miniature.model import load_pipeline, make_pipeline
 from diffusion_blend.miniature.pixel_vae import PixelVAE
 from diffusion_blend.miniature.renderer import render, sample_scene
@@ -130,19 +130,19 @@ def test_the_loss_of_pure_guessing_is_the_weights_mean(tmp_path, fresh, floor):
 
     zero = Zero()
     plan = config(tmp_path, high_noise=0.5, snr_floor=floor)
-    loss = learning.denoising_loss(fresh, zero, learning.draw_batch(0, 0, 256, 0.0), 1, plan).item()
+    loss = examples.denoising_loss(fresh, zero, examples.draw_batch(0, 0, 256, 0.0), 1, plan).item()
     kept = fresh.scheduler.alphas_cumprod[zero.steps].double()
     snr = kept / (1 - kept)
     weight = torch.clamp(snr, floor, 5.0) / snr
     assert loss == pytest.approx(weight.mean().item(), rel=0.02)
-    assert (zero.steps > learning.LAYOUT_TIMESTEP).double().mean() == pytest.approx(0.7, abs=0.07)
+    assert (zero.steps > examples.LAYOUT_TIMESTEP).double().mean() == pytest.approx(0.7, abs=0.07)
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.0, 0.4), (1.0, 1.0)])
 def test_the_share_of_high_noise_decides_how_many_timesteps_are_above_600(share, expected):
-    steps = learning.draw_timesteps(4000, share, torch.Generator().manual_seed(0))
+    steps = examples.draw_timesteps(4000, share, torch.Generator().manual_seed(0))
     assert steps.min() >= 0 and steps.max() < 1000
-    assert (steps >= learning.LAYOUT_TIMESTEP).double().mean() == pytest.approx(expected, abs=0.03)
+    assert (steps >= examples.LAYOUT_TIMESTEP).double().mean() == pytest.approx(expected, abs=0.03)
 
 
 def test_learning_rate_rises_stays_and_falls(tmp_path):
@@ -168,9 +168,35 @@ def test_a_run_from_a_model_begins_with_its_weights(tmp_path, fresh):
 
 
 def test_a_batch_has_the_kinds_that_are_asked_for(capsys):
-    prompts = learning.draw_batch(3, 0, 24, drop_prompt=0.0, shares=(0, 0.5, 0, 0, 0.5))[1]
+    prompts = examples.draw_batch(3, 0, 24, drop_prompt=0.0, shares=(0, 0.5, 0, 0, 0.5))[1]
     assert {read(prompt).kind for prompt in prompts} == {"placed", "related"}
-    usual = learning.draw_batch(3, 0, 24, drop_prompt=0.0)[1]
+    usual = examples.draw_batch(3, 0, 24, drop_prompt=0.0)[1]
     assert len({read(prompt).kind for prompt in usual}) > 2
     assert main(["train", "--output", "unused", "--shares", "0", "0", "0", "0", "0"]) == 1
     assert "give weights of 0 or more" in capsys.readouterr().err
+
+
+def test_from_noise_alone_the_mean_picture_of_a_prompt_can_be_learned(tmp_path, fresh, monkeypatch):
+    """A UNet that answers with the noise prediction that leads to the mean has no error there, and only there."""
+    asked = [description for description in descriptions("placed") if description.things[0].colour == "red"]
+    monkeypatch.setattr(examples, "training_descriptions", lambda: [*asked, *descriptions("single")[:1]])
+    monkeypatch.setattr(examples, "KINDS", ("single", "placed"))
+    monkeypatch.setattr(examples, "KIND_SHARES", (0.5, 0.5))
+    means = examples.mean_latents(8, seed=3)
+    assert means.keys() == {*map(write, asked), "a red circle", ""}
+    red = torch.nn.functional.pixel_shuffle(means["a red circle on the left"], 2)[0]
+    assert red[:, :16].mean() > red[:, 16:].mean()
+    again = examples.mean_latents(8, seed=3)
+    assert all(torch.equal(again[prompt], mean) for prompt, mean in means.items())
+
+    prompts = ["a red circle on the left", "", "a red square at the top"]
+    kept = fresh.scheduler.alphas_cumprod[-1]
+
+    def answers(noisy, steps, context):
+        wanted = torch.stack([means[prompt] for prompt in prompts])
+        return type("Output", (), {"sample": (noisy - kept.sqrt() * wanted) / (1 - kept).sqrt()})
+
+    batch = (torch.randn(3, 12, 16, 16, generator=torch.Generator().manual_seed(0)), prompts)
+    plan = config(tmp_path, pure_noise=1.0)
+    assert examples.denoising_loss(fresh, answers, batch, 1, plan, means).item() < 1e-6
+    assert examples.denoising_loss(fresh, answers, batch, 1, plan).item() > 0.1
