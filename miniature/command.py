@@ -15,7 +15,17 @@ from .options import PARSERS
 
 RENAMED = {**EARLIER, "guidance": "guidance_scale"}
 """Earlier spellings of options, which are still accepted."""
-MINIMUM = {"steps": 1, "count": 1, "columns": 1, "batch": 1, "threads": 0, "seed": 0, "mean_of": 0, "warm_up": 0}
+MINIMUM = {
+    "steps": 1,
+    "count": 1,
+    "columns": 1,
+    "batch": 1,
+    "threads": 0,
+    "seed": 0,
+    "mean_of": 0,
+    "warm_up": 0,
+    "layout_steps": 0,
+}
 """The smallest value of each whole number."""
 
 
@@ -50,6 +60,8 @@ def _parser() -> ArgumentParser:
 def _train(options: Namespace) -> None:
     if min(options.shares) < 0 or sum(options.shares) <= 0:
         raise ValueError(f"--shares is {options.shares}: give weights of 0 or more, of which one is above 0")
+    if options.layout_steps and not options.mean_of:
+        raise ValueError(f"--layout_steps is {options.layout_steps}, but there are no mean pictures: give --mean_of 32")
     check_folder(options.output)
     check_model(options.start)
     from .learning import LearningConfig, learn
@@ -63,6 +75,7 @@ def _train(options: Namespace) -> None:
         high_noise=options.high_noise,
         pure_noise=options.pure_noise,
         mean_of=options.mean_of,
+        layout_steps=options.layout_steps,
         shares=tuple(options.shares),
         learning_rate=options.learning_rate,
         warm_up=options.warm_up,

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from .examples import denoising_loss, draw_batch, mean_latents
 from .language import KIND_SHARES
+from .layout import learn_layout
 from .model import load_pipeline, make_pipeline
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class LearningConfig:
             prompt.
         mean_of: renderings of each prompt whose mean is the picture in the place of that which is noise alone. The mean is what
             a prediction from noise comes to, and has little noise of its own; 0 takes single pictures.
+        layout_steps: steps for which the text encoder alone is trained before; see `layout`. They need ``mean_of``.
         shares: share of each of `language.KINDS` among the prompts. Words of place are learned late: a product of a word and
             a position has no gradient where neither has an effect. Pictures of one thing with its place and a
             ``pure_noise`` of 1 teach them in 150 steps.
@@ -66,6 +68,7 @@ class LearningConfig:
     high_noise: float = 0.6
     pure_noise: float = 0.1
     mean_of: int = 0
+    layout_steps: int = 0
     shares: tuple[float, ...] = KIND_SHARES
     snr_floor: float = 0.25
     ema_decay: float = 0.998
@@ -113,7 +116,10 @@ def learn(config: LearningConfig, command: str) -> Path:
     run = _start(config)
     unet = torch.compile(run.pipeline.unet) if config.compile else run.pipeline.unet
     parameters = [parameter for part in run.parts for parameter in part.parameters()]
-    means = mean_latents(config.mean_of, config.seed) if config.mean_of and config.pure_noise else None
+    means = mean_latents(config.mean_of, config.seed) if config.mean_of else None
+    if means and config.layout_steps and run.step == 0:
+        learn_layout(run.pipeline.text_encoder, run.pipeline.tokenizer, means, config.layout_steps, config.seed)
+        run.averages[1] = _average(run.pipeline.text_encoder, config)
     smooth: float | None = None
     bar = tqdm(range(run.step, config.steps), initial=run.step, total=config.steps, desc="miniature", mininterval=10)
     began = time.monotonic() - run.seconds
@@ -137,14 +143,18 @@ def learn(config: LearningConfig, command: str) -> Path:
     return finish(run.pipeline, run.averages, config, run, command)
 
 
-def _start(config: LearningConfig) -> _Run:
+def _average(part: torch.nn.Module, config: LearningConfig) -> EMAModel:
     from diffusers.training_utils import EMAModel
 
+    return EMAModel(part.parameters(), decay=config.ema_decay, use_ema_warmup=True, power=0.75)
+
+
+def _start(config: LearningConfig) -> _Run:
     pipeline = _first_weights(config)
     parts = [pipeline.unet, pipeline.text_encoder]
     parameters = [parameter for part in parts for parameter in part.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
-    averages = [EMAModel(part.parameters(), decay=config.ema_decay, use_ema_warmup=True, power=0.75) for part in parts]
+    averages = [_average(part, config) for part in parts]
     run = _Run(pipeline, averages, optimizer, 0, 0.0)
     checkpoint = config.out / "checkpoint.pt"
     if checkpoint.is_file():

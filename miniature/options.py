@@ -30,6 +30,12 @@ def train_parser() -> ArgumentParser:
         "--mean_of", type=int, default=0, help="renderings whose mean is learned from noise alone; 0 takes one picture"
     )
     train.add_argument(
+        "--layout_steps",
+        type=int,
+        default=0,
+        help="steps for which the text encoder alone is trained before (--mean_of)",
+    )
+    train.add_argument(
         "--shares",
         type=float,
         nargs=len(KINDS),

@@ -134,6 +134,8 @@ def test_a_cross_adapter_is_no_corner(front: FrontEnd) -> None:
     assert pad.look()["labels"] == NAMES
     choose(3, "pair.cross.safetensors")
     pad.wait(f"look.labels.join() === '{','.join(NAMES[:2])}' && look.message === ''")
+    marks = "[...document.querySelectorAll('[data-part=colour]')].map((mark) => mark.textContent)"
+    front.page.wait_for_function(f"{marks}.join() === ',,\u00d7'")  # nor has its row a corner's colour
     pad.drag(MIDDLE, QUARTER)
     assert weights_of(pad.numbers()) == pytest.approx([0.25, 0.75, 0, 0], abs=0.011)
     pad.set_number("weight_3", 0.5)  # it belongs to the cross adapter's slot, which counts as empty

@@ -27,6 +27,9 @@ export const NONE = 'None'
 
 /** The ending that `diffusion-blend bake --method cross` gives its files. */
 const CROSS = /\.cross\.safetensors$/i
+
+/** @type {(file: unknown) => boolean} Whether a file holds a cross adapter, by its name. */
+export const isCross = (file) => typeof file === 'string' && CROSS.test(file)
 const LONGEST_CHAIN = 100 // a graph with a loop must not hang the page
 const [NEVER, BYPASS] = [2, 4] // LiteGraph's node modes
 
@@ -116,7 +119,7 @@ function loaderSlots(loader) {
     const chosen = typeof file === 'string' && file !== NONE
     const on = valueOf(name.replace('lora', 'on')) !== false
     // A cross adapter has no weight of its own: its gate follows from the weights of its two adapters. Its slot counts as empty.
-    if (chosen && CROSS.test(file)) return { name: '', used: false, cross: true }
+    if (isCross(file)) return { name: '', used: false, cross: true }
     return { name: chosen ? shortName(file) : '', used: chosen && on }
   })
 }

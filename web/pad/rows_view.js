@@ -16,7 +16,7 @@
  * @property {() => void} add
  */
 
-import { NONE, shortName } from './adapters.js'
+import { NONE, isCross, shortName } from './adapters.js'
 import { COLOURS } from './drawing.js'
 import { hidePictures, showPictures } from './floating.js'
 import { say } from './words.js'
@@ -62,7 +62,7 @@ export class RowsView {
     const parts = [
       this.makeGrip(index, field),
       this.makeSwitch(row, index),
-      this.makeColour(index, row.on),
+      this.makeColour(index, row),
       ...(row.picture ? [this.makePicture(row)] : []),
       this.makeName(row, index, field),
       this.makeStrength(row, index, field),
@@ -120,12 +120,19 @@ export class RowsView {
     return image
   }
 
-  /** @type {(index: number, on: boolean) => HTMLElement} The colour of the adapter's corner in the pad. */
-  makeColour(index, on) {
+  /** @type {(index: number, row: Row) => HTMLElement} The colour of the adapter's corner in the pad. */
+  makeColour(index, { file, on }) {
     const colour = make('span', { width: '14px', height: '14px', borderRadius: '7px', flex: 'none' })
+    colour.dataset.part = 'colour'
+    if (isCross(file)) {
+      // It has no corner: its gate follows from the weights of its two adapters.
+      Object.assign(colour.style, { lineHeight: '14px', textAlign: 'center' })
+      colour.textContent = '\u00d7'
+      colour.title = say('cross')
+      return colour
+    }
     Object.assign(colour.style, { background: on ? COLOURS[index] : 'none', border: `2px solid ${COLOURS[index]}` })
     colour.style.boxSizing = 'border-box'
-    colour.dataset.part = 'colour'
     return colour
   }
 
