@@ -82,7 +82,10 @@ def make_pipeline(tokenizer_folder: Path, seed: int) -> StableDiffusionPipeline:
 
 
 def make_scheduler() -> DDIMScheduler:
-    """DDIM with Stable Diffusion 1.5's noise schedule, so that ComfyUI's ModelSamplingDiscrete fits unchanged."""
+    """DDIM with Stable Diffusion 1.5's noise schedule, so that ComfyUI's ModelSamplingDiscrete fits unchanged.
+
+    Sampling begins at timestep 999, where the model has learned from noise alone; "leading" would begin 12 steps at 914.
+    """
     from diffusers import DDIMScheduler
 
     return DDIMScheduler(
@@ -93,6 +96,7 @@ def make_scheduler() -> DDIMScheduler:
         clip_sample=False,
         set_alpha_to_one=False,
         steps_offset=1,
+        timestep_spacing="trailing",
         prediction_type="epsilon",
     )
 

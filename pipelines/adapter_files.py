@@ -80,6 +80,7 @@ class AdapterFile:
         scaling: for layers without an alpha of their own.
         group: its place in a group of adapters that were trained together; None where the file names none.
         fingerprint: of all its tensors; see `groups.fingerprint`.
+        baked_at: the coefficients of the adapters that it was baked from, as its header says; None where it says nothing.
     """
 
     name: str
@@ -89,6 +90,7 @@ class AdapterFile:
     scaling: Scaling = field(default_factory=Scaling)
     group: Group | None = None
     fingerprint: str = ""
+    baked_at: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,15 @@ def open_adapter(name: str, source: Any) -> AdapterFile:
         kl_weight, group = parse_kl_weight(metadata.get("diffusion_blend.kl_weight")), parse_group(metadata)
     except ValueError as error:
         raise ValueError(f"adapter {name!r}: {error}") from error
-    return AdapterFile(name, tensors, kl_weight, digest, scaling, group, mark)
+    return AdapterFile(name, tensors, kl_weight, digest, scaling, group, mark, _baked_at(metadata))
+
+
+def _baked_at(metadata: Mapping[str, str]) -> tuple[float, ...] | None:
+    try:
+        adapters = json.loads(metadata["diffusion_blend.baked"])["adapters"]
+        return tuple(float(adapter["coefficient"]) for adapter in adapters)
+    except (KeyError, TypeError, ValueError):  # not baked, or by a tool of other customs
+        return None
 
 
 def _read(name: str, path: Path) -> tuple[dict[str, Tensor], dict[str, str], Scaling, str]:

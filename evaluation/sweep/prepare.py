@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from ...artifacts.workers import Worker
@@ -134,8 +135,20 @@ def _open_files(config: SweepConfig) -> Files:
         for_preferences("morl", config.morl),
         [open_adapter(name, config.stacked[name]) for name in config.adapters] if config.stacked else [],
         [open_adapter(Path(file).name, file) for file in config.cross],
-        for_preferences("distilled", config.distilled),
+        _distilled_where_used(for_preferences("distilled", config.distilled)),
     )
+
+
+def _distilled_where_used(files: dict[Gates, AdapterFile]) -> dict[Gates, AdapterFile]:
+    for weights, file in files.items():
+        if file.baked_at is None:
+            continue
+        # A file may have been baked without the adapters of weight 0.
+        baked, asked = ([value for value in values if abs(value) > 1e-3] for values in (file.baked_at, weights))
+        if len(baked) != len(asked) or not np.allclose(baked, asked, atol=1e-3):
+            said, wanted = (", ".join(f"{value:.3g}" for value in values) for values in (file.baked_at, weights))
+            raise ValueError(f"{file.name} was baked at the coefficients {said}, as its header says, not at {wanted}")
+    return files
 
 
 def prepare(config: SweepConfig, worker: Worker, base: Base | None = None) -> Sweep:

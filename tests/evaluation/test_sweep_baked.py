@@ -141,6 +141,19 @@ def test_distilled_files_for_other_weights_are_refused(world: World, tmp_path: P
                 tmp_path / "o", base, adapters, methods=["distilled"], weights=[[1, 0, 0]], distilled={"1,1,0": file}
             )
         )
+    baked = write_adapter(tmp_path, base, "baked", 21)
+    header = {"diffusion_blend.baked": json.dumps({"adapters": [{"coefficient": c} for c in (0.25, 0.75)]})}
+    save_file(load_file(baked), baked, metadata=header)
+    ways = [([1, 0, 3], "1,0,3"), ([3, 1, 0], "3,1,0")]
+    right, wrong = (
+        settings(tmp_path / "o", base, adapters, methods=["distilled"], weights=[w], distilled={key: str(baked)})
+        for w, key in ways
+    )
+    plan(right)
+    with pytest.raises(
+        ValueError, match=r"3,1,0 was baked at the coefficients 0.25, 0.75, as its header says, not at 0.75, 0.25, 0"
+    ):
+        plan(wrong)
     with pytest.raises(ValueError, match="distilled '1,1': 2 weights for 3 adapters"):
         plan(
             settings(
