@@ -16,7 +16,7 @@ from tqdm import tqdm
 from .examples import denoising_loss, draw_batch, mean_latents
 from .language import KIND_SHARES
 from .layout import learn_layout
-from .model import load_pipeline, make_pipeline
+from .model import load_pipeline, make_pipeline, make_scheduler
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -177,7 +177,9 @@ def _first_weights(config: LearningConfig) -> StableDiffusionPipeline:
         return make_pipeline(config.out / "tokenizer", config.seed)
     # With its own tokenizer: two runs of its learner may number words differently.
     shutil.copytree(config.start / "tokenizer", config.out / "tokenizer", dirs_exist_ok=True)
-    return load_pipeline(config.start)
+    pipeline = load_pipeline(config.start)
+    pipeline.scheduler = make_scheduler()  # an older model's begins below timestep 999
+    return pipeline
 
 
 def _save(run: _Run, config: LearningConfig, loss: float) -> None:

@@ -154,6 +154,10 @@ def test_learning_rate_rises_stays_and_falls(tmp_path):
 
 def test_a_run_from_a_model_begins_with_its_weights(tmp_path, fresh):
     fresh.save_pretrained(tmp_path / "given")
+    older = json.loads((tmp_path / "given/scheduler/scheduler_config.json").read_text()) | {
+        "timestep_spacing": "leading"
+    }
+    (tmp_path / "given/scheduler/scheduler_config.json").write_text(json.dumps(older))
     (tmp_path / "given" / "training.json").write_text('{"seed": 0}')
     config = learning.LearningConfig(out=tmp_path / "on", steps=1, seed=9, start=tmp_path / "given", batch=2, warm_up=0)
     (tmp_path / "on").mkdir()
@@ -165,6 +169,9 @@ def test_a_run_from_a_model_begins_with_its_weights(tmp_path, fresh):
     assert not torch.equal(other.unet.conv_in.weight, begun.pipeline.unet.conv_in.weight)
     folder = learning.learn(config, "a command")
     assert json.loads((folder / "training.json").read_text())["started_from"] == {"seed": 0}
+    steps = load_pipeline(folder).scheduler
+    steps.set_timesteps(10)
+    assert int(steps.timesteps[0]) == 999  # where it was trained from noise alone
 
 
 def test_a_batch_has_the_kinds_that_are_asked_for(capsys):
