@@ -155,7 +155,8 @@ def add_wheels(out: Path, source: Path | None, *, with_kitchen: bool) -> None:
             download(Path(folder))
         for wheel in sorted((source or Path(folder)).glob("*.whl")):
             if wheel.name.startswith("comfy_kitchen-"):
-                without_native(wheel, out / "wheels" / wheel.name)
+                # What is left of it is Python, which every Python installs.
+                without_native(wheel, out / "wheels" / f"{'-'.join(wheel.name.split('-')[:2])}-py3-none-any.whl")
                 if with_kitchen:
                     (out / "kitchen").mkdir()
                     native_library(wheel, out / "kitchen" / "cuda.tar.xz")

@@ -53,7 +53,7 @@ def make_wheels(folder):
         f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
     files[f"{info}/RECORD"] = "".join(f"{name},,\n" for name in [*files, f"{info}/RECORD"])
-    with zipfile.ZipFile(folder / "comfy_kitchen-1-py3-none-any.whl", "w") as wheel:
+    with zipfile.ZipFile(folder / "comfy_kitchen-1-cp312-abi3-manylinux_2_28_x86_64.whl", "w") as wheel:
         for name, text in files.items():
             wheel.writestr(name, text)
     return folder
@@ -93,6 +93,7 @@ def test_compiled_libraries_leave_the_wheel_and_nvidias_is_packed_apart(kit, opt
 
     pack.pack(options)
     (wheel,) = (options.out / "wheels").glob("*.whl")
+    assert wheel.name == "comfy_kitchen-1-py3-none-any.whl"  # what is left is Python
     with zipfile.ZipFile(wheel) as content:
         record = content.read("comfy_kitchen-1.dist-info/RECORD").decode()
         assert "comfy_kitchen/__init__.py,," in record
