@@ -169,6 +169,7 @@ def test_a_run_from_a_model_begins_with_its_weights(tmp_path, fresh):
     assert not torch.equal(other.unet.conv_in.weight, begun.pipeline.unet.conv_in.weight)
     folder = learning.learn(config, "a command")
     assert json.loads((folder / "training.json").read_text())["started_from"] == {"seed": 0}
+    assert not any(str(tmp_path) in path.read_text() for path in folder.rglob("*.json"))
     steps = load_pipeline(folder).scheduler
     steps.set_timesteps(10)
     assert int(steps.timesteps[0]) == 999  # where it was trained from noise alone
