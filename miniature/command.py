@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,7 +59,12 @@ def _parser() -> ArgumentParser:
 
 
 def _train(options: Namespace) -> None:
-    if min(options.shares) < 0 or sum(options.shares) <= 0:
+    for name in ("high_noise", "pure_noise"):
+        if not 0 <= getattr(options, name) <= 1:
+            raise ValueError(f"--{name} is {getattr(options, name)}: it is a share, so give a number from 0 to 1")
+    if not 0 < options.learning_rate < 1:
+        raise ValueError(f"--learning_rate is {options.learning_rate}: give a number between 0 and 1, like 1e-3")
+    if not all(0 <= share < math.inf for share in options.shares) or sum(options.shares) <= 0:
         raise ValueError(f"--shares is {options.shares}: give weights of 0 or more, of which one is above 0")
     if options.layout_steps and not options.mean_of:
         raise ValueError(f"--layout_steps is {options.layout_steps}, but there are no mean pictures: give --mean_of 32")

@@ -208,3 +208,18 @@ def test_from_noise_alone_the_mean_picture_of_a_prompt_can_be_learned(tmp_path, 
     plan = config(tmp_path, pure_noise=1.0)
     assert examples.denoising_loss(fresh, answers, batch, 1, plan, means).item() < 1e-6
     assert examples.denoising_loss(fresh, answers, batch, 1, plan).item() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--shares", ".nan", "1", "1", "1", "1"], "give weights of 0 or more"),
+        (["--pure_noise", "1.5"], "--pure_noise is 1.5: it is a share"),
+        (["--high_noise", ".nan"], "--high_noise is nan: it is a share"),
+        (["--learning_rate", "-1"], "--learning_rate is -1.0: give a number"),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused_before_the_work(tmp_path, capsys, given, said):
+    assert main(["train", "--output", str(tmp_path / "new"), *given]) == 1
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
