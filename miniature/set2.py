@@ -29,7 +29,7 @@ KL_WEIGHTS = {"half_kl": 0.5, "twice_kl": 2.0}
 """Folder -> factor on the KL weight. An adapter at half of it is the truth for KL scale 2, at twice for KL scale .5."""
 
 FIT = {
-    "steps": "12",
+    "steps": "10",
     "eta": "1",
     "guidance": "1",
     "trajectories": "48",

@@ -17,7 +17,7 @@ from ...miniature.reward_names import REWARD_NAMES
 
 RENAMED = {**EARLIER, "divisions": "grid", "images": "images_per_point"}
 """Earlier spellings of options, which are still accepted."""
-FAVOURITES = ("colourfulness", "compressibility", "softness", "warmth", "brightness", "contrast")
+FAVOURITES = ("brightness", "warmth", "colourfulness", "contrast", "softness", "compressibility")
 METHODS = ("blend", "stochastic", "soup", "base")
 WITH_STACKED = ("blend", "stacked", "soup", "base")
 """The methods where a group is there that was trained to be stacked. They take about as long as those without it."""

@@ -28,7 +28,8 @@ class SweepConfig:
             as the node's), factor-soup (the paper's code), msdda, morl, code (blockwise best of N), rgg (reward
             gradients), stacked (adapters trained to be stacked), composite and switch (LoRA Composite and LoRA Switch of
             Zhong et al. 2024, which use the adapters whose weight is above 0 and no preference), cross (the soup with cross
-            adapters), distilled (an adapter that was distilled from the blend at w).
+            adapters), distilled (an adapter that was distilled from the blend at w), corrected (the blend with several candidates
+            for each picture, resampled by their path weights).
         weights: preference vectors, one number per adapter each; they are divided by their sum.
         grid: also every preference whose weights are multiples of 1/grid; 0 adds none. 4 with two adapters is 0, .25,
             .5, .75, 1; with m adapters it is (grid + m - 1 choose m - 1) points.
@@ -71,6 +72,8 @@ class SweepConfig:
         code_block: steps between CoDe's choices. 1 chooses at every step, as many as ``steps`` only at the end.
         code_candidates: pictures CoDe chooses among: about as many times the base's work. 1 is the base.
         rgg_alpha: KL weight in the guidance by reward gradients; small values pull hard and break pictures.
+        particles: candidates for each picture of the corrected blend: as many times the blend's work. 1 is the blend.
+        resample_below: the effective share of a picture's candidates below which the corrected blend resamples them, 0 to 1.
         save_images: pictures per point that are kept as PNG files and shown in the grid. As many as images_per_point keeps
             all, so that rewards can be added later.
         resamples: of the bootstrap behind the hypervolume's interval.
@@ -113,6 +116,8 @@ class SweepConfig:
     code_block: int = bounded(5, minimum=1)
     code_candidates: int = bounded(20, minimum=1)
     rgg_alpha: float = bounded(0.1, above=0)
+    particles: int = bounded(4, minimum=1)
+    resample_below: float = bounded(0.5, minimum=0, maximum=1)
     save_images: int = bounded(8, minimum=0)
     resamples: int = bounded(1000, minimum=1)
     reward_folders: dict[str, str] = field(default_factory=dict)

@@ -87,6 +87,10 @@ def _early_rows(recipe: Mapping[str, Any]) -> float:
     return 1 + 0.2 * _rows(recipe)
 
 
+def _candidates(recipe: Mapping[str, Any]) -> float:
+    return recipe["particles"] * _rows(recipe)
+
+
 METHODS: dict[str, Method] = {
     "base": Method(runs.base, lambda asked: {"sampler": "base"}, _one, is_scaled=False),
     "blend": Method(runs.blend, recipes.blended("blend"), _rows),
@@ -142,6 +146,15 @@ METHODS: dict[str, Method] = {
     "cross": Method(runs.cross, recipes.crossed, _one, "soup with cross adapters"),
     "distilled": Method(
         runs.distilled, recipes.trained_for("distilled"), _one, "distilled (from the blend at w)", is_scaled=False
+    ),
+    "corrected": Method(
+        runs.corrected,
+        recipes.corrected,
+        _candidates,
+        "corrected blend",
+        needs_transition="it weighs its candidates by the distributions of the adapters' steps",
+        needs_noise=True,
+        settings=lambda asked: f"{asked.config.particles} particles",
     ),
 }
 """Method's name -> method, in the order of the tables."""

@@ -57,6 +57,8 @@ EXTENDABLE = (
     "code_block",
     "code_candidates",
     "rgg_alpha",
+    "particles",
+    "resample_below",
 )
 """Settings that only add points or pictures; the name of a unit's folder depends on them."""
 _WITHOUT_EFFECT = (

@@ -189,6 +189,12 @@ def composed(name: str) -> Callable[[Asked], Recipe | None]:
     return recipe
 
 
+def corrected(asked: Asked) -> Recipe | None:
+    chosen = {"particles": asked.config.particles, "resample_below": asked.config.resample_below}
+    coefficients = list(asked.coefficients)
+    return single_model(asked) or {"sampler": "corrected", "coefficients": coefficients, **chosen}
+
+
 def code(asked: Asked) -> Recipe | None:
     from .points import reward_scales
 

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...blending.plans import Planner
+from ...blending.plans import Blend, Planner
 from ...pipelines.adapter_files import Adapter, Updates
 from ...rewards.protocol import Reward, score, weighted_sum
 from ...training.policy import PolicySteps
 from .config import SweepConfig
+from .corrected import CorrectedBlend
 from .methods import sampler
 from .network import Network
 from .points import Point
@@ -93,6 +94,13 @@ class MethodRunner:
         """Pictures of CoDe."""
         with torch.inference_mode(), self.network.adapted([{}]):
             return self.code(recipe).run(self.network, self.steps, chunk, cost)
+
+    def corrected_blend(self, recipe: Mapping[str, Any], chunk: Chunk, cost: Cost) -> Samples:
+        """Pictures of the corrected blend."""
+        planner = Blend(tuple(recipe["coefficients"]))
+        sampler = CorrectedBlend(planner, recipe["particles"], recipe["resample_below"], self.config.seed)
+        with torch.inference_mode(), self.network.adapted(self.updates):
+            return sampler.run(self.network, self.steps, chunk, cost)
 
     def code(self, recipe: Mapping[str, Any]) -> BlockwiseBestOfN:
         """CoDe with the weighted reward as its judge."""

@@ -114,3 +114,7 @@ def code(runner: MethodRunner, recipe: Mapping[str, Any], chunk: Chunk, cost: Co
 
 def rgg(runner: MethodRunner, recipe: Mapping[str, Any], chunk: Chunk, cost: Cost) -> Samples:
     return runner.denoise([{}], runner.reward_gradient_guidance(recipe, chunk), chunk, cost, with_gradient=True)
+
+
+def corrected(runner: MethodRunner, recipe: Mapping[str, Any], chunk: Chunk, cost: Cost) -> Samples:
+    return runner.corrected_blend(recipe, chunk, cost)

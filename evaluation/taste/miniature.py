@@ -22,7 +22,7 @@ from .people import KL_RANGE
 
 Array = NDArray[np.float64]
 
-ADAPTERS = ("softness", "compressibility", "colourfulness")
+ADAPTERS = ("brightness", "warmth", "colourfulness")
 PROMPTS = (
     "a red circle",
     "two yellow squares",
@@ -39,7 +39,7 @@ def lattice() -> Array:
     return np.array([[*mixture, scale] for scale in SCALES for mixture in mixtures])
 
 
-def measure(folder: Path, each: int = 8, steps: int = 12) -> Array:
+def measure(folder: Path, each: int = 8, steps: int = 10) -> Array:
     """Rewards of the lattice's pictures, float[P, I, R]; the same noise for every preference.
 
     Args:

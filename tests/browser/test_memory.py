@@ -95,7 +95,7 @@ def test_images_come_back_with_their_preference_and_seed(front: FrontEnd, pad: P
     shown = panel(pad)
     assert "click to take" in shown["title"]
     assert shown["opacities"] == [1]
-    assert all(f"{name} 0.3" in shown["captions"][0] for name in ("softness", "compressibility", "colourfulness"))
+    assert all(f"{name} 0.3" in shown["captions"][0] for name in ("brightness", "warmth", "colourfulness"))
     page.mouse.click(*pad.on_screen((first[0], first[1] + 6))[0])
     front.settle()
     assert shares(pad) == [0.34, 0.33, 0.33]
@@ -108,7 +108,7 @@ def test_images_come_back_with_their_preference_and_seed(front: FrontEnd, pad: P
     near = panel(pad)
     page.mouse.up()
     assert "not a preview" in near["title"]
-    assert near["captions"][0].startswith("softness 1.00"), "the nearest one comes first"
+    assert near["captions"][0].startswith("brightness 1.00"), "the nearest one comes first"
     assert near["opacities"] == sorted(near["opacities"], reverse=True)
     assert 0 < near["opacities"][1] < near["opacities"][0] < 1
     assert page.evaluate(PANEL) is None, "gone when the dot is let go"

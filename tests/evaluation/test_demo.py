@@ -139,7 +139,7 @@ def test_the_triangle_is_equilateral_and_its_middle_is_in_the_middle() -> None:
 def test_adapters_are_chosen_or_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("warmth", "brightness", "softness", "contrast"):
         (tmp_path / f"{name}.safetensors").write_bytes(b"")
-    assert list(find_adapters(tmp_path, None)) == ["softness", "warmth", "brightness"]
+    assert list(find_adapters(tmp_path, None)) == ["brightness", "warmth", "contrast"]
     assert list(find_adapters(tmp_path, ["warmth", "contrast", "softness"])) == ["warmth", "contrast", "softness"]
     with pytest.raises(ValueError, match="no adapter for compressibility"):
         find_adapters(tmp_path, ["softness", "warmth", "compressibility"])

@@ -38,7 +38,7 @@ def test_it_raises_its_reward_over_the_base(tmp_path: Path, file: Path) -> None:
         methods=["base", "blend"],
         weights=[[1.0]],
         images_per_point=48,
-        steps=12,
+        steps=10,
         guidance_scale=1.0,
         batch=48,
         seed=SEED,

@@ -10,7 +10,11 @@ import nodes as host_nodes
 import pytest
 import torch
 from comfy_world import blend_model, difference, load_loras, preference
+from diffusion_blend.miniature.checking import draw_prompts
+from diffusion_blend.miniature.grading import grade
+from diffusion_blend.miniature.language import KINDS, write
 from diffusion_blend.miniature.model import load_pipeline, weights_folder
+from diffusion_blend.miniature.parser import parse
 from diffusion_blend.nodes.engine.miniature import shipped_adapters
 from diffusion_blend.nodes.inputs import NONE, LoadRewardLoRAs
 from diffusion_blend.nodes.miniature import LoadMiniature
@@ -89,6 +93,19 @@ def test_a_blend_in_the_host_is_the_blend_of_the_python_interface(miniature, pip
         expected = through_diffusers(pipeline, noise, PROMPTS[2])
     assert difference(found, expected) < 1e-3
     assert difference(found, through_diffusers(pipeline, noise, PROMPTS[2])) > 1e-2
+
+
+def test_most_pictures_of_the_templates_settings_show_the_prompt(miniature):
+    model, clip, vae, latent = miniature
+    exact = []
+    for held_out, kind in [(False, kind) for kind in KINDS] + [(True, kind) for kind in KINDS[2:]]:
+        for seed, wanted in enumerate(draw_prompts(3, held_out, kind, 0)):
+            texts = encoded(clip, write(wanted)), encoded(clip, "")
+            made = host_nodes.common_ksampler(model, seed, 12, 2.0, "euler_ancestral", "normal", *texts, latent)[0]
+            pictures = host_nodes.VAEDecode().decode(vae, made)[0].movedim(-1, 1)
+            exact += [grade(found, wanted).exact for found in parse(pictures)]
+    # 354 of 384 (92 %) with 12 prompts a kind. The base before came to 46 %.
+    assert len(exact) == 72 and sum(exact) / len(exact) > 0.8
 
 
 def test_the_empty_latent_has_the_batch_asked_for(miniature):

@@ -16,7 +16,8 @@ CHECKPOINT_SOURCE = {
 }
 POSITIVE = "a lighthouse on a cliff at dusk, warm light in the windows, sea mist"
 NEGATIVE = "blurry, low quality, watermark"
-MINIATURE = ("softness", "compressibility", "colourfulness")
+MINIATURE = ("brightness", "warmth", "colourfulness")
+"""The adapters of the templates: those whose effect is seen at once."""
 MINIATURE_PROMPT = "a red triangle and a cyan circle"
 NOTE = ["#432", "#653"]
 OURS = ["#233", "#355"]

@@ -22,7 +22,7 @@ def blend_probe() -> Template:
         "latent_image": ("checkpoint", "latent"),
     }
     nodes["probe"] = node(
-        "BlendProbe", {"seed": 7, "control_after_generate": "fixed", "steps": 12, "cfg": 1.0}, links, color=OURS
+        "BlendProbe", {"seed": 7, "control_after_generate": "fixed", "steps": 12, "cfg": 2.0}, links, color=OURS
     )
     nodes["figure"] = node("PreviewImage", links={"images": ("probe", "figure")}, height=300)
     nodes["verdict"] = node("PreviewAny", links={"source": ("probe", "verdict")}, height=210)

@@ -18,8 +18,8 @@ COVER = 576
 """Side of a thumbnail, in pixels: whole multiples of 32 in 2, 3, 4 and 6 columns."""
 GAP = 6
 INK, PAPER = "#222222", "#fcfcfc"
-PAIR = ("colourfulness", "softness")
-"""The two adapters of the miniature that differ most to the eye: strong colours, and pale ones."""
+PAIR = ("colourfulness", "brightness")
+"""Two adapters of the miniature that differ to the eye: strong colours, and bright ones."""
 Weights = Sequence[float]
 
 
@@ -31,7 +31,7 @@ def for_miniature(prompt: Prompt, batch: int, adapters: Sequence[str] = PAIR) ->
     made.pop(latent, None)
     made[checkpoint] = node("LoadMiniature", batch_size=batch)
     texts = iter((MINIATURE_PROMPT, ""))  # the positive one comes first
-    settings = {"steps": 12, "cfg": 1.0}
+    settings = {"steps": 12, "cfg": 2.0}
     for item in made.values():
         inputs = item["inputs"]
         inputs |= {name: value for name, value in settings.items() if name in inputs}
@@ -154,7 +154,7 @@ def _halves(run: Run, prompt: Prompt) -> dict[str, Image.Image]:
     """Draw an exaggerated example with shapes of one colour on both sides and the edge of the mask."""
     graph = for_miniature(prompt, 4)
     for item in graph.values():
-        changes = {"kl_scale": 2.0, "seed": 2}
+        changes = {"kl_scale": 1.5, "seed": 2}
         if item["inputs"].get("text") == MINIATURE_PROMPT:
             changes["text"] = "three red circles"
         item["inputs"] |= {name: value for name, value in changes.items() if name in item["inputs"]}

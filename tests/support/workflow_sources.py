@@ -33,10 +33,11 @@ def try_it_no_downloads() -> Template:
         "4. Drag the **red dot** (KL scale): 0 is the model without adapters, beyond 1 exaggerates.\n"
         "5. Change the prompt: red, yellow, green, cyan, blue, purple; circle, square, triangle; *two* or *three* of them; "
         "*above*, *below*, *left of*, *right of*, *and*.\n\n"
-        "The seed is fixed: what changes is the preference. So small a model often miscounts.\n\n"
+        "The seed is fixed: what changes is the preference. "
+        "About one picture in twelve does not show the prompt: so small a model miscounts.\n\n"
         "With your own checkpoint and LoRAs, go on with **2 Blend two LoRAs**."
     )
-    nodes = common(text) | {"sampler": sampler("BlendedKSampler", steps=12, cfg=1.0)} | output("miniature", height=430)
+    nodes = common(text) | {"sampler": sampler("BlendedKSampler", steps=12, cfg=2.0)} | output("miniature", height=430)
     nodes = on_miniature(nodes | {"preference": preference((0.34, 0.33, 0.33))})
     nodes["enlarge"] = node(
         "ImageScale",
@@ -262,7 +263,7 @@ def sweep_with_pareto() -> Template:
     nodes = on_miniature(common(text) | _swept({}, "sweep"))
     del nodes["preference"]
     nodes["checkpoint"]["widgets"] = {"batch_size": 4}
-    nodes["sampler"]["widgets"] |= {"steps": 12, "cfg": 1.0}
+    nodes["sampler"]["widgets"] |= {"steps": 12, "cfg": 2.0}
     nodes["prompt"] = node("PrimitiveStringMultiline", {"value": MINIATURE_PROMPT}, height=90, title="Prompt")
     nodes["positive"]["links"]["text"] = ("prompt", "STRING")
     scores: tuple[str, str] | None = None

@@ -18,7 +18,7 @@ def find_my_taste_no_downloads() -> Template:
         "The votes are the text in **Preference Duel**: they are saved with the workflow. Clear it to begin anew.\n\n"
         "For your own model: replace **Load Miniature**, and choose your LoRAs in **Load Reward LoRAs**."
     )
-    nodes = common(text) | {"sampler": sampler("BlendedKSampler", steps=12, cfg=1.0)}
+    nodes = common(text) | {"sampler": sampler("BlendedKSampler", steps=12, cfg=2.0)}
     nodes["decode"] = node("VAEDecode", links={"samples": ("sampler", "latent"), "vae": ("checkpoint", "VAE")})
     nodes = on_miniature(nodes)
     nodes["checkpoint"]["widgets"] = {"batch_size": 4}
