@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import string
+from collections import Counter
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,21 +24,39 @@ def words() -> list[str]:
     return sorted({word for kind in KINDS for description in descriptions(kind) for word in write(description).split()})
 
 
+def merges(texts: Sequence[str]) -> list[tuple[str, str]]:
+    """Learn the merges of byte-pair encoding that make each word one symbol (Sennrich et al. 2016, arXiv 1508.07909).
+
+    The most frequent pair comes first, of equal ones the alphabetically first. The learner of the library ``tokenizers``
+    resolves ties differently in each process, and with it the numbers of the words change.
+    """
+    split = [(*text[:-1], f"{text[-1]}</w>") for text in texts]
+    learned: list[tuple[str, str]] = []
+    while counts := Counter(pair for symbols in split for pair in pairwise(symbols)):
+        chosen = min(counts, key=lambda pair: (-counts[pair], pair))
+        learned.append(chosen)
+        split = [_merged(symbols, chosen) for symbols in split]
+    return learned
+
+
+def _merged(symbols: Sequence[str], pair: tuple[str, str]) -> tuple[str, ...]:
+    found: list[str] = []
+    for symbol in symbols:
+        if found and (found[-1], symbol) == pair:
+            found[-1] += symbol
+        else:
+            found.append(symbol)
+    return tuple(found)
+
+
 def make_tokenizer(folder: Path) -> CLIPTokenizer:
     """Write the files of a tokenizer that gives each word of this world one token, and load it.
 
-    The merges are learned by byte-pair encoding on the words. Other words fall apart into letters, which were never
-    trained. Padding is the end token, as in Stable Diffusion 1.
+    Other words fall apart into letters, which were never trained. Padding is the end token, as in Stable Diffusion 1.
     """
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
     from transformers import CLIPTokenizer
 
-    learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    learner.pre_tokenizer = pre_tokenizers.Whitespace()  # pyright: ignore[reportAttributeAccessIssue]
-    trainer = trainers.BpeTrainer(vocab_size=1000, min_frequency=1, end_of_word_suffix="</w>", show_progress=False)
-    learner.train_from_iterator(words(), trainer)
-    merges = json.loads(learner.to_str())["model"]["merges"]
-    pairs = [tuple(merge.split()) if isinstance(merge, str) else tuple(merge) for merge in merges]
+    pairs = merges(words())
     letters = list(string.ascii_lowercase + string.digits + string.punctuation)
     symbols = [*letters, *(letter + "</w>" for letter in letters), *(one + two for one, two in pairs), _START, _END]
     folder.mkdir(parents=True, exist_ok=True)

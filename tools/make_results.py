@@ -30,6 +30,7 @@ HELP = {
     ("preference_schedule", ""): "result_schedule",
     ("regional_preference", ""): "result_regional",
     ("stochastic_blend_model", ""): "result_stochastic",
+    ("keep_this_blend_as_one_lora", ""): "result_baked",
     ("sweep_with_pareto", ""): "preference_sheet",
     ("sweep_with_pareto", "pareto"): "preference_pareto",
 }

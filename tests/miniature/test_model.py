@@ -14,7 +14,7 @@ from diffusion_blend.miniature.model import load_pipeline, make_pipeline
 from diffusion_blend.miniature.pixel_vae import PixelVAE
 from diffusion_blend.miniature.renderer import render, sample_scene
 from diffusion_blend.miniature.sizes import SCALING_FACTOR
-from diffusion_blend.miniature.vocabulary import TOKENS, words
+from diffusion_blend.miniature.vocabulary import TOKENS, merges, words
 
 
 def test_the_vae_is_exactly_invertible_and_halves_the_size():
@@ -46,6 +46,12 @@ def test_every_word_is_one_token(fresh):
     assert len({tokens[1] for tokens in ids.values()}) == len(words())
     padded = tokenizer("a red circle", padding="max_length")["input_ids"]
     assert len(padded) == TOKENS and padded[4:] == [end] * (TOKENS - 4)
+
+
+def test_merges_depend_on_the_words_alone():
+    assert merges(words()) == merges(words()[::-1])
+    # "ab" is twice there, "bc" and "cd" once: of these the alphabetically first is next.
+    assert merges(["abx", "abcd"]) == [("a", "b"), ("ab", "c"), ("ab", "x</w>"), ("abc", "d</w>")]
 
 
 def test_the_noise_schedule_is_that_of_stable_diffusion(fresh):

@@ -67,7 +67,7 @@ def test_a_bake_without_its_adapters_and_an_unknown_part_are_refused(
     assert "--only beauty: no part of set 2; give adapters, stacked, cross, mixtures" in capsys.readouterr().err
     assert main(["set2", "--output", str(tmp_path / "new"), "--list"]) == 0
     listed = capsys.readouterr().out.splitlines()
-    assert len(listed) == 3 + 1 + 1 + 12 + 12 + 6 + 6
+    assert len(listed) == 3 + 1 + 1 + 12 + 6 + 6 + 6
     assert "twice_kl/softness: an adapter trained for 1 softness at KL weight 0.04" in listed
     assert not (tmp_path / "new").exists()
 
@@ -118,10 +118,20 @@ def test_the_sweeps_name_the_parts(extra: list[str], tmp_path: Path) -> None:
             )
             assert Path(given[key]).stem == name
     if not extra:
-        assert len(config.morl) == len(config.distilled) == 12
+        assert (len(config.morl), len(config.distilled)) == (12, 6)
         earlier = yaml.safe_load((MINIATURE / "mixtures.yaml").read_text(encoding="utf-8"))["morl"]
         assert set(config.morl) == set(earlier)
-        assert set(config.methods) > {"stacked", "cross", "distilled", "morl", "composite", "switch", "msdda", "early"}
+        assert set(config.methods) > {
+            "stacked",
+            "cross",
+            "distilled",
+            "morl",
+            "composite",
+            "switch",
+            "msdda",
+            "early",
+            "corrected",
+        }
     else:
         assert (len(config.morl), config.distilled) == (6, {})
         assert config.kl_scales == [2.0 if extra == ["set2_scale_2.yaml"] else 0.5]

@@ -202,9 +202,28 @@ def _sweep(run: Run, prompt: Prompt) -> dict[str, Image.Image]:
 
 
 def _baked(run: Run, prompt: Prompt) -> dict[str, Image.Image]:
-    """Draw the rows of a graph whose last preference is the new LoRA alone."""
+    """Draw a blend beside the files that keep it. The graph's last preference is the new LoRA alone."""
     mixtures = ((1, 0, 0), (0.5, 0.5, 0), (0, 1, 0))
-    return one_after_the_other(run, prompt, "half of each, in one file", *([one, (1, 0, 0)] for one in mixtures))
+    drawn = one_after_the_other(run, prompt, "half of each, in one file", *([one, (1, 0, 0)] for one in mixtures))
+    merged = with_weights(for_miniature(prompt, 6), mixtures[1], (1, 0, 0))
+    ((bake,), (sampler,)) = nodes_of(merged, "BakeBlend"), nodes_of(merged, "BlendedKSampler")
+    distilled, blended = deepcopy(merged), deepcopy(merged)
+    texts = {name: merged[sampler]["inputs"][name] for name in ("positive", "negative", "latent_image")}
+    distilled[bake]["inputs"] |= {
+        "method": "distil",
+        "iterations": 300,
+        "learning_rate": 0.001,
+        "trajectories": 16,
+    } | texts
+    blended[sampler]["inputs"] |= {name: merged[bake]["inputs"][name] for name in ("reward_loras", "preference")}
+    for unused in (bake, *nodes_of(merged, "PreviewAny"), *nodes_of(merged, "PreferenceWeights")[1:]):
+        del blended[unused]
+    graphs = {
+        "the blend: two model calls a step": blended,
+        "merge: one file, one call": merged,
+        "distil: one file, one call": distilled,
+    }
+    return drawn | {"": rows([(name, run(graph)[0]) for name, graph in graphs.items()])}
 
 
 def _duel(run: Run, prompt: Prompt) -> dict[str, Image.Image]:
