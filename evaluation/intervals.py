@@ -109,6 +109,34 @@ def equivalence(values: Sequence[float] | Array, margin: float, clusters: NDArra
     return Equivalence(mean, student_quantile(count - 1, 0.95) * error, float(p))
 
 
+def not_below(values: Sequence[float] | Array, margin: float, clusters: NDArray[np.int64]) -> float:
+    """The p-value of the hypothesis that the true mean of differences is below ``-margin`` (a test of non-inferiority).
+
+    ``P(T > (mean + margin) / se)`` with Student's T of G - 1 degrees of freedom, one half of `equivalence`.
+
+    Args:
+        values: differences, float[n]; nan is left out.
+        margin: above 0.
+        clusters: as in `clustered_interval`.
+
+    Returns:
+        nan with less than two clusters.
+
+    Raises:
+        ValueError: the margin is not above 0.
+    """
+    if not margin > 0:
+        raise ValueError(f"a margin of {margin}: it must be above 0")
+    from scipy.special import stdtr
+
+    mean, error, count = _mean_and_error(values, clusters)
+    if count < 2:
+        return math.nan
+    if error == 0:
+        return 0.0 if mean > -margin else 1.0
+    return float(stdtr(count - 1, -(mean + margin) / error))
+
+
 @dataclass(frozen=True)
 class Ratio:
     """A ratio of positive numbers: the geometric mean and its 95 % interval; nan where there is none."""

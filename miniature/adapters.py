@@ -12,6 +12,9 @@ from .reward_names import REWARD_NAMES
 SHIPPED = ("brightness", "colourfulness", "compressibility", "contrast", "softness", "warmth")
 """The rewards of the adapters in ``weights/adapters``."""
 
+WITHOUT_GRADIENT = "alignment.yaml"
+"""Settings that replace those of a training whose reward has no gradient."""
+
 Mixture = Mapping[str, float]
 """Reward -> weight; the weights sum to 1."""
 
@@ -57,7 +60,8 @@ def train_adapters(
         mixtures: the rewards of each adapter.
         out: folder of the runs; a run found there goes on where it stopped.
         arguments: further words for ``diffusion-blend train``.
-        settings: files of this folder with the trainer's settings; later ones replace entries of earlier ones.
+        settings: files of this folder with the trainer's settings; later ones replace entries of earlier ones. Mixtures with
+            alignment also take `WITHOUT_GRADIENT`.
 
     Returns:
         The adapter files, ``out/NAME.safetensors``.
@@ -68,7 +72,8 @@ def train_adapters(
     files = []
     for mixture in mixtures:
         name = mixture_name(mixture)
-        trained = _train(mixture, out / name, settings, arguments)
+        used = (*settings, WITHOUT_GRADIENT) if "alignment" in mixture else settings
+        trained = _train(mixture, out / name, used, arguments)
         file = out / f"{name}.safetensors"
         _copy_named(trained, file, next(iter(mixture)) if len(mixture) == 1 else json.dumps(dict(mixture)), name)
         files.append(file)

@@ -9,6 +9,7 @@ from typing import Any
 
 from ...artifacts.files import write_atomically
 from ...artifacts.tables import csv_bytes, markdown_table
+from .comparisons import MARGIN, against_trained
 from .external_scores import external_rewards
 from .figures import label, pareto_figure, scale_figure, write_weights
 from .methods import is_scaled
@@ -59,7 +60,12 @@ def _tables(
             # One point is no front: the base, and a sweep of one preference.
             fronts = [row for row in found if row["method"] != "base" and row["preferences"] > 1]
             volumes += [{"rewards": " / ".join(group), "kl_scale": kl_scale, **row} for row in fronts]
-    return {"means": means(results, rewards), "against blend": against_blend(results), "hypervolume": volumes}
+    return {
+        "means": means(results, rewards),
+        "against blend": against_blend(results),
+        "against trained": against_trained(results),
+        "hypervolume": volumes,
+    }
 
 
 def _markdown(sweep: Sweep, results: Sequence[Result], tables: Mapping[str, list[dict[str, Any]]]) -> str:
@@ -75,6 +81,12 @@ def _markdown(sweep: Sweep, results: Sequence[Result], tables: Mapping[str, list
     several = len({result.kl_scale for result in results}) > 1
     sections = [("## Rewards", tables["means"])]
     sections.append(("## Against blend: same prompts and noise, picture by picture", tables["against blend"]))
+    sections.append(
+        (
+            f"## Against MORL: same prompts and noise, in standard deviations of the base's r(w), margin {MARGIN:g}",
+            tables["against trained"],
+        )
+    )
     sections.append(
         (
             "## Hypervolume: share of the box between the worst and the best mean, bootstrap intervals",
