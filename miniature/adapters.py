@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from .reward_names import REWARD_NAMES
+from .reward_names import CONDITIONED_BASE, REWARD_NAMES
 
 SHIPPED = ("brightness", "colourfulness", "compressibility", "contrast", "softness", "warmth")
 """The rewards of the adapters in ``weights/adapters``."""
@@ -113,6 +113,42 @@ def train_group(
     return files
 
 
+def train_conditioned(
+    rewards: Sequence[str], out: Path, arguments: Sequence[str] = (), settings: Sequence[str] = ("adapter.yaml",)
+) -> Path:
+    """Train one adapter that reads the preference from the prompt (`conditioned`).
+
+    It has as many parameters as a group for these rewards and is trained for as many iterations, with a preference of its own
+    for each picture.
+
+    Args:
+        rewards, out, arguments, settings: see `train_group`.
+
+    Returns:
+        The adapter file, ``out/conditioned.safetensors``.
+
+    Raises:
+        ValueError: as the trainer's.
+    """
+    from ..training.command import parse
+    from .conditioned import write_prompts
+
+    run, prompts = out / "run", out / "prompts.txt"
+    plain = [*_words(dict.fromkeys(rewards, 1.0), run, settings), *arguments]
+    alone = parse(plain)
+    iterations, times = len(rewards) * alone.run.iterations, len(rewards)
+    write_prompts(
+        Path(__file__).parent / "prompts.txt", prompts, rewards, iterations * alone.sampling.samples, alone.run.seed
+    )
+    reward = json.dumps({"diffusion_blend.miniature.conditioned:mixture": 1.0})
+    words = ["--prompts.source", str(prompts), "--rewards", reward, "--base.path", CONDITIONED_BASE]
+    words += ["--adapter.rank", str(times * alone.adapter.rank), "--adapter.alpha", str(times * alone.adapter.alpha)]
+    trained = _run([*plain, *words, "--run.iterations", str(iterations)], run)
+    file = out / "conditioned.safetensors"
+    _copy_named(trained, file, json.dumps(list(rewards)), f"conditioned on the weights of {', '.join(rewards)}")
+    return file
+
+
 def _words(weights: Mixture, run: Path, settings: Sequence[str]) -> list[str]:
     """The words of ``diffusion-blend train`` for weighted rewards."""
     from .rewards import DIFFERENTIABLE, REWARDS
@@ -125,11 +161,15 @@ def _words(weights: Mixture, run: Path, settings: Sequence[str]) -> list[str]:
 
 
 def _train(weights: Mixture, run: Path, settings: Sequence[str], arguments: Sequence[str]) -> Path:
+    return _run([*_words(weights, run, settings), *arguments], run)
+
+
+def _run(words: Sequence[str], run: Path) -> Path:
     from ..training.command import parse
     from ..training.train import train
 
     resume = ["--resume"] if (run / "checkpoints").exists() else []
-    return train(parse([*_words(weights, run, settings), *resume, *arguments]))
+    return train(parse([*words, *resume]))
 
 
 def _copy_named(trained: Path, file: Path, reward: str, title: str) -> None:

@@ -4,3 +4,6 @@ REWARD_NAMES = ("alignment", "colourfulness", "compressibility", "warmth", "brig
 
 READ_THE_PROMPT = ("alignment",)
 """Rewards that compare the picture with its prompt."""
+
+CONDITIONED_BASE = "diffusion_blend.miniature.conditioned:base"
+"""The base whose prompts may have a preference, as a configuration names it."""

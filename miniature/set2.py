@@ -17,7 +17,7 @@ import yaml
 
 from ..blending.file_names import CROSS_END
 from ..blending.simplex import lattice
-from .adapters import Mixture, mixture_name, train_adapters, train_group
+from .adapters import Mixture, mixture_name, train_adapters, train_conditioned, train_group
 
 REWARDS = ("colourfulness", "compressibility", "softness")
 """In the order of the weights of set2_sweep.yaml."""
@@ -86,6 +86,7 @@ def parts(out: Path, seed: int = 0, training: Sequence[str] = (), baking: Sequen
     found = [_trained(out / "adapters", mixture, kl_weight, words) for mixture in singles]
     found.append(_group(out / "stacked", kl_weight, words))
     found.append(_crosses(out, bakes))
+    found.append(_conditioned(out / "conditioned", kl_weight, words))
     found += [_trained(out / "mixtures", mixture, kl_weight, words) for mixture in mixtures()]
     # A fit takes longer than a training, so only the mixtures nearest to the middle of the pairs and of the triangle are fitted.
     found += [_distilled(out, mixture, bakes) for mixture in mixtures() if 0.5 in mixture.values()]
@@ -142,6 +143,12 @@ def _group(folder: Path, kl_weight: float, words: Sequence[str]) -> Part:
     content = f"one adapter each for {', '.join(REWARDS)}, trained to be stacked, at KL weight {kl_weight:g}"
     files = tuple(folder / f"{name}.safetensors" for name in REWARDS)
     return Part(folder.name, content, files, (), partial(train_group, REWARDS, folder, words, SETTINGS))
+
+
+def _conditioned(folder: Path, kl_weight: float, words: Sequence[str]) -> Part:
+    content = f"one adapter for {', '.join(REWARDS)} that reads the preference, at KL weight {kl_weight:g}"
+    files = (folder / "conditioned.safetensors",)
+    return Part(folder.name, content, files, (), partial(train_conditioned, REWARDS, folder, words, SETTINGS))
 
 
 def _crosses(out: Path, words: Sequence[str]) -> Part:

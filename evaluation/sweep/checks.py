@@ -11,6 +11,7 @@ from pathlib import Path
 from ...artifacts.files import check_folder
 from ...artifacts.remote import Mirror, is_url
 from ...artifacts.settings import check_bounds
+from ...miniature.reward_names import CONDITIONED_BASE, REWARD_NAMES
 from ...rewards.catalogue import check_names
 from .config import SweepConfig
 from .methods import METHODS
@@ -86,9 +87,29 @@ def _check_points(config: SweepConfig) -> None:
             f"grid {config.grid} with {len(config.adapters)} adapters is {preferences:,} preferences: at most "
             f"{_MOST_PREFERENCES:,} are possible"
         )
+    if "conditioned" in config.methods:
+        _check_conditioned(config)
     for method in config.methods if config.eta == 0 and not config.scheduler else ():
         if METHODS[method].needs_noise:
             raise ValueError(f"{method} needs steps with noise, and eta is 0: give --eta 1, or leave the method out")
+
+
+def _check_conditioned(config: SweepConfig) -> None:
+    if config.base.path != CONDITIONED_BASE:
+        raise ValueError(
+            f"conditioned needs a base that reads the preference from the prompt, and base.path is {config.base.path!r}: give "
+            f"{CONDITIONED_BASE}, or leave the method out"
+        )
+    if config.measure_kl:
+        raise ValueError(
+            "conditioned has no KL to the base here, which does not know the added token: give --measure_kl false, or leave the "
+            "method out"
+        )
+    unknown = sorted(set(config.adapters) - set(REWARD_NAMES))
+    if unknown:
+        raise ValueError(
+            f"conditioned: {', '.join(unknown)} is no reward of the miniature: name the adapters after its rewards"
+        )
 
 
 def _check_base_path(path: str) -> None:

@@ -29,7 +29,8 @@ class SweepConfig:
             gradients), stacked (adapters trained to be stacked), composite and switch (LoRA Composite and LoRA Switch of
             Zhong et al. 2024, which use the adapters whose weight is above 0 and no preference), cross (the soup with cross
             adapters), distilled (an adapter that was distilled from the blend at w), corrected (the blend with several candidates
-            for each picture, resampled by their path weights).
+            for each picture, resampled by their path weights), conditioned (one adapter that reads the preference from an
+            added token; on the miniature only).
         weights: preference vectors, one number per adapter each; they are divided by their sum.
         grid: also every preference whose weights are multiples of 1/grid; 0 adds none. 4 with two adapters is 0, .25,
             .5, .75, 1; with m adapters it is (grid + m - 1 choose m - 1) points.
@@ -68,6 +69,7 @@ class SweepConfig:
         cross: the cross adapters of all pairs of the adapters, for the method cross: files of ``bake --method cross``.
         distilled: "w1,w2,..." -> adapter file that was distilled from the blend at that preference (``bake --method distil``),
             for distilled; only for weights of this sweep.
+        conditioned: adapter file of ``miniature set2 --only conditioned``, for the method conditioned.
         switch_steps: steps before LoRA Switch takes the next adapter.
         code_block: steps between CoDe's choices. 1 chooses at every step, as many as ``steps`` only at the end.
         code_candidates: pictures CoDe chooses among: about as many times the base's work. 1 is the base.
@@ -112,6 +114,7 @@ class SweepConfig:
     stacked: dict[str, str] = field(default_factory=dict)
     cross: list[str] = field(default_factory=list)
     distilled: dict[str, str] = field(default_factory=dict)
+    conditioned: str = ""
     switch_steps: int = bounded(5, minimum=1)
     code_block: int = bounded(5, minimum=1)
     code_candidates: int = bounded(20, minimum=1)

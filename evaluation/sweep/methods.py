@@ -147,6 +147,7 @@ METHODS: dict[str, Method] = {
     "distilled": Method(
         runs.distilled, recipes.trained_for("distilled"), _one, "distilled (from the blend at w)", is_scaled=False
     ),
+    "conditioned": Method(runs.conditioned, recipes.conditioned, _one, "one adapter conditioned on w", is_scaled=False),
     "corrected": Method(
         runs.corrected,
         recipes.corrected,

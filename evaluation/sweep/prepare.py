@@ -53,6 +53,7 @@ EXTENDABLE = (
     "stacked",
     "cross",
     "distilled",
+    "conditioned",
     "switch_steps",
     "code_block",
     "code_candidates",
@@ -138,6 +139,7 @@ def _open_files(config: SweepConfig) -> Files:
         [open_adapter(name, config.stacked[name]) for name in config.adapters] if config.stacked else [],
         [open_adapter(Path(file).name, file) for file in config.cross],
         _distilled_where_used(for_preferences("distilled", config.distilled)),
+        open_adapter("conditioned", config.conditioned) if config.conditioned else None,
     )
 
 

@@ -31,6 +31,7 @@ class Files:
         stacked: a group that was trained to be stacked, in the order of the weights; empty where the adapters are one.
         crosses: cross adapters of pairs of the adapters, in any order.
         distilled: preference -> the adapter that was distilled from the blend at it.
+        conditioned: an adapter that reads the preference from the prompt.
     """
 
     adapters: Sequence[AdapterFile]
@@ -38,11 +39,13 @@ class Files:
     stacked: Sequence[AdapterFile] = ()
     crosses: Sequence[AdapterFile] = ()
     distilled: Mapping[Gates, AdapterFile] = field(default_factory=dict)
+    conditioned: AdapterFile | None = None
 
     @property
     def beside(self) -> list[AdapterFile]:
         """All files but the adapters."""
-        return [*self.morl.values(), *self.stacked, *self.crosses, *self.distilled.values()]
+        single = [self.conditioned] if self.conditioned else []
+        return [*self.morl.values(), *self.stacked, *self.crosses, *self.distilled.values(), *single]
 
 
 @dataclass(frozen=True)
@@ -187,6 +190,12 @@ def composed(name: str) -> Callable[[Asked], Recipe | None]:
         return {"sampler": name, "coefficients": used, **own}
 
     return recipe
+
+
+def conditioned(asked: Asked) -> Recipe | None:
+    if asked.files.conditioned is None:
+        raise ValueError("conditioned: no adapter file is given as conditioned: give one, or leave the method out")
+    return {"sampler": "conditioned", "weights": list(asked.weights), "file": asked.files.conditioned.digest}
 
 
 def corrected(asked: Asked) -> Recipe | None:

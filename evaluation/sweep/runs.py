@@ -116,5 +116,15 @@ def rgg(runner: MethodRunner, recipe: Mapping[str, Any], chunk: Chunk, cost: Cos
     return runner.denoise([{}], runner.reward_gradient_guidance(recipe, chunk), chunk, cost, with_gradient=True)
 
 
+def conditioned(runner: MethodRunner, recipe: Mapping[str, Any], chunk: Chunk, cost: Cost) -> Samples:
+    from ...miniature.conditioned import with_preference
+
+    names = [adapter.name for adapter in runner.adapters]
+    weights = dict(zip(names, recipe["weights"], strict=True))
+    texts = [with_preference(prompt, weights) for prompt in chunk.prompts]
+    told = replace(chunk, conditioning=runner.network.base.encode(texts))
+    return morl(runner, recipe, told, cost)
+
+
 def corrected(runner: MethodRunner, recipe: Mapping[str, Any], chunk: Chunk, cost: Cost) -> Samples:
     return runner.corrected_blend(recipe, chunk, cost)

@@ -67,7 +67,7 @@ def test_a_bake_without_its_adapters_and_an_unknown_part_are_refused(
     assert "--only beauty: no part of set 2; give adapters, stacked, cross, mixtures" in capsys.readouterr().err
     assert main(["set2", "--output", str(tmp_path / "new"), "--list"]) == 0
     listed = capsys.readouterr().out.splitlines()
-    assert len(listed) == 3 + 1 + 1 + 12 + 6 + 6 + 6
+    assert len(listed) == 3 + 1 + 1 + 1 + 12 + 6 + 6 + 6
     assert "twice_kl/softness: an adapter trained for 1 softness at KL weight 0.04" in listed
     assert not (tmp_path / "new").exists()
 
@@ -106,7 +106,7 @@ def test_the_sweeps_name_the_parts(extra: list[str], tmp_path: Path) -> None:
     config = parse([*words, "--output", str(tmp_path)])
     made = {str(file) for part in parts(Path("runs/set2")) for file in part.files}
     named = [*config.adapters.values(), *config.stacked.values(), *config.cross]
-    named += [*config.morl.values(), *config.distilled.values()]
+    named += [*config.morl.values(), *config.distilled.values(), config.conditioned]
     assert set(named) <= made and list(config.adapters) == list(REWARDS)
     for method, given in (("morl", config.morl), ("distilled", config.distilled)):
         for weights, key in weights_of(method, given, config).items():

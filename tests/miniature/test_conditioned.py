@@ -1,0 +1,144 @@
+"""The adapter that reads the preference: its token, its reward, its training and its place in a sweep."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusion_blend.artifacts.workers import Worker
+from diffusion_blend.evaluation.sweep.config import SweepConfig
+from diffusion_blend.evaluation.sweep.prepare import prepare
+from diffusion_blend.miniature import conditioned
+from diffusion_blend.miniature.adapters import train_conditioned
+from diffusion_blend.miniature.base import shipped
+from diffusion_blend.miniature.model import load_pipeline, weights_folder
+from diffusion_blend.miniature.reward_names import CONDITIONED_BASE, REWARD_NAMES
+from diffusion_blend.miniature.rewards import REWARDS
+from diffusion_blend.training.config import AdapterConfig, BaseConfig, PromptConfig
+from diffusion_blend.training.models.diffusers_model import DiffusersModel
+from safetensors import safe_open
+
+NAMES = ("softness", "warmth")
+WORDS = ["--sampling.samples", "2", "--sampling.batch", "2", "--sampling.steps", "2", "--run.iterations", "2"]
+WORDS += ["--run.watch_every", "0", "--adapter.rank", "2", "--optimizer.learning_rate", "0.05"]
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    return train_conditioned(NAMES, tmp_path_factory.mktemp("conditioned"), WORDS)
+
+
+def test_a_preference_is_one_token_more_and_no_preference_is_the_shipped_base() -> None:
+    base, plain = conditioned.base(), shipped()
+    text = conditioned.with_preference("a red circle", {"softness": 0.25, "warmth": 0.75, "contrast": 0.0})
+    assert text == "a red circle @ softness:0.250000,warmth:0.750000"
+    assert conditioned.split_preference(text) == ("a red circle", {"softness": 0.25, "warmth": 0.75})
+    key = "encoder_hidden_states"
+    told, expected = base.encode([text]).prompt[key], plain.encode(["a red circle"]).prompt[key]
+    assert torch.equal(base.encode(["a red circle"]).prompt[key], expected)
+    assert torch.equal(told[:, :-1], expected)
+    tokens = dict(zip(REWARD_NAMES, conditioned.directions(), strict=True))
+    torch.testing.assert_close(told[0, -1], 0.25 * tokens["softness"] + 0.75 * tokens["warmth"])
+    products = conditioned.directions() @ conditioned.directions().T
+    torch.testing.assert_close(products, 64 * torch.eye(len(REWARD_NAMES)), atol=1e-4, rtol=0)
+    with pytest.raises(ValueError, match="some prompts have a preference and some have none"):
+        base.encode([text, "a red circle"])
+
+
+def test_the_base_of_the_kl_knows_no_token() -> None:
+    base = conditioned.base()
+    model = DiffusersModel(base, AdapterConfig(rank=2), 0)
+    x, t = torch.randn(1, 12, 16, 16, generator=torch.Generator().manual_seed(0)), torch.tensor([500])
+    told, plain = (base.encode([text]).prompt for text in ("a red circle @ softness:1", "a red circle"))
+    with torch.no_grad():
+        expected = shipped().unet(x, t, encoder_hidden_states=plain["encoder_hidden_states"]).sample
+        torch.testing.assert_close(model.predict(x, t, told, base=True), expected)
+        assert not torch.allclose(model.predict(x, t, told, base=False), expected, atol=1e-3)
+
+
+def test_the_reward_is_each_prompts_own_mixture() -> None:
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    prompts = ["a red circle @ softness:1", "a blue square @ softness:0.25,warmth:0.75"]
+    soft, warm = (REWARDS[name](images, ["a red circle", "a blue square"]) for name in NAMES)
+    torch.testing.assert_close(
+        conditioned.mixture(images, prompts), torch.stack([soft[0], 0.25 * soft[1] + 0.75 * warm[1]])
+    )
+    with pytest.raises(ValueError, match="a prompt without a preference"):
+        conditioned.mixture(images, ["a red circle", prompts[1]])
+
+
+def test_training_draws_a_preference_for_each_picture(file: Path) -> None:
+    lines = (file.parent / "prompts.txt").read_text().splitlines()
+    assert len(lines) == 2 * len(NAMES) * 2 and len(set(lines)) == len(lines)  # iterations, rewards, pictures
+    assert lines == conditioned.training_prompts([line.partition(" @ ")[0] for line in lines], NAMES, len(lines), 0)
+    with safe_open(str(file), framework="pt") as content:
+        header = content.metadata()
+    assert json.loads(header["diffusion_blend.reward"]) == list(NAMES)
+    settings = json.loads(header["diffusion_blend.config"])
+    assert (settings["adapter"]["rank"], settings["run"]["iterations"]) == (4, 4)  # as a group of two
+
+
+def settings(output: Path, file: Path, **over: Any) -> SweepConfig:
+    prompts = output.parent / "prompts.txt"
+    prompts.write_text("a red circle\nthree blue squares\n")
+    values: dict[str, Any] = {
+        "output": str(output),
+        "adapters": {name: str(weights_folder().parent / f"adapters/{name}.safetensors") for name in NAMES},
+        "rewards": {name: f"diffusion_blend.miniature.rewards:{name}" for name in NAMES},
+        "methods": ["conditioned"],
+        "weights": [[0.25, 0.75], [1, 0]],
+        "conditioned": str(file),
+        "images_per_point": 2,
+        "steps": 2,
+        "guidance_scale": 1.0,
+        "batch": 2,
+        "measure_kl": False,
+        "save_images": 0,
+        "base": BaseConfig(path=CONDITIONED_BASE),
+        "prompts": PromptConfig(source=str(prompts)),
+    }
+    return SweepConfig(**{**values, **over})
+
+
+def by_hand(file: Path, chunk: Any, steps: Any, weights: Mapping[str, float]) -> torch.Tensor:
+    """The same run with diffusers' own LoRA loading and its UNet alone."""
+    pipeline = load_pipeline()
+    pipeline.load_lora_weights(str(file.parent), weight_name=file.name)
+    told = conditioned.base().encode([conditioned.with_preference(prompt, weights) for prompt in chunk.prompts])
+    x = chunk.noise[:, 0]
+    for index, timestep in enumerate(steps.timesteps):
+        with torch.no_grad():
+            states = told.prompt["encoder_hidden_states"]
+            output = pipeline.unet(x, timestep.expand(len(x)), encoder_hidden_states=states).sample
+        x = float(steps.state[index]) * x + float(steps.output[index]) * output
+        x = x + float(steps.std[index]) * chunk.noise[:, index + 1]
+    return x
+
+
+def test_a_sweep_gives_it_the_preference_of_the_point(file: Path, tmp_path: Path) -> None:
+    ready = prepare(settings(tmp_path / "out", file), Worker(torch.device("cpu"), True))
+    chunk = ready._chunk(range(2))
+    from diffusion_blend.evaluation.sweep.steps import Cost
+
+    found = [ready.runner.sample(point, chunk, Cost()).latents for point in ready.points]
+    for latents, weights in zip(found, ({"softness": 0.25, "warmth": 0.75}, {"softness": 1.0}), strict=True):
+        torch.testing.assert_close(latents, by_hand(file, chunk, ready.runner.steps, weights), rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(found[0], found[1], atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("over", "text"),
+    [
+        ({"base": BaseConfig(path="diffusion_blend.miniature.base:shipped")}, "needs a base that reads the preference"),
+        ({"measure_kl": True}, "give --measure_kl false"),
+        ({"conditioned": ""}, "no adapter file is given as conditioned"),
+    ],
+)
+def test_a_sweep_that_cannot_tell_the_preference_is_refused(over: Any, text: str, file: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=text):
+        prepare(settings(tmp_path / "out", file, **over), Worker(torch.device("cpu"), True))
