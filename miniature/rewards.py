@@ -3,8 +3,8 @@
 Every reward takes images, float[B, 3, H, W] in 0..1, and their B prompts, and returns float[B]. Larger is better. Only
 `alignment` reads the prompts.
 
-Over the base model's pictures of one prompt each reward has a standard deviation of about 1 (.8 to 1.1). So one KL weight
-suits all of them, and preference weights are comparable.
+Over the base model's pictures of one prompt each reward has a standard deviation of .5 to 1.2 (6 prompts, 40 pictures each,
+10 steps, eta 1, no guidance). So one KL weight suits all of them, and preference weights are comparable.
 """
 
 from __future__ import annotations

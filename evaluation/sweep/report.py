@@ -10,6 +10,7 @@ from typing import Any
 from ...artifacts.files import write_atomically
 from ...artifacts.tables import csv_bytes, markdown_table
 from .comparisons import MARGIN, against_trained
+from .config import SweepConfig
 from .external_scores import external_rewards
 from .figures import label, pareto_figure, scale_figure, write_weights
 from .methods import is_scaled
@@ -33,7 +34,7 @@ def write_report(sweep: Sweep, rows: Sequence[Row]) -> str:
     adapters = list(config.adapters)
     rewards = [*sweep.records.rewards(), *external_rewards(folder / "external")]
     results = collect_results(rows, adapters, rewards, sweep.scales)
-    tables = _tables(results, adapters, rewards, config.resamples, config.seed)
+    tables = make_tables(results, adapters, rewards, config)
     text = _markdown(sweep, results, tables)
     write_atomically(folder / "summary.md", text.encode())
     write_atomically(folder / "summary.json", json.dumps(_plain(tables), indent=1).encode())
@@ -49,14 +50,20 @@ def write_report(sweep: Sweep, rows: Sequence[Row]) -> str:
     return text
 
 
-def _tables(
-    results: Sequence[Result], adapters: Sequence[str], rewards: Sequence[str], resamples: int, seed: int
+def make_tables(
+    results: Sequence[Result], adapters: Sequence[str], rewards: Sequence[str], config: SweepConfig
 ) -> dict[str, list[dict[str, Any]]]:
+    """All tables of a sweep.
+
+    Hypervolumes are over the preferences that all methods have. Methods with ``method_weights`` have preferences of their own,
+    so they are left out there.
+    """
     volumes: list[dict[str, Any]] = []
     for kl_scale in sorted({result.kl_scale for result in results if result.method != "base"}):
         here = [result for result in results if result.kl_scale == kl_scale or not is_scaled(result.method)]
+        here = [result for result in here if result.method not in config.method_weights]
         for group in reward_groups(adapters, rewards):
-            found = hypervolumes(here, adapters, group, resamples, seed)
+            found = hypervolumes(here, adapters, group, config.resamples, config.seed)
             # One point is no front: the base, and a sweep of one preference.
             fronts = [row for row in found if row["method"] != "base" and row["preferences"] > 1]
             volumes += [{"rewards": " / ".join(group), "kl_scale": kl_scale, **row} for row in fronts]

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from diffusion_blend.evaluation.intervals import not_below
 from diffusion_blend.evaluation.sweep.comparisons import against_trained
+from diffusion_blend.evaluation.sweep.config import SweepConfig
+from diffusion_blend.evaluation.sweep.report import make_tables
 from diffusion_blend.evaluation.sweep.statistics import collect_results
 from numpy.typing import NDArray
 from scipy import stats
@@ -69,3 +71,24 @@ def test_a_margin_must_be_above_zero() -> None:
         not_below([0.0, 1.0], 0, np.arange(2))
     assert np.isnan(not_below([1.0], 0.1, np.arange(1)))
     assert (not_below([0.1, 0.1], 0.05, np.arange(2)), not_below([-0.1, -0.1], 0.05, np.arange(2))) == (0.0, 1.0)
+
+
+def test_a_method_with_preferences_of_its_own_does_not_shrink_the_hypervolumes() -> None:
+    """Hypervolumes are over the preferences that all methods have."""
+    generator = np.random.default_rng(8)
+    found = []
+    for weights in [(0.0, 1.0), (0.5, 0.5), (1.0, 0.0)]:
+        for method in ("blend", "soup", *(["corrected"] if weights == (0.5, 0.5) else [])):
+            made = rows(method, weights, generator.normal(0, 1, COUNT))
+            found += [row | {"a": row["a"] + weights[0], "b": row["b"] + weights[1]} for row in made]
+    results = collect_results(found, ["a", "b"], ["a", "b"], [1.0, 1.0])
+
+    def preferences(**own: Any) -> dict[str, int]:
+        config = SweepConfig("out", {"a": "a", "b": "b"}, {"a": "a", "b": "b"}, resamples=10, **own)
+        return {
+            row["method"]: row["preferences"]
+            for row in make_tables(results, ["a", "b"], ["a", "b"], config)["hypervolume"]
+        }
+
+    assert preferences(method_weights={"corrected": [[0.5, 0.5]]}) == {"blend": 3, "soup": 3}
+    assert preferences() == {}, "one preference is no front"
