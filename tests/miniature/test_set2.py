@@ -64,7 +64,10 @@ def test_a_bake_without_its_adapters_and_an_unknown_part_are_refused(
     assert main(["set2", "--output", str(tmp_path / "out"), "--only", "cross"]) == 1
     assert "cross is baked from files that are not there" in capsys.readouterr().err
     assert main(["set2", "--output", str(tmp_path / "out"), "--only", "beauty"]) == 1
-    assert "--only beauty: no part of set 2; give adapters, stacked, cross, mixtures" in capsys.readouterr().err
+    assert (
+        "--only beauty: no part of set 2; give adapters, stacked, cross, conditioned, mixtures"
+        in capsys.readouterr().err
+    )
     assert main(["set2", "--output", str(tmp_path / "new"), "--list"]) == 0
     listed = capsys.readouterr().out.splitlines()
     assert len(listed) == 3 + 1 + 1 + 1 + 12 + 6 + 6 + 6

@@ -63,5 +63,6 @@ def keep_this_blend_as_one_lora() -> Template:
     nodes["sampler"] = sampler("BlendedKSampler")
     nodes["sampler"]["links"] |= {"reward_loras": ("bake", "reward_loras"), "preference": ("alone", "preference")}
     nodes |= output("one_lora", height=300)
-    columns = [*LEFT, PREFERENCE, (280, ["bake", "report", "alone"]), (330, ["sampler", "decode", "save"])]
+    columns = [*LEFT, PREFERENCE, (280, ["bake", "alone"]), (330, ["report", "sampler", "decode", "save"])]
+    nodes["save"]["height"] = 230
     return {"id": IDS.format(12), "nodes": nodes, "columns": columns}
