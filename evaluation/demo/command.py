@@ -57,7 +57,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--output", type=Path, default=Path("demo"), help="folder of the results; goes on there (demo)")
     parser.add_argument("--rewards", nargs=3, choices=list(REWARD_NAMES), help="three of the shipped adapters to blend")
     parser.add_argument("--grid", type=int, default=4, help="steps along an edge of the triangle (4: 15 preferences)")
-    parser.add_argument("--images_per_point", type=int, default=64, help="pictures a preference (64)")
+    parser.add_argument("--images_per_point", type=int, default=48, help="pictures a preference (48)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", type=Path | None, default=None, help="folder of a miniature model (the shipped one)")
     parser.add_argument(
