@@ -30,7 +30,7 @@ _SEED = 20260420  # of the directions
 
 def with_preference(prompt: str, weights: Mapping[str, float]) -> str:
     """The prompt of a picture with a preference; rewards of weight 0 are left out."""
-    shares = ",".join(f"{name}:{share:.6f}" for name, share in weights.items() if share > 0)
+    shares = ",".join(f"{name}:{share:.6f}" for name, share in weights.items() if round(share, 6) > 0)
     return f"{prompt}{SEPARATOR}{shares}"
 
 

@@ -35,7 +35,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_preference_is_one_token_more_and_no_preference_is_the_shipped_base() -> None:
     base, plain = conditioned.base(), shipped()
-    text = conditioned.with_preference("a red circle", {"softness": 0.25, "warmth": 0.75, "contrast": 0.0})
+    text = conditioned.with_preference("a red circle", {"softness": 0.25, "warmth": 0.75, "contrast": 1e-9})
     assert text == "a red circle @ softness:0.250000,warmth:0.750000"
     assert conditioned.split_preference(text) == ("a red circle", {"softness": 0.25, "warmth": 0.75})
     key = "encoder_hidden_states"
