@@ -70,11 +70,13 @@ class Equivalence:
         mean: of the differences.
         half: half the width of its 90 % interval, the one that belongs to two one-sided tests at 5 %.
         p: of the hypothesis that the true mean is outside the margin; nan without an interval.
+        p_below: of the hypothesis that it is below minus the margin (a test of non-inferiority), one half of ``p``.
     """
 
     mean: float
     half: float
     p: float
+    p_below: float
 
     @property
     def is_equal(self) -> bool:
@@ -102,39 +104,11 @@ def equivalence(values: Sequence[float] | Array, margin: float, clusters: NDArra
 
     mean, error, count = _mean_and_error(values, clusters)
     if count < 2:
-        return Equivalence(mean, math.nan, math.nan)
+        return Equivalence(mean, math.nan, math.nan, math.nan)
     if error == 0:
-        return Equivalence(mean, 0.0, 0.0 if abs(mean) < margin else 1.0)
-    p = max(stdtr(count - 1, -(mean + margin) / error), stdtr(count - 1, (mean - margin) / error))
-    return Equivalence(mean, student_quantile(count - 1, 0.95) * error, float(p))
-
-
-def not_below(values: Sequence[float] | Array, margin: float, clusters: NDArray[np.int64]) -> float:
-    """The p-value of the hypothesis that the true mean of differences is below ``-margin`` (a test of non-inferiority).
-
-    ``P(T > (mean + margin) / se)`` with Student's T of G - 1 degrees of freedom, one half of `equivalence`.
-
-    Args:
-        values: differences, float[n]; nan is left out.
-        margin: above 0.
-        clusters: as in `clustered_interval`.
-
-    Returns:
-        nan with less than two clusters.
-
-    Raises:
-        ValueError: the margin is not above 0.
-    """
-    if not margin > 0:
-        raise ValueError(f"a margin of {margin}: it must be above 0")
-    from scipy.special import stdtr
-
-    mean, error, count = _mean_and_error(values, clusters)
-    if count < 2:
-        return math.nan
-    if error == 0:
-        return 0.0 if mean > -margin else 1.0
-    return float(stdtr(count - 1, -(mean + margin) / error))
+        return Equivalence(mean, 0.0, 0.0 if abs(mean) < margin else 1.0, 0.0 if mean > -margin else 1.0)
+    below, above = (float(stdtr(count - 1, -(sign * mean + margin) / error)) for sign in (1, -1))
+    return Equivalence(mean, student_quantile(count - 1, 0.95) * error, max(below, above), below)
 
 
 @dataclass(frozen=True)

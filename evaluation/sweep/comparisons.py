@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..intervals import Array, clustered_interval, equivalence, not_below
+from ..intervals import Array, clustered_interval, equivalence
 from .statistics import Result
 
 MARGIN = 0.05
@@ -39,6 +39,7 @@ def against_trained(results: Sequence[Result], margin: float = MARGIN) -> list[d
             continue
         clusters = result.prompts[result.at(images)]
         difference = (result.weighted[result.at(images)] - other.weighted[other.at(images)]) / unit
+        tests = equivalence(difference, margin, clusters)
         rows.append(
             {
                 "method": result.method,
@@ -46,8 +47,8 @@ def against_trained(results: Sequence[Result], margin: float = MARGIN) -> list[d
                 "weights": result.weights,
                 "kl_scale": result.kl_scale,
                 "r(w) - MORL, sd": clustered_interval(difference, clusters),
-                "p equal": equivalence(difference, margin, clusters).p,
-                "p not below": not_below(difference, margin, clusters),
+                "p equal": tests.p,
+                "p not below": tests.p_below,
             }
         )
     plain = not any(row["settings"] for row in rows)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from diffusion_blend.evaluation.intervals import not_below
+from diffusion_blend.evaluation.intervals import equivalence
 from diffusion_blend.evaluation.sweep.comparisons import against_trained
 from diffusion_blend.evaluation.sweep.config import SweepConfig
 from diffusion_blend.evaluation.sweep.report import make_tables
@@ -68,9 +68,9 @@ def test_only_mixtures_with_a_trained_adapter_are_compared() -> None:
 
 def test_a_margin_must_be_above_zero() -> None:
     with pytest.raises(ValueError, match="margin of 0: it must be above 0"):
-        not_below([0.0, 1.0], 0, np.arange(2))
-    assert np.isnan(not_below([1.0], 0.1, np.arange(1)))
-    assert (not_below([0.1, 0.1], 0.05, np.arange(2)), not_below([-0.1, -0.1], 0.05, np.arange(2))) == (0.0, 1.0)
+        equivalence([0.0, 1.0], 0, np.arange(2))
+    assert np.isnan(equivalence([1.0], 0.1, np.arange(1)).p_below)
+    assert [equivalence([x, x], 0.05, np.arange(2)).p_below for x in (0.1, -0.1)] == [0.0, 1.0]
 
 
 def test_a_method_with_preferences_of_its_own_does_not_shrink_the_hypervolumes() -> None:
