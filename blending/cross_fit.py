@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from .cross import Pair, cross_gates
-from .distillation import Goal, Updates
+from .distillation import Goal
+from .gated_updates import Updates
 from .groups import CROSS
 from .layers import find_layer, layer_shape
 from .updates import BiasDifference, LowRank

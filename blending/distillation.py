@@ -2,24 +2,19 @@
 
 The blend ``D = sum_k mix[k] D_k`` takes several calls. A fitted adapter of low rank comes near to it in one call. It starts as
 the soup of the same rank, and the state with the smallest error on held-out calls is kept, so it is never farther from the
-blend than the soup on those calls.
+blend than the soup on those calls. A learning rate that is too high for the adapters is lowered.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .layer_calls import LayerCall, bind_linear, scaled_sum
-from .layers import Layer, find_layer, layer_of
-from .updates import LowRank, ParameterDifference, Update
+from .gated_updates import GatedUpdates
 
 GRADIENT_SCALE = 1024.0
 """Factor on the loss, so that gradients inside a network of half precision do not vanish. Adam's step does not depend on it."""
@@ -27,8 +22,8 @@ GRADIENT_SCALE = 1024.0
 FAILURES = 10
 """Optimizer steps without finite gradients, one after the other, that end a fit."""
 
-Updates = Mapping[str, Sequence[Update]]
-"""Layer name -> updates of it."""
+BACK_OFF = 0.3
+"""Factor on the learning rate after a check that is farther from the blend than the start."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +68,7 @@ class FitSettings:
     Args:
         iterations: optimizer steps.
         batch: calls that are repeated for each step.
-        learning_rate: of Adam at the beginning; it falls to 0 as a cosine.
+        learning_rate: of Adam at the beginning; it falls to 0 as a cosine. See also `BACK_OFF`.
         seed: of the order of the calls, and of the goals.
         checks: how often the held-out error is measured, evenly over the iterations.
     """
@@ -103,93 +98,6 @@ class Fitted:
     def improved(self) -> bool:
         """Whether the fit came nearer to the blend than its start."""
         return self.error < self.start
-
-
-class GatedUpdates:
-    """Updates beside a network's layers with a gradient to their tensors, slower than `side_path.SidePath`.
-
-    Args:
-        network: the network.
-        adapters: n adapters.
-
-    Raises:
-        ValueError: a layer is not there, or an update exchanges a parameter.
-    """
-
-    def __init__(self, network: nn.Module, adapters: Sequence[Updates]) -> None:
-        self.gates: tuple[float, ...] = (0.0,) * len(adapters)
-        self._layers: dict[str, tuple[nn.Module, list[tuple[int, Update]]]] = {}
-        for index, adapter in enumerate(adapters):
-            for name, updates in adapter.items():
-                if any(isinstance(update, ParameterDifference) for update in updates):
-                    raise ValueError(
-                        f"An adapter changes the parameter {name}, which is no layer's: it cannot be fitted."
-                    )
-                own = self._layers.setdefault(name, (find_layer(network, name), []))[1]
-                own += [(index, update) for update in updates]
-
-    @property
-    def modules(self) -> list[nn.Module]:
-        """The layers with updates."""
-        return [module for module, _ in self._layers.values()]
-
-    @contextmanager
-    def installed(self) -> Iterator[None]:
-        """Hook the layers inside the block."""
-        handles: list[Any] = []
-        try:
-            for name, (module, updates) in self._layers.items():
-                hook = partial(self._hook, name, layer_of(module, name), updates)
-                handles.append(module.register_forward_hook(hook, with_kwargs=True))
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    @contextmanager
-    def at(self, gates: tuple[float, ...]) -> Iterator[None]:
-        """Set the gates inside the block."""
-        before, self.gates = self.gates, gates
-        try:
-            yield
-        finally:
-            self.gates = before
-
-    def _hook(
-        self,
-        name: str,
-        layer: Layer,
-        updates: Sequence[tuple[int, Update]],
-        module: nn.Module,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        output: Tensor,
-    ) -> Tensor | None:
-        used = [(self.gates[index], update) for index, update in updates if self.gates[index] != 0]
-        if not used:
-            return None
-        linear = hasattr(module, "in_features") and not hasattr(module, "kernel_size")
-        call = bind_linear(name, args, kwargs) if linear else LayerCall(args[0] if args else kwargs["input"])
-        own = module.forward(call.x) if call.fused else output
-        return scaled_sum(output, _change(used, layer, call.x, own), call.scale)
-
-
-def _change(used: Sequence[tuple[float, Update]], layer: Layer, x: Tensor, output: Tensor) -> Tensor:
-    like = x if x.is_floating_point() else output
-    return sum(gate * update.like(like).delta(layer, x, output) for gate, update in used).to(output.dtype)  # pyright: ignore
-
-
-def trainable(pairs: Mapping[str, LowRank]) -> tuple[dict[str, list[Update]], list[Tensor]]:
-    """Return copies of low-rank updates with gradient, and their factors.
-
-    Args:
-        pairs: by layer.
-    """
-    new = {
-        name: LowRank(pair.down.float().clone().requires_grad_(True), pair.up.float().clone().requires_grad_(True))
-        for name, pair in pairs.items()
-    }
-    return {name: [pair] for name, pair in new.items()}, [part for pair in new.values() for part in pair.tensors()]
 
 
 def held_out_error(updates: GatedUpdates, examples: Sequence[Example], goals: Sequence[Goal]) -> float:
@@ -233,6 +141,9 @@ def fit(
 ) -> Fitted:
     """Fit factors so that the network predicts the blend at each goal. They end as the best state on the held-out examples.
 
+    A state that a check finds farther from the blend than the start is given up: the fit goes on from the best one, with a fresh
+    optimizer and a lower learning rate. How high it may be depends on the size of the adapters' factors.
+
     Args:
         updates: all updates of the network, not installed; some of them are made of the factors.
         factors: leaves with gradient.
@@ -247,14 +158,14 @@ def fit(
         ValueError: the gradients are not finite again and again.
     """
     generator = torch.Generator().manual_seed(settings.seed)
-    optimizer = torch.optim.Adam(factors, settings.learning_rate)
+    optimizer, highest = torch.optim.Adam(factors), settings.learning_rate
     every, failures = max(settings.iterations // settings.checks, 1), 0
     with updates.installed():
         start = held_out_error(updates, held_out, checked)
         found, best = Fitted(start, start), [factor.detach().clone() for factor in factors]
         for number in range(1, settings.iterations + 1):
             share = (number - 1) / settings.iterations
-            optimizer.param_groups[0]["lr"] = settings.learning_rate * (1 + math.cos(math.pi * share)) / 2
+            optimizer.param_groups[0]["lr"] = highest * (1 + math.cos(math.pi * share)) / 2
             drawn = torch.randint(len(examples), (settings.batch,), generator=generator).tolist()
             finite = _step(optimizer, factors, updates, [(examples[i], goals(generator)) for i in drawn])
             failures = 0 if finite else failures + 1
@@ -265,11 +176,18 @@ def fit(
                 found.curve.append((number, error))
                 if error < found.error:
                     found.error, best = error, [factor.detach().clone() for factor in factors]
+                elif not error <= start:
+                    _restore(factors, best)
+                    optimizer, highest = torch.optim.Adam(factors), BACK_OFF * highest
             advance(number, error)
-    with torch.no_grad():
-        for factor, kept in zip(factors, best, strict=True):
-            factor.copy_(kept)
+    _restore(factors, best)
     return found
+
+
+def _restore(factors: Sequence[Tensor], state: Sequence[Tensor]) -> None:
+    with torch.no_grad():
+        for factor, saved in zip(factors, state, strict=True):
+            factor.copy_(saved)
 
 
 def _check_failures(failures: int, settings: FitSettings) -> None:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ..blending.cross_fit import CHECKED, POOL, check_number, goal_of, pair_entries, start_cross
-from ..blending.distillation import Example, FitSettings, Fitted, GatedUpdates, fit, trainable
+from ..blending.distillation import Example, FitSettings, Fitted, fit
+from ..blending.gated_updates import GatedUpdates, trainable
 from ..blending.groups import CROSS, KEY
 from ..blending.updates import LowRank
 from .adapter_files import Adapter, device_of, read_adapter

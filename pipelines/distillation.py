@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..blending.distillation import Example, FitSettings, Fitted, GatedUpdates, Goal, fit, held_out_error, trainable
+from ..blending.distillation import Example, FitSettings, Fitted, Goal, fit, held_out_error
+from ..blending.gated_updates import GatedUpdates, trainable
 from ..blending.updates import LowRank
 from .adapter_files import device_of, read_adapter
 from .baking import BakedFile, bake_files

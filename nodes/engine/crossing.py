@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ...blending.cross_fit import CHECKED, POOL, check_number, goal_of, pair_entries, start_cross
-from ...blending.distillation import Example, Fitted, GatedUpdates, Updates, fit, trainable
+from ...blending.distillation import Example, Fitted, fit
+from ...blending.gated_updates import GatedUpdates, Updates, trainable
 from ...blending.groups import CROSS, KEY, fingerprint
 from ...blending.updates import LowRank, Update
 from ..adapters.baking import Baked, baked_metadata, fit_files

@@ -15,7 +15,8 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
 
-from ...blending.distillation import Example, FitSettings, Fitted, GatedUpdates, Goal, fit, held_out_error, trainable
+from ...blending.distillation import Example, FitSettings, Fitted, Goal, fit, held_out_error
+from ...blending.gated_updates import GatedUpdates, trainable
 from ...blending.plans import Blend
 from ...blending.updates import LowRank
 from ..adapters.baking import Baked

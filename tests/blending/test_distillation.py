@@ -15,12 +15,11 @@ from diffusion_blend.blending.distillation import (
     Example,
     FitSettings,
     Fitted,
-    GatedUpdates,
     Goal,
     fit,
     held_out_error,
-    trainable,
 )
+from diffusion_blend.blending.gated_updates import GatedUpdates, trainable
 from diffusion_blend.blending.side_path import SidePath
 from diffusion_blend.blending.updates import BiasDifference, LowRank, ParameterDifference, ScaledOutput
 from torch import Tensor, nn
@@ -105,6 +104,15 @@ def test_the_state_that_is_kept_is_the_best_and_never_worse_than_the_start() -> 
     assert found.error <= found.start
     with gated.installed():
         assert held_out_error(gated, held_out, [Goal((0.3, 0.7))]) == pytest.approx(found.error)
+
+
+@pytest.mark.parametrize("size", [1.0, 0.1])
+def test_a_learning_rate_that_is_too_high_for_the_adapters_is_lowered(size: float) -> None:
+    """The first check is farther from the blend than the soup, the last nearer; without going back none is."""
+    found, *_ = distil(World(nn.Tanh, size), (0.3, 0.7), rate=0.3)
+    errors = [error for _, error in found.curve]
+    assert errors[0] > found.start
+    assert errors[-1] < found.start
 
 
 def test_one_adapter_alone_is_that_adapter() -> None:
