@@ -57,9 +57,11 @@ def test_one_call_is_nearer_to_the_blend_at_every_preference(folder):
     loras = load_loras([*files, name])
     assert len(loras.adapters) == 2 and pairs_of(loras) == pairs_of(given_out) == ((0, 1),)
 
+    several = {"samples": torch.zeros(12, 4, 16, 16)}
+
     def image(adapters, weights, method):
         changed = blend_model(model, adapters, preference(*weights), method)
-        return host_nodes.common_ksampler(changed, 77, 4, 3.0, "euler_ancestral", "normal", *texts, latent)[0]["samples"]
+        return host_nodes.common_ksampler(changed, 77, 4, 3.0, "euler_ancestral", "normal", *texts, several)[0]["samples"]
 
     for weights in ((0.5, 0.5), (0.3, 0.7)):
         wanted, soup = (image(load_loras(files), weights, method) for method in ("blend", "soup"))
