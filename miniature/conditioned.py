@@ -1,8 +1,9 @@
-"""One adapter that reads the preference: a prompt may end in ``@ softness:.5,warmth:.5``, and the network gets one token more.
+"""One adapter that reads the preference: a prompt may end in ``@ softness:.5,warmth:.5``, and its tokens get a bias.
 
-This is the way of ParetoSlider (arXiv 2604.20816): a model conditioned on the preference. The added token is ``sum_i w_i e_i``
-with a fixed direction ``e_i`` for each reward, and the adapter learns to read it. Prompts without a preference have no added
-token, so the base is the shipped one. ComfyUI knows no such token: the adapter is for comparisons in this world only.
+This is the way of ParetoSlider (arXiv 2604.20816): a model conditioned on the preference. The bias is ``sum_i w_i e_i`` with a
+fixed direction ``e_i`` for each reward. It is added to every token that the network's attention reads, and the adapter learns
+to read it. (An added token was not learned: it is one of 25, and at first nothing looks at it.) Prompts without a preference
+have no bias, so the base is the shipped one. ComfyUI knows no such bias: the adapter is for comparisons in this world only.
 """
 
 from __future__ import annotations
@@ -18,13 +19,16 @@ from torch import Tensor
 from .adapters import Mixture, read_mixture
 from .model import TEXT_WIDTH
 from .reward_names import REWARD_NAMES
-from .vocabulary import TOKENS
 
 if TYPE_CHECKING:
     from ..training.models.diffusers_model import Base
     from ..training.models.protocol import Conditioning
 
 SEPARATOR = " @ "
+SIZE = 0.5
+"""Of the bias of one reward alone, as a share of a text token's (which is normalized to sqrt(width))."""
+
+_BIAS = "preference"  # its name among the rows of the conditioning
 _SEED = 20260420  # of the directions
 
 
@@ -41,10 +45,10 @@ def split_preference(text: str) -> tuple[str, Mixture]:
 
 
 def directions() -> Tensor:
-    """The token of each reward alone, float32[rewards, width]: orthogonal, of the size of a text token (normalized to 1)."""
+    """The bias of each reward alone, float32[rewards, width]: orthogonal, `SIZE` times as large as a text token."""
     generator = torch.Generator().manual_seed(_SEED)
     drawn = torch.randn((TEXT_WIDTH, len(REWARD_NAMES)), generator=generator, dtype=torch.float64)
-    return torch.linalg.qr(drawn).Q.T.float() * TEXT_WIDTH**0.5
+    return torch.linalg.qr(drawn).Q.T.float() * SIZE * TEXT_WIDTH**0.5
 
 
 def base() -> Base:
@@ -62,9 +66,10 @@ def base() -> Base:
         return _encode(plain, texts)
 
     def call(network: Any, latents: Tensor, timesteps: Tensor, conditioning: Mapping[str, Tensor]) -> Tensor:
-        given = conditioning
-        if _adapter_is_off(network):  # the base itself, which never saw such a token
-            given = {**conditioning, "encoder_hidden_states": conditioning["encoder_hidden_states"][:, :TOKENS]}
+        given = {name: rows for name, rows in conditioning.items() if name != _BIAS}
+        if _BIAS in conditioning and not _adapter_is_off(network):  # the base itself never saw such a bias
+            states = given["encoder_hidden_states"]
+            given["encoder_hidden_states"] = states + conditioning[_BIAS][:, None].to(states)
         return call_unet(network, latents, timesteps, given)
 
     return replace(plain, encode=encode, call=call)
@@ -132,14 +137,13 @@ def _encode(plain: Base, texts: Sequence[str]) -> Conditioning:
     if not all(weights for _, weights in parts):
         raise ValueError("some prompts have a preference and some have none: give all of them one, or none")
     shares = torch.tensor([[weights.get(name, 0.0) for name in REWARD_NAMES] for _, weights in parts])
-    token = (shares @ directions())[:, None]
+    bias = shares @ directions()
 
-    def longer(rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def biased(rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
         states = rows["encoder_hidden_states"]
-        added = token.to(states).expand(len(states), -1, -1)
-        return {**rows, "encoder_hidden_states": torch.cat([states, added], dim=1)}
+        return {**rows, _BIAS: bias.to(states).expand(len(states), -1)}
 
-    return replace(encoded, prompt=longer(encoded.prompt), empty=longer(encoded.empty))
+    return replace(encoded, prompt=biased(encoded.prompt), empty=biased(encoded.empty))
 
 
 def _adapter_is_off(network: Any) -> bool:

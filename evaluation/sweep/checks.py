@@ -102,7 +102,7 @@ def _check_conditioned(config: SweepConfig) -> None:
         )
     if config.measure_kl:
         raise ValueError(
-            "conditioned has no KL to the base here, which does not know the added token: give --measure_kl false, or leave the "
+            "conditioned has no KL to the base here, which does not know the added bias: give --measure_kl false, or leave the "
             "method out"
         )
     unknown = sorted(set(config.adapters) - set(REWARD_NAMES))

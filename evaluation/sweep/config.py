@@ -30,7 +30,7 @@ class SweepConfig:
             Zhong et al. 2024, which use the adapters whose weight is above 0 and no preference), cross (the soup with cross
             adapters), distilled (an adapter that was distilled from the blend at w), corrected (the blend with several candidates
             for each picture, resampled by their path weights), conditioned (one adapter that reads the preference from an
-            added token; on the miniature only).
+            added bias; on the miniature only).
         weights: preference vectors, one number per adapter each; they are divided by their sum.
         grid: also every preference whose weights are multiples of 1/grid; 0 adds none. 4 with two adapters is 0, .25,
             .5, .75, 1; with m adapters it is (grid + m - 1 choose m - 1) points.

@@ -268,7 +268,9 @@ def test_a_distilled_file_is_nearer_to_the_blend_than_the_soup(worlds, kind, fol
     several = {"samples": torch.zeros(6, *latent["samples"].shape[1:])}
 
     def image(changed):
-        return host_nodes.common_ksampler(changed, 77, 4, 3.0, "euler_ancestral", "normal", *texts, several)[0]["samples"]
+        return host_nodes.common_ksampler(changed, 77, 4, 3.0, "euler_ancestral", "normal", *texts, several)[0][
+            "samples"
+        ]
 
     wanted, soup = (image(blend_model(model, loras, weights, method)) for method in ("blend", "soup"))
     assert float((image(loaded) - wanted).norm()) < float((soup - wanted).norm())

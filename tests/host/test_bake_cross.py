@@ -61,7 +61,9 @@ def test_one_call_is_nearer_to_the_blend_at_every_preference(folder):
 
     def image(adapters, weights, method):
         changed = blend_model(model, adapters, preference(*weights), method)
-        return host_nodes.common_ksampler(changed, 77, 4, 3.0, "euler_ancestral", "normal", *texts, several)[0]["samples"]
+        return host_nodes.common_ksampler(changed, 77, 4, 3.0, "euler_ancestral", "normal", *texts, several)[0][
+            "samples"
+        ]
 
     for weights in ((0.5, 0.5), (0.3, 0.7)):
         wanted, soup = (image(load_loras(files), weights, method) for method in ("blend", "soup"))

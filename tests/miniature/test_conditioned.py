@@ -33,24 +33,25 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train_conditioned(NAMES, tmp_path_factory.mktemp("conditioned"), WORDS)
 
 
-def test_a_preference_is_one_token_more_and_no_preference_is_the_shipped_base() -> None:
+def test_a_preference_is_a_bias_and_no_preference_is_the_shipped_base() -> None:
     base, plain = conditioned.base(), shipped()
     text = conditioned.with_preference("a red circle", {"softness": 0.25, "warmth": 0.75, "contrast": 1e-9})
     assert text == "a red circle @ softness:0.250000,warmth:0.750000"
     assert conditioned.split_preference(text) == ("a red circle", {"softness": 0.25, "warmth": 0.75})
     key = "encoder_hidden_states"
-    told, expected = base.encode([text]).prompt[key], plain.encode(["a red circle"]).prompt[key]
-    assert torch.equal(base.encode(["a red circle"]).prompt[key], expected)
-    assert torch.equal(told[:, :-1], expected)
-    tokens = dict(zip(REWARD_NAMES, conditioned.directions(), strict=True))
-    torch.testing.assert_close(told[0, -1], 0.25 * tokens["softness"] + 0.75 * tokens["warmth"])
+    told, expected = base.encode([text]).prompt, plain.encode(["a red circle"]).prompt
+    unbiased = base.encode(["a red circle"]).prompt
+    assert set(unbiased) == set(expected)
+    assert torch.equal(unbiased[key], expected[key]) and torch.equal(told[key], expected[key])
+    biases = dict(zip(REWARD_NAMES, conditioned.directions(), strict=True))
+    torch.testing.assert_close(told["preference"][0], 0.25 * biases["softness"] + 0.75 * biases["warmth"])
     products = conditioned.directions() @ conditioned.directions().T
-    torch.testing.assert_close(products, 64 * torch.eye(len(REWARD_NAMES)), atol=1e-4, rtol=0)
+    torch.testing.assert_close(products, 16 * torch.eye(len(REWARD_NAMES)), atol=1e-4, rtol=0)
     with pytest.raises(ValueError, match="some prompts have a preference and some have none"):
         base.encode([text, "a red circle"])
 
 
-def test_the_base_of_the_kl_knows_no_token() -> None:
+def test_the_base_of_the_kl_knows_no_bias() -> None:
     base = conditioned.base()
     model = DiffusersModel(base, AdapterConfig(rank=2), 0)
     x, t = torch.randn(1, 12, 16, 16, generator=torch.Generator().manual_seed(0)), torch.tensor([500])
@@ -113,7 +114,7 @@ def by_hand(file: Path, chunk: Any, steps: Any, weights: Mapping[str, float]) ->
     x = chunk.noise[:, 0]
     for index, timestep in enumerate(steps.timesteps):
         with torch.no_grad():
-            states = told.prompt["encoder_hidden_states"]
+            states = told.prompt["encoder_hidden_states"] + told.prompt["preference"][:, None]
             output = pipeline.unet(x, timestep.expand(len(x)), encoder_hidden_states=states).sample
         x = float(steps.state[index]) * x + float(steps.output[index]) * output
         x = x + float(steps.std[index]) * chunk.noise[:, index + 1]
