@@ -19,6 +19,7 @@ COMMANDS = {
     "taste": (".rewards.taste_command", "make a reward of the votes of a Preference Duel"),
     "miniature": (".miniature.command", "the miniature world that needs no download"),
     "sweep": (".evaluation.sweep.command", "compare methods over preference weights: tables, Pareto figures"),
+    "pool": (".evaluation.sweep.pool_command", "sweeps of several trainings as one table"),
     "paper": (".evaluation.paper.command", "the experiments of the Diffusion Blend paper, from training to table"),
     "bake": (".pipelines.command", "the adapters of a preference as one LoRA file, for any diffusers base"),
     "evaluate": (".evaluation.gaussian.command", "studies in a world where the answer is known"),

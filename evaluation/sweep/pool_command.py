@@ -1,0 +1,41 @@
+"""``diffusion-blend pool SWEEP ...``: sweeps of several trainings as one table."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ...artifacts.command_line import run_command
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    from jsonargparse import ArgumentParser
+
+    description = "Means over sweeps of several trainings, with intervals over the trainings."
+    parser = ArgumentParser(prog="diffusion-blend pool", description=description)
+    parser.add_argument(
+        "sweeps",
+        nargs="+",
+        type=Path,
+        help="folders of finished sweeps of the same settings, one for each training, or their summary.json",
+    )
+    given = parser.parse_args(list(sys.argv[1:] if arguments is None else arguments))
+    return run_command("pool", lambda: _pool(given.sweeps))
+
+
+def _pool(files: Sequence[Path]) -> None:
+    from ...artifacts.tables import markdown_table
+    from .comparisons import MARGIN
+    from .pooling import TABLES, pool, pooled_table, read_differences
+
+    blend, trained = ([read_differences(file, table) for file in files] for table in TABLES)
+    tables = [f"## r(w) less blend's\n\n{markdown_table(pooled_table(pool(blend)))}"]
+    if all(trained):
+        tests = ("p equal", "to differ by more"), ("p not below", "to be lower by more")
+        for p, words in tests:
+            title = f"## r(w) less MORL's, in standard deviations of the base's r(w), and the p {words} than {MARGIN:g}"
+            tables.append(f"{title}\n\n{markdown_table(pooled_table(pool(trained), p))}")
+    head = f"{len(files)} trainings; mean and half width of the 95 % interval over them\n\n"
+    sys.stdout.write(head + "\n".join(tables))

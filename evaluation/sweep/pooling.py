@@ -1,0 +1,109 @@
+"""Means over sweeps of several trainings: the trainings are the sample, so an interval says what another training may give."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..intervals import equivalence, interval
+from .comparisons import MARGIN
+from .figures import label, write_weights
+
+TABLES = {"against blend": "r(w) - blend", "against trained": "r(w) - MORL, sd"}
+"""Tables of a sweep's ``summary.json`` -> the column that is pooled."""
+
+Cells = Mapping[str, Mapping[tuple[float, ...], float]]
+"""Method -> preference -> mean difference in one sweep."""
+
+
+def read_differences(file: Path, table: str) -> dict[str, dict[tuple[float, ...], float]]:
+    """Read one of `TABLES` from a sweep's ``summary.json``, at KL scale 1.
+
+    Args:
+        file: the file, or the sweep's folder.
+        table: a name of `TABLES`.
+
+    Raises:
+        ValueError: the file is no summary of a sweep.
+    """
+    path = file / "summary.json" if file.is_dir() else file
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))[table]
+        found: dict[str, dict[tuple[float, ...], float]] = {}
+        for row in rows:
+            value = row[TABLES[table]][0]
+            if row.get("kl_scale", 1.0) == 1.0 and not row.get("settings") and value is not None:
+                found.setdefault(row["method"], {})[tuple(map(float, row["weights"]))] = float(value)
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise ValueError(
+            f"{path} is no summary of a sweep ({error!r}): give folders of finished sweeps, or their summary.json"
+        ) from error
+    return found
+
+
+def pool(sweeps: Sequence[Cells], margin: float = MARGIN) -> list[dict[str, Any]]:
+    """Means over trainings, for every method and preference that all sweeps have.
+
+    Args:
+        sweeps: of each training.
+        margin: of the tests.
+
+    Returns:
+        Rows with method, weights, the mean with the half width of its 95 % Student interval over the trainings, and the p of
+        `equivalence`: ``p equal`` and ``p not below``. A row with weights None is of the mean over the preferences, which each
+        training gives once. A single sweep has means alone (nan).
+
+    Raises:
+        ValueError: there is no sweep, or no method and preference that all have.
+    """
+    if not sweeps:
+        raise ValueError("no sweep is given: give a summary.json of each training")
+    rows: list[dict[str, Any]] = []
+    for method in sweeps[0]:
+        shared = [w for w in sweeps[0][method] if all(w in sweep.get(method, {}) for sweep in sweeps)]
+        if not shared:
+            continue
+        rows += [_row(method, w, [sweep[method][w] for sweep in sweeps], margin) for w in shared]
+        rows.append(_row(method, None, [float(np.mean([s[method][w] for w in shared])) for s in sweeps], margin))
+    if not rows:
+        raise ValueError("the sweeps share no method at a preference: give sweeps of the same settings")
+    return rows
+
+
+def _row(method: str, weights: tuple[float, ...] | None, values: Sequence[float], margin: float) -> dict[str, Any]:
+    tests = equivalence(values, margin, np.arange(len(values)))
+    return {
+        "method": method,
+        "weights": weights,
+        "difference": interval(values),
+        "p equal": tests.p,
+        "p not below": tests.p_below,
+    }
+
+
+def pooled_table(rows: Sequence[Mapping[str, Any]], p: str | None = None) -> list[dict[str, str]]:
+    """Rows of `pool` as a table: a line for each preference, a column for each method, the mean over the preferences last.
+
+    Args:
+        rows: of `pool`.
+        p: which p to add in brackets.
+    """
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    preferences = sorted({row["weights"] for row in rows if row["weights"] is not None}, reverse=True)
+    cells = {(row["method"], row["weights"]): _cell(row, p) for row in rows}
+    names = [(weights, write_weights(weights)) for weights in preferences]
+    return [
+        {"preference": name, **{label(method): cells.get((method, weights), "") for method in methods}}
+        for weights, name in [*names, (None, "mean of these")]
+    ]
+
+
+def _cell(row: Mapping[str, Any], p: str | None) -> str:
+    mean, half = row["difference"]
+    text = f"{mean:.2f}" if math.isnan(half) else f"{mean:.2f} \N{PLUS-MINUS SIGN} {half:.2f}"
+    return text if p is None or math.isnan(row[p]) else f"{text} ({row[p]:.2f})"

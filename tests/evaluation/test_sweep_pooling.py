@@ -1,0 +1,92 @@
+"""Sweeps of several trainings as one table: intervals and tests over the trainings, by scipy's own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from diffusion_blend import command
+from diffusion_blend.evaluation.sweep.pooling import pool, read_differences
+from scipy import stats
+
+EVEN, LEFT = (0.5, 0.5), (0.75, 0.25)
+
+
+def write(folder: Path, blend: dict[Any, float], trained: dict[Any, float]) -> Path:
+    """A summary with one row for each method and preference."""
+    tables = {
+        "against blend": [row(method, w, "r(w) - blend", d) for (method, w), d in blend.items()],
+        "against trained": [row(method, w, "r(w) - MORL, sd", d) for (method, w), d in trained.items()],
+    }
+    folder.mkdir()
+    (folder / "summary.json").write_text(json.dumps(tables), encoding="utf-8")
+    return folder
+
+
+def row(method: str, weights: tuple[float, ...], name: str, difference: float) -> dict[str, Any]:
+    return {"method": method, "weights": list(weights), "kl_scale": 1.0, name: [difference, 0.1]}
+
+
+def p(values: list[float], mean: float, alternative: Any) -> float:
+    tested: Any = stats.ttest_1samp(values, mean, alternative=alternative)
+    return float(tested.pvalue)
+
+
+def test_trainings_are_the_sample_of_intervals_and_tests() -> None:
+    even, left = [0.02, -0.01, 0.01], [0.3, 0.1, 0.2]
+    sweeps = [{"soup": {EVEN: a, LEFT: b}} for a, b in zip(even, left, strict=True)]
+    found: Any = {entry["weights"]: entry for entry in pool(sweeps, 0.05)}
+    both = [(a + b) / 2 for a, b in zip(even, left, strict=True)]
+    for weights, values in ((EVEN, even), (LEFT, left), (None, both)):
+        low, high = stats.t.interval(0.95, 2, stats.tmean(values), stats.sem(values))
+        mean, half = found[weights]["difference"]
+        assert (mean - half, mean + half) == pytest.approx((low, high))
+        not_below = p(values, -0.05, "greater")
+        assert found[weights]["p not below"] == pytest.approx(not_below)
+        equal = max(not_below, p(values, 0.05, "less"))
+        assert found[weights]["p equal"] == pytest.approx(equal)
+
+
+def test_only_what_every_sweep_has_is_pooled() -> None:
+    first = {"soup": {EVEN: 0.0, LEFT: 1.0}, "cross": {EVEN: 2.0}}
+    found = pool([first, {"soup": {EVEN: 1.0}, "early": {EVEN: 3.0}}])
+    assert [(entry["method"], entry["weights"], entry["difference"][0]) for entry in found] == [
+        ("soup", EVEN, 0.5),
+        ("soup", None, 0.5),
+    ]
+    with pytest.raises(ValueError, match="share no method at a preference"):
+        pool([first, {"early": {EVEN: 0.0}}])
+    with pytest.raises(ValueError, match="no sweep is given"):
+        pool([])
+
+
+def test_the_command_prints_both_tables(tmp_path: Path, capsys: Any) -> None:
+    given = [({("soup", EVEN): a}, {("soup", EVEN): a + 1, ("blend", EVEN): 1.0}) for a in (0.1, 0.2, 0.3)]
+    folders = [write(tmp_path / str(number), *tables) for number, tables in enumerate(given)]
+    files = [str(folders[0]), str(folders[1] / "summary.json"), str(folders[2])]
+    assert command.main(["pool", *files]) == 0
+    printed = capsys.readouterr().out
+    assert "3 trainings" in printed
+    half = stats.t.ppf(0.975, 2) * stats.sem([0.1, 0.2, 0.3])
+    assert f"| 0.5/0.5 | 0.20 ± {half:.2f} |" in printed
+    assert f"1.20 ± {half:.2f} ({p([1.1, 1.2, 1.3], -0.05, 'greater'):.2f}) | 1.00 ± 0.00 (0.00) |" in printed
+
+
+def test_files_of_something_else_are_refused_by_name(tmp_path: Path, capsys: Any) -> None:
+    file = tmp_path / "other.json"
+    for content in ("{}", "[", '{"against blend": [{"method": "soup"}]}'):
+        file.write_text(content, encoding="utf-8")
+        with pytest.raises(ValueError, match="other.json is no summary of a sweep"):
+            read_differences(file, "against blend")
+    assert command.main(["pool", str(tmp_path / "none")]) == 1
+    assert "none is no summary of a sweep" in capsys.readouterr().err
+
+
+def test_other_kl_scales_and_settings_are_left_out(tmp_path: Path) -> None:
+    rows = [row("soup", EVEN, "r(w) - blend", 0.5), row("soup", EVEN, "r(w) - blend", 9.0) | {"kl_scale": 2.0}]
+    rows += [row("soup", LEFT, "r(w) - blend", 9.0) | {"settings": "eta 0"}]
+    file = tmp_path / "summary.json"
+    file.write_text(json.dumps({"against blend": rows}), encoding="utf-8")
+    assert read_differences(tmp_path, "against blend") == {"soup": {EVEN: 0.5}}
