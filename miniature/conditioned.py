@@ -1,20 +1,27 @@
-"""One adapter that reads the preference: a prompt may end in ``@ softness:.5,warmth:.5``, and its tokens get a bias.
+"""One adapter that reads the preference: a prompt may end in ``@ softness:.5,warmth:.5``, and the adapter sees a bias.
 
-This is the way of ParetoSlider (arXiv 2604.20816): a model conditioned on the preference. The bias is ``sum_i w_i e_i`` with a
-fixed direction ``e_i`` for each reward. It is added to every token that the network's attention reads, and the adapter learns
-to read it. (An added token was not learned: it is one of 25, and at first nothing looks at it.) Prompts without a preference
-have no bias, so the base is the shipped one. ComfyUI knows no such bias: the adapter is for comparisons in this world only.
+This is the way of ParetoSlider (arXiv 2604.20816): a model conditioned on the preference. The bias is ``b = sum_i w_i e_i`` with
+a fixed direction ``e_i`` for each reward. The adapter's updates of the cross-attention's keys and values read ``x + b`` in place
+of a text token x, and the base's own weights read x:
+
+    y = W x + B A (x + b)
+
+So an untrained adapter is the base, and ``B A b`` is a learned bias that depends on the preference. (An added token was not
+learned: it is one of 25, and at first nothing looks at it. Nor was a bias that the base's weights read, too: at first it only
+disturbs.) ComfyUI knows no such bias: the adapter is for comparisons in this world only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
 from .adapters import Mixture, read_mixture
 from .model import TEXT_WIDTH
@@ -25,9 +32,6 @@ if TYPE_CHECKING:
     from ..training.models.protocol import Conditioning
 
 SEPARATOR = " @ "
-SIZE = 0.5
-"""Of the bias of one reward alone, as a share of a text token's (which is normalized to sqrt(width))."""
-
 _BIAS = "preference"  # its name among the rows of the conditioning
 _SEED = 20260420  # of the directions
 
@@ -45,10 +49,10 @@ def split_preference(text: str) -> tuple[str, Mixture]:
 
 
 def directions() -> Tensor:
-    """The bias of each reward alone, float32[rewards, width]: orthogonal, `SIZE` times as large as a text token."""
+    """The bias of each reward alone, float32[rewards, width]: orthogonal, of the size of a text token (normalized to 1)."""
     generator = torch.Generator().manual_seed(_SEED)
     drawn = torch.randn((TEXT_WIDTH, len(REWARD_NAMES)), generator=generator, dtype=torch.float64)
-    return torch.linalg.qr(drawn).Q.T.float() * SIZE * TEXT_WIDTH**0.5
+    return torch.linalg.qr(drawn).Q.T.float() * TEXT_WIDTH**0.5
 
 
 def base() -> Base:
@@ -67,10 +71,12 @@ def base() -> Base:
 
     def call(network: Any, latents: Tensor, timesteps: Tensor, conditioning: Mapping[str, Tensor]) -> Tensor:
         given = {name: rows for name, rows in conditioning.items() if name != _BIAS}
-        if _BIAS in conditioning and not _adapter_is_off(network):  # the base itself never saw such a bias
-            states = given["encoder_hidden_states"]
-            given["encoder_hidden_states"] = states + conditioning[_BIAS][:, None].to(states)
-        return call_unet(network, latents, timesteps, given)
+        if _BIAS not in conditioning or _adapter_is_off(network):
+            return call_unet(network, latents, timesteps, given)
+        states = given["encoder_hidden_states"]
+        bias = conditioning[_BIAS][:, None].to(states)
+        with _base_without(network, bias):
+            return call_unet(network, latents, timesteps, {**given, "encoder_hidden_states": states + bias})
 
     return replace(plain, encode=encode, call=call)
 
@@ -144,6 +150,21 @@ def _encode(plain: Base, texts: Sequence[str]) -> Conditioning:
         return {**rows, _BIAS: bias.to(states).expand(len(states), -1)}
 
     return replace(encoded, prompt=biased(encoded.prompt), empty=biased(encoded.empty))
+
+
+@contextmanager
+def _base_without(network: Any, bias: Tensor) -> Iterator[None]:
+    """Take a bias of the text off again in the base's own keys and values, inside the block; adapters beside them read it."""
+
+    def corrected(module: nn.Linear, _args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return output - functional.linear(bias.to(output), module.weight.to(output))
+
+    with ExitStack() as stack:
+        for name, module in network.named_modules():
+            if name.endswith(("attn2.to_k", "attn2.to_v")):
+                own = getattr(module, "base_layer", module)  # inside peft's layer
+                stack.callback(own.register_forward_hook(corrected, prepend=True).remove)
+        yield
 
 
 def _adapter_is_off(network: Any) -> bool:

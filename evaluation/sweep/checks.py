@@ -100,11 +100,6 @@ def _check_conditioned(config: SweepConfig) -> None:
             f"conditioned needs a base that reads the preference from the prompt, and base.path is {config.base.path!r}: give "
             f"{CONDITIONED_BASE}, or leave the method out"
         )
-    if config.measure_kl:
-        raise ValueError(
-            "conditioned has no KL to the base here, which does not know the added bias: give --measure_kl false, or leave the "
-            "method out"
-        )
     unknown = sorted(set(config.adapters) - set(REWARD_NAMES))
     if unknown:
         raise ValueError(

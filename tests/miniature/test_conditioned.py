@@ -46,12 +46,12 @@ def test_a_preference_is_a_bias_and_no_preference_is_the_shipped_base() -> None:
     biases = dict(zip(REWARD_NAMES, conditioned.directions(), strict=True))
     torch.testing.assert_close(told["preference"][0], 0.25 * biases["softness"] + 0.75 * biases["warmth"])
     products = conditioned.directions() @ conditioned.directions().T
-    torch.testing.assert_close(products, 16 * torch.eye(len(REWARD_NAMES)), atol=1e-4, rtol=0)
+    torch.testing.assert_close(products, 64 * torch.eye(len(REWARD_NAMES)), atol=1e-4, rtol=0)
     with pytest.raises(ValueError, match="some prompts have a preference and some have none"):
         base.encode([text, "a red circle"])
 
 
-def test_the_base_of_the_kl_knows_no_bias() -> None:
+def test_an_untrained_adapter_and_the_base_of_the_kl_know_no_bias() -> None:
     base = conditioned.base()
     model = DiffusersModel(base, AdapterConfig(rank=2), 0)
     x, t = torch.randn(1, 12, 16, 16, generator=torch.Generator().manual_seed(0)), torch.tensor([500])
@@ -59,7 +59,13 @@ def test_the_base_of_the_kl_knows_no_bias() -> None:
     with torch.no_grad():
         expected = shipped().unet(x, t, encoder_hidden_states=plain["encoder_hidden_states"]).sample
         torch.testing.assert_close(model.predict(x, t, told, base=True), expected)
-        assert not torch.allclose(model.predict(x, t, told, base=False), expected, atol=1e-3)
+        torch.testing.assert_close(model.predict(x, t, told, base=False), expected, atol=1e-4, rtol=1e-4)
+        for name, parameter in base.unet.named_parameters():
+            if "lora_B" in name:
+                parameter.fill_(0.02)
+        assert not torch.allclose(
+            model.predict(x, t, told, base=False), model.predict(x, t, plain, base=False), atol=1e-3
+        )
 
 
 def test_the_reward_is_each_prompts_own_mixture() -> None:
@@ -106,37 +112,52 @@ def settings(output: Path, file: Path, **over: Any) -> SweepConfig:
     return SweepConfig(**{**values, **over})
 
 
-def by_hand(file: Path, chunk: Any, steps: Any, weights: Mapping[str, float]) -> torch.Tensor:
-    """The same run with diffusers' own LoRA loading and its UNet alone."""
+def by_hand(file: Path, chunk: Any, steps: Any, weights: Mapping[str, float]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same run with diffusers' own LoRA loading, and ``B A b`` added to keys and values; latents and KL to the base."""
     pipeline = load_pipeline()
     pipeline.load_lora_weights(str(file.parent), weight_name=file.name)
     told = conditioned.base().encode([conditioned.with_preference(prompt, weights) for prompt in chunk.prompts])
-    x = chunk.noise[:, 0]
+    bias = told.prompt["preference"][:, None]
+
+    def biased(layer: Any, args: Any, output: torch.Tensor) -> torch.Tensor:
+        factors = [layer.lora_B["default_0"].weight, layer.lora_A["default_0"].weight]
+        return output + layer.scaling["default_0"] * bias @ (factors[0] @ factors[1]).T
+
+    layers = [m for name, m in pipeline.unet.named_modules() if name.endswith(("attn2.to_k", "attn2.to_v"))]
+    assert len(layers) == 14
+    for layer in layers:
+        layer.register_forward_hook(biased)
+    base, x = load_pipeline().unet, chunk.noise[:, 0]
+    kl = torch.zeros(len(x), dtype=torch.float64)
     for index, timestep in enumerate(steps.timesteps):
         with torch.no_grad():
-            states = told.prompt["encoder_hidden_states"] + told.prompt["preference"][:, None]
+            states = told.prompt["encoder_hidden_states"]
             output = pipeline.unet(x, timestep.expand(len(x)), encoder_hidden_states=states).sample
+            moved = float(steps.output[index]) * (output - base(x, timestep.expand(len(x)), states).sample)
+        kl += moved.double().square().sum((1, 2, 3)) / (2 * float(steps.std[index]) ** 2)
         x = float(steps.state[index]) * x + float(steps.output[index]) * output
         x = x + float(steps.std[index]) * chunk.noise[:, index + 1]
-    return x
+    return x, kl
 
 
 def test_a_sweep_gives_it_the_preference_of_the_point(file: Path, tmp_path: Path) -> None:
-    ready = prepare(settings(tmp_path / "out", file), Worker(torch.device("cpu"), True))
+    ready = prepare(settings(tmp_path / "out", file, measure_kl=True), Worker(torch.device("cpu"), True))
     chunk = ready._chunk(range(2))
     from diffusion_blend.evaluation.sweep.steps import Cost
 
-    found = [ready.runner.sample(point, chunk, Cost()).latents for point in ready.points]
-    for latents, weights in zip(found, ({"softness": 0.25, "warmth": 0.75}, {"softness": 1.0}), strict=True):
-        torch.testing.assert_close(latents, by_hand(file, chunk, ready.runner.steps, weights), rtol=1e-3, atol=1e-3)
-    assert not torch.allclose(found[0], found[1], atol=1e-2)
+    found = [ready.runner.sample(point, chunk, Cost()) for point in ready.points]
+    for samples, weights in zip(found, ({"softness": 0.25, "warmth": 0.75}, {"softness": 1.0}), strict=True):
+        latents, kl = by_hand(file, chunk, ready.runner.steps, weights)
+        torch.testing.assert_close(samples.latents, latents, rtol=1e-3, atol=1e-3)
+        assert samples.kl is not None and float(kl.min()) > 1e-3
+        torch.testing.assert_close(samples.kl, kl, rtol=1e-2, atol=1e-6)
+    assert not torch.allclose(found[0].latents, found[1].latents, atol=1e-2)
 
 
 @pytest.mark.parametrize(
     ("over", "text"),
     [
         ({"base": BaseConfig(path="diffusion_blend.miniature.base:shipped")}, "needs a base that reads the preference"),
-        ({"measure_kl": True}, "give --measure_kl false"),
         ({"conditioned": ""}, "no adapter file is given as conditioned"),
     ],
 )
