@@ -95,11 +95,12 @@ def loras_folder(tmp_path_factory):
 
 
 @pytest.fixture
-def folder(loras_folder):
-    """The loras folder. Files that a test writes there are removed afterwards."""
+def folder(loras_folder, worlds):
+    """The loras folder. Files that a test writes there are removed afterwards, those of a new world excepted."""
     before = set(loras_folder.rglob("*"))
     yield loras_folder
-    for path in sorted(set(loras_folder.rglob("*")) - before, reverse=True):
+    of_worlds = {loras_folder / file for world in worlds.made.values() for file in world.files}
+    for path in sorted(set(loras_folder.rglob("*")) - before - of_worlds, reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()
 
 
@@ -115,6 +116,7 @@ def worlds(loras_folder):
             made[kind] = World(kind, loras_folder)
         return made[kind]
 
+    world.made = made
     return world
 
 
