@@ -21,15 +21,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type=Path,
         help="folders of finished sweeps of the same settings, one for each training, or their summary.json",
     )
+    parser.add_argument(
+        "--kl_weight",
+        type=float | None,
+        default=None,
+        help="of the trainings: print their objective r(w) - kl_weight KL instead; the sweeps must have measured the KL",
+    )
     given = parser.parse_args(list(sys.argv[1:] if arguments is None else arguments))
-    return run_command("pool", lambda: _pool(given.sweeps))
+    return run_command("pool", lambda: _pool(given.sweeps, given.kl_weight))
 
 
-def _pool(files: Sequence[Path]) -> None:
+def _pool(files: Sequence[Path], kl_weight: float | None) -> None:
     from ...artifacts.tables import markdown_table
     from .comparisons import MARGIN
-    from .pooling import TABLES, pool, pooled_table, read_differences
+    from .pooling import TABLES, pool, pooled_table, read_differences, read_objectives
 
+    head = f"{len(files)} trainings; mean and half width of the 95 % interval over them\n\n"
+    if kl_weight is not None:
+        if not kl_weight >= 0:
+            raise ValueError(f"--kl_weight is {kl_weight}: it must be 0 or above")
+        rows = pool([read_objectives(file, kl_weight) for file in files])
+        title = f"## r(w) - {kl_weight:g} KL, less that of MORL"
+        sys.stdout.write(f"{head}{title}\n\n{markdown_table(pooled_table(rows))}")
+        return
     blend, trained = ([read_differences(file, table) for file in files] for table in TABLES)
     tables = [f"## r(w) less blend's\n\n{markdown_table(pooled_table(pool(blend)))}"]
     if all(trained):
@@ -37,5 +51,4 @@ def _pool(files: Sequence[Path]) -> None:
         for p, words in tests:
             title = f"## r(w) less MORL's, in standard deviations of the base's r(w), and the p {words} than {MARGIN:g}"
             tables.append(f"{title}\n\n{markdown_table(pooled_table(pool(trained), p))}")
-    head = f"{len(files)} trainings; mean and half width of the 95 % interval over them\n\n"
     sys.stdout.write(head + "\n".join(tables))

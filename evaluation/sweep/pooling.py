@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +31,42 @@ def read_differences(file: Path, table: str) -> dict[str, dict[tuple[float, ...]
     Raises:
         ValueError: the file is no summary of a sweep.
     """
+    return _read(file, table, lambda row: row[TABLES[table]][0])
+
+
+def read_objectives(file: Path, kl_weight: float) -> dict[str, dict[tuple[float, ...], float]]:
+    """The objective of the trainings, ``mean r(w) - kl_weight mean KL``, less that of MORL at the same preference.
+
+    Args:
+        file: see `read_differences`. The sweep measured the KL.
+        kl_weight: of the trainings, in units of r(w) per nat.
+
+    Raises:
+        ValueError: the file is no summary of a sweep with a KL and adapters trained for the mixtures.
+    """
+
+    def objective(row: Mapping[str, Any]) -> float | None:
+        return None if row["KL"][0] is None else row["r(w)"][0] - kl_weight * row["KL"][0]
+
+    found = _read(file, "means", objective)
+    trained = found.get("morl", {})
+    if not trained:
+        raise ValueError(f"{file} has no KL of an adapter trained for a mixture: sweep morl with --measure_kl true")
+    shared = {
+        method: {w: value - trained[w] for w, value in row.items() if w in trained} for method, row in found.items()
+    }
+    return {method: row for method, row in shared.items() if row and method != "morl"}
+
+
+def _read(
+    file: Path, table: str, value_of: Callable[[Mapping[str, Any]], float | None]
+) -> dict[str, dict[tuple[float, ...], float]]:
     path = file / "summary.json" if file.is_dir() else file
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))[table]
         found: dict[str, dict[tuple[float, ...], float]] = {}
         for row in rows:
-            value = row[TABLES[table]][0]
+            value = value_of(row)
             if row.get("kl_scale", 1.0) == 1.0 and not row.get("settings") and value is not None:
                 found.setdefault(row["method"], {})[tuple(map(float, row["weights"]))] = float(value)
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:

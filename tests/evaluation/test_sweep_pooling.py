@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from diffusion_blend import command
-from diffusion_blend.evaluation.sweep.pooling import pool, read_differences
+from diffusion_blend.evaluation.sweep.pooling import pool, read_differences, read_objectives
 from scipy import stats
 
 EVEN, LEFT = (0.5, 0.5), (0.75, 0.25)
@@ -72,6 +72,26 @@ def test_the_command_prints_both_tables(tmp_path: Path, capsys: Any) -> None:
     half = stats.t.ppf(0.975, 2) * stats.sem([0.1, 0.2, 0.3])
     assert f"| 0.5/0.5 | 0.20 ± {half:.2f} |" in printed
     assert f"1.20 ± {half:.2f} ({p([1.1, 1.2, 1.3], -0.05, 'greater'):.2f}) | 1.00 ± 0.00 (0.00) |" in printed
+
+
+def test_objectives_are_of_means_less_those_of_trained_adapters(tmp_path: Path, capsys: Any) -> None:
+    values = {"morl": (1.0, 10.0), "stacked": (1.5, 20.0), "base": (0.0, 0.0)}
+    rows = [
+        {"method": method, "weights": list(EVEN), "kl_scale": 1.0, "r(w)": [r, 0.1], "KL": [kl, 0.1]}
+        for method, (r, kl) in values.items()
+    ]
+    rows.append({"method": "stacked", "weights": list(LEFT), "kl_scale": 1.0, "r(w)": [1.0, 0.1], "KL": [None, None]})
+    file = tmp_path / "summary.json"
+    file.write_text(json.dumps({"means": rows}), encoding="utf-8")
+    found = read_objectives(file, 0.02)
+    assert found == {"stacked": {EVEN: pytest.approx(0.3)}, "base": {EVEN: pytest.approx(-0.8)}}
+    assert command.main(["pool", str(file), "--kl_weight", "0.02"]) == 0
+    assert "| 0.5/0.5 | 0.30 | -0.80 |" in capsys.readouterr().out
+    file.write_text(json.dumps({"means": rows[1:]}), encoding="utf-8")
+    assert command.main(["pool", str(file), "--kl_weight", "0.02"]) == 1
+    assert "sweep morl with --measure_kl true" in capsys.readouterr().err
+    assert command.main(["pool", str(file), "--kl_weight", "-1"]) == 1
+    assert "--kl_weight is -1.0: it must be 0 or above" in capsys.readouterr().err
 
 
 def test_files_of_something_else_are_refused_by_name(tmp_path: Path, capsys: Any) -> None:
