@@ -36,7 +36,8 @@ def _pool(files: Sequence[Path], kl_weight: float | None) -> None:
     from .comparisons import MARGIN
     from .pooling import TABLES, pool, pooled_table, read_differences, read_objectives
 
-    head = f"{len(files)} trainings; mean and half width of the 95 % interval over them\n\n"
+    trainings = "1 training" if len(files) == 1 else f"{len(files)} trainings"
+    head = f"{trainings}; mean and half width of the 95 % interval over them\n\n"
     if kl_weight is not None:
         if not kl_weight >= 0:
             raise ValueError(f"--kl_weight is {kl_weight}: it must be 0 or above")
