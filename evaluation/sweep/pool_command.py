@@ -27,14 +27,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default=None,
         help="of the trainings: print their objective r(w) - kl_weight KL instead; the sweeps must have measured the KL",
     )
+    parser.add_argument("--reference", type=str, default="blend", help="the method that differences are from")
     given = parser.parse_args(list(sys.argv[1:] if arguments is None else arguments))
-    return run_command("pool", lambda: _pool(given.sweeps, given.kl_weight))
+    return run_command("pool", lambda: _pool(given.sweeps, given.kl_weight, given.reference))
 
 
-def _pool(files: Sequence[Path], kl_weight: float | None) -> None:
+def _pool(files: Sequence[Path], kl_weight: float | None, reference: str) -> None:
     from ...artifacts.tables import markdown_table
     from .comparisons import MARGIN
-    from .pooling import TABLES, pool, pooled_table, read_differences, read_objectives
+    from .pooling import TABLES, less_reference, pool, pooled_table, read_differences, read_objectives
 
     trainings = "1 training" if len(files) == 1 else f"{len(files)} trainings"
     head = f"{trainings}; mean and half width of the 95 % interval over them\n\n"
@@ -46,7 +47,8 @@ def _pool(files: Sequence[Path], kl_weight: float | None) -> None:
         sys.stdout.write(f"{head}{title}\n\n{markdown_table(pooled_table(rows))}")
         return
     blend, trained = ([read_differences(file, table) for file in files] for table in TABLES)
-    tables = [f"## r(w) less blend's\n\n{markdown_table(pooled_table(pool(blend)))}"]
+    differences = pool([less_reference(sweep, reference) for sweep in blend])
+    tables = [f"## r(w) less that of {reference}\n\n{markdown_table(pooled_table(differences))}"]
     if all(trained):
         tests = ("p equal", "to differ by more"), ("p not below", "to be lower by more")
         for p, words in tests:

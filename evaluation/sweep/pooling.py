@@ -76,6 +76,25 @@ def _read(
     return found
 
 
+def less_reference(sweep: Cells, reference: str) -> dict[str, dict[tuple[float, ...], float]]:
+    """Differences from blend as differences from another method, where the sweep has it.
+
+    Args:
+        sweep: the differences from blend; blend's own, 0, is added.
+        reference: a method.
+
+    Raises:
+        ValueError: the sweep does not have it.
+    """
+    every = {w for row in sweep.values() for w in row}
+    whole = {"blend": dict.fromkeys(every, 0.0), **sweep}
+    if reference not in whole:
+        raise ValueError(f"--reference {reference}: the sweeps have {', '.join(whole)}")
+    own = whole[reference]
+    others = {name: {w: value - own[w] for w, value in row.items() if w in own} for name, row in whole.items()}
+    return {name: row for name, row in others.items() if name != reference}
+
+
 def pool(sweeps: Sequence[Cells], margin: float = MARGIN) -> list[dict[str, Any]]:
     """Means over trainings, for every method and preference that all sweeps have.
 

@@ -70,8 +70,19 @@ def test_the_command_prints_both_tables(tmp_path: Path, capsys: Any) -> None:
     printed = capsys.readouterr().out
     assert "3 trainings" in printed
     half = stats.t.ppf(0.975, 2) * stats.sem([0.1, 0.2, 0.3])
-    assert f"| 0.5/0.5 | 0.20 ± {half:.2f} |" in printed
+    assert "r(w) less that of blend" in printed and f"| 0.5/0.5 | 0.20 ± {half:.2f} |" in printed
     assert f"1.20 ± {half:.2f} ({p([1.1, 1.2, 1.3], -0.05, 'greater'):.2f}) | 1.00 ± 0.00 (0.00) |" in printed
+
+
+def test_differences_from_another_method(tmp_path: Path, capsys: Any) -> None:
+    given = {("soup", EVEN): 0.1, ("stacked", EVEN): 0.3, ("stacked", LEFT): 0.5}
+    folder = write(tmp_path / "sweep", given, {})
+    assert command.main(["pool", str(folder), "--reference", "soup"]) == 0
+    printed = capsys.readouterr().out
+    assert "r(w) less that of soup" in printed and "| 0.5/0.5 | -0.10 | 0.20 |" in printed
+    assert "0.75/0.25" not in printed
+    assert command.main(["pool", str(folder), "--reference", "cross"]) == 1
+    assert "--reference cross: the sweeps have blend, soup, stacked" in capsys.readouterr().err
 
 
 def test_objectives_are_of_means_less_those_of_trained_adapters(tmp_path: Path, capsys: Any) -> None:
