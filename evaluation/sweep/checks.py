@@ -155,7 +155,7 @@ def _check_names(config: SweepConfig) -> None:
     for name, eta in config.etas.items():
         if name not in config.adapters:
             raise ValueError(f"etas names {name!r}, which is none of the adapters {list(config.adapters)}")
-        if not 0 < eta <= 1 or config.eta == 0:
+        if not 0 < eta <= 1 or (config.eta == 0 and "msdda" in config.methods):
             raise ValueError(f"etas.{name} is {eta:g} beside eta {config.eta:g}: both must be above 0 and at most 1")
     if config.stacked and set(config.stacked) != set(config.adapters):
         raise ValueError(

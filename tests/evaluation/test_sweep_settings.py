@@ -88,6 +88,11 @@ def test_wrong_settings_are_refused_before_anything_is_loaded(
         check_config(replace(settings(tmp_path / "out", *world), **over))
 
 
+def test_noise_scales_for_msdda_do_not_matter_to_other_methods(world: World, tmp_path: Path) -> None:
+    """One file of settings serves sweeps with and without noise."""
+    check_config(settings(tmp_path / "out", *world, methods=["blend", "soup"], etas={"a": 0.5}, eta=0.0))
+
+
 def test_wrong_files_and_weights_are_named(world: World, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="morl '1': 1 weights for 2 adapters"):
         sweep(settings(tmp_path / "out", *world, methods=["morl"], morl={"1": "x"}))
