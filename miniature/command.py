@@ -123,13 +123,16 @@ def _set2(options: Namespace) -> None:
 
 def _check(options: Namespace) -> None:
     check_model(options.model)
+    if options.adapter is not None and not options.adapter.is_file():
+        raise ValueError(f"--adapter {options.adapter}: there is no such file")
     from .checking import Sampling, check
     from .model import load_pipeline
 
     _use_threads(options.threads)
-    rows = check(
-        load_pipeline(options.model), options.count, options.seed, Sampling(options.steps, 1.0, options.guidance_scale)
-    )
+    pipeline = load_pipeline(options.model)
+    if options.adapter is not None:
+        pipeline.load_lora_weights(str(options.adapter.parent), weight_name=options.adapter.name)
+    rows = check(pipeline, options.count, options.seed, Sampling(options.steps, 1.0, options.guidance_scale))
     sys.stdout.write(f"seed {options.seed}, {options.steps} DDIM steps, eta 1, guidance {options.guidance_scale:g}\n\n")
     sys.stdout.write(
         "| combinations | kind | pictures | exact | 95 % interval | right things | mean grade |\n|" + "---|" * 7

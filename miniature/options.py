@@ -54,6 +54,7 @@ def check_parser() -> ArgumentParser:
     """Make the parser of ``miniature check``."""
     check = ArgumentParser(description="accuracy of a model on trained and held-out combinations")
     check.add_argument("--model", type=Path | None, default=None, help="folder of a model; without it the shipped one")
+    check.add_argument("--adapter", type=Path | None, default=None, help="LoRA file of the model, at strength 1")
     check.add_argument("--count", type=int, default=128, help="pictures of each kind")
     return _with_sampling(check)
 

@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 from diffusion_blend.miniature import base, command, language, model
+from safetensors.torch import load_file, save_file
 
 
 @pytest.fixture(scope="module")
@@ -63,3 +64,21 @@ def test_the_renderers_grid_needs_no_model(tmp_path):
         assert any(
             r > 150 and max(g, b) < 110 for r, g, b in zip(red.getdata(), green.getdata(), blue.getdata(), strict=True)
         )
+
+
+def test_check_says_how_accurate_the_model_with_an_adapter_is(tmp_path, capsys):
+    """An adapter at twenty times its strength leaves no prompt in the pictures."""
+    source = model.weights_folder().parent / "adapters/compressibility.safetensors"
+    tensors = {key: value * (20 if "lora_up" in key else 1) for key, value in load_file(source).items()}
+    save_file(tensors, tmp_path / "far.safetensors")
+    words = ["check", "--count", "4", "--steps", "10", "--guidance_scale", "1"]
+
+    def exact(*more):
+        assert command.main([*words, *more]) == 0
+        rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if "| all |" in line]
+        return [float(row[3]) for row in rows]
+
+    plain, far = exact(), exact("--adapter", str(tmp_path / "far.safetensors"))
+    assert min(plain) > 0.6 and max(far) < 0.2
+    assert command.main([*words, "--adapter", str(tmp_path / "none.safetensors")]) == 1
+    assert "none.safetensors: there is no such file" in capsys.readouterr().err
