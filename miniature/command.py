@@ -125,6 +125,8 @@ def _check(options: Namespace) -> None:
     check_model(options.model)
     if options.adapter is not None and not options.adapter.is_file():
         raise ValueError(f"--adapter {options.adapter}: there is no such file")
+    if options.adapter is not None and options.adapter.suffix != ".safetensors":
+        raise ValueError(f"--adapter {options.adapter}: only .safetensors files are read")
     from .checking import Sampling, check
     from .model import load_pipeline
 
@@ -132,6 +134,8 @@ def _check(options: Namespace) -> None:
     pipeline = load_pipeline(options.model)
     if options.adapter is not None:
         pipeline.load_lora_weights(str(options.adapter.parent), weight_name=options.adapter.name)
+        if not pipeline.get_active_adapters():
+            raise ValueError(f"--adapter {options.adapter}: the file holds no LoRA of this model")
     rows = check(pipeline, options.count, options.seed, Sampling(options.steps, 1.0, options.guidance_scale))
     sys.stdout.write(f"seed {options.seed}, {options.steps} DDIM steps, eta 1, guidance {options.guidance_scale:g}\n\n")
     sys.stdout.write(

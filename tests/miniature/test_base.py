@@ -80,5 +80,12 @@ def test_check_says_how_accurate_the_model_with_an_adapter_is(tmp_path, capsys):
 
     plain, far = exact(), exact("--adapter", str(tmp_path / "far.safetensors"))
     assert min(plain) > 0.6 and max(far) < 0.2
-    assert command.main([*words, "--adapter", str(tmp_path / "none.safetensors")]) == 1
-    assert "none.safetensors: there is no such file" in capsys.readouterr().err
+    save_file({}, tmp_path / "empty.safetensors")
+    (tmp_path / "weights.bin").write_bytes(b"")
+    for name, said in (
+        ("none.safetensors", "there is no such file"),
+        ("empty.safetensors", "the file holds no LoRA of this model"),
+        ("weights.bin", "only .safetensors files are read"),
+    ):
+        assert command.main([*words, "--adapter", str(tmp_path / name)]) == 1
+        assert f"{name}: {said}" in capsys.readouterr().err
