@@ -71,7 +71,7 @@ def _add_fit(parser: ArgumentParser) -> None:
     parser.add_argument("--iterations", type=int, default=400, help="distil, cross: optimizer steps")
     parser.add_argument("--batch", type=int, default=4, help="distil, cross: network calls for each optimizer step")
     parser.add_argument(
-        "--learning_rate", type=float, default=3e-4, help="distil, cross: of Adam, at most; it falls to 0 as a cosine"
+        "--learning_rate", type=float, default=3e-4, help="distil, cross: highest of Adam, falls to 0 as a cosine"
     )
     parser.add_argument("--seed", type=int, default=0, help="distil, cross: of the noise and of the order of the calls")
     parser.add_argument(

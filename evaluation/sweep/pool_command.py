@@ -43,8 +43,8 @@ def _pool(files: Sequence[Path], kl_weight: float | None, reference: str) -> Non
         if not kl_weight >= 0:
             raise ValueError(f"--kl_weight is {kl_weight}: it must be 0 or above")
         rows = pool([read_objectives(file, kl_weight) for file in files])
-        title = f"## r(w) - {kl_weight:g} KL, less that of MORL"
-        sys.stdout.write(f"{head}{title}\n\n{markdown_table(pooled_table(rows))}")
+        title = f"## r(w) - {kl_weight:g} KL, less that of MORL, and the p to be lower by more than {MARGIN:g}"
+        sys.stdout.write(f"{head}{title}\n\n{markdown_table(pooled_table(rows, 'p not below'))}")
         return
     blend, trained = ([read_differences(file, table) for file in files] for table in TABLES)
     differences = pool([less_reference(sweep, reference) for sweep in blend])

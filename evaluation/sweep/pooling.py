@@ -68,7 +68,7 @@ def _read(
         for row in rows:
             value = value_of(row)
             if row.get("kl_scale", 1.0) == 1.0 and not row.get("settings") and value is not None:
-                found.setdefault(row["method"], {})[tuple(map(float, row["weights"]))] = float(value)
+                found.setdefault(row["method"], {})[tuple(round(float(w), 6) for w in row["weights"])] = float(value)
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise ValueError(
             f"{path} is no summary of a sweep ({error!r}): give folders of finished sweeps, or their summary.json"
@@ -108,10 +108,12 @@ def pool(sweeps: Sequence[Cells], margin: float = MARGIN) -> list[dict[str, Any]
         training gives once. A single sweep has means alone (nan).
 
     Raises:
-        ValueError: there is no sweep, or no method and preference that all have.
+        ValueError: there is no sweep, one of them is given twice, or there is no method and preference that all have.
     """
     if not sweeps:
         raise ValueError("no sweep is given: give a summary.json of each training")
+    if any(sweep == other for place, sweep in enumerate(sweeps) for other in sweeps[:place]):
+        raise ValueError("two of the sweeps are the same to the last digit: give each training once")
     rows: list[dict[str, Any]] = []
     for method in sweeps[0]:
         shared = [w for w in sweeps[0][method] if all(w in sweep.get(method, {}) for sweep in sweeps)]

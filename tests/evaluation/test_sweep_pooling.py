@@ -60,6 +60,8 @@ def test_only_what_every_sweep_has_is_pooled() -> None:
         pool([first, {"early": {EVEN: 0.0}}])
     with pytest.raises(ValueError, match="no sweep is given"):
         pool([])
+    with pytest.raises(ValueError, match="give each training once"):
+        pool([first, {"soup": {EVEN: 1.0}}, dict(first)])
 
 
 def test_the_command_prints_both_tables(tmp_path: Path, capsys: Any) -> None:
