@@ -12,8 +12,11 @@ from .reward_names import CONDITIONED_BASE, REWARD_NAMES
 SHIPPED = ("brightness", "colourfulness", "compressibility", "contrast", "softness", "warmth")
 """The rewards of the adapters in ``weights/adapters``."""
 
+ADAPTER = "adapter.yaml"
+"""Settings of every training."""
+
 WITHOUT_GRADIENT = "alignment.yaml"
-"""Settings that replace those of a training whose reward has no gradient."""
+"""Settings that replace those of a training whose reward has no gradient, or that shall not use it."""
 
 Mixture = Mapping[str, float]
 """Reward -> weight; the weights sum to 1."""
@@ -52,7 +55,7 @@ def mixture_name(mixture: Mixture) -> str:
 
 
 def train_adapters(
-    mixtures: Sequence[Mixture], out: Path, arguments: Sequence[str] = (), settings: Sequence[str] = ("adapter.yaml",)
+    mixtures: Sequence[Mixture], out: Path, arguments: Sequence[str] = (), settings: Sequence[str] = (ADAPTER,)
 ) -> list[Path]:
     """Train an adapter for each mixture.
 
@@ -61,7 +64,7 @@ def train_adapters(
         out: folder of the runs; a run found there goes on where it stopped.
         arguments: further words for ``diffusion-blend train``.
         settings: files of this folder with the trainer's settings; later ones replace entries of earlier ones. Mixtures with
-            alignment also take `WITHOUT_GRADIENT`.
+            alignment take `WITHOUT_GRADIENT` as the last one.
 
     Returns:
         The adapter files, ``out/NAME.safetensors``.
@@ -72,8 +75,7 @@ def train_adapters(
     files = []
     for mixture in mixtures:
         name = mixture_name(mixture)
-        used = (*settings, WITHOUT_GRADIENT) if "alignment" in mixture else settings
-        trained = _train(mixture, out / name, used, arguments)
+        trained = _train(mixture, out / name, _settings(mixture, settings), arguments)
         file = out / f"{name}.safetensors"
         _copy_named(trained, file, next(iter(mixture)) if len(mixture) == 1 else json.dumps(dict(mixture)), name)
         files.append(file)
@@ -81,7 +83,7 @@ def train_adapters(
 
 
 def train_group(
-    rewards: Sequence[str], out: Path, arguments: Sequence[str] = (), settings: Sequence[str] = ("adapter.yaml",)
+    rewards: Sequence[str], out: Path, arguments: Sequence[str] = (), settings: Sequence[str] = (ADAPTER,)
 ) -> list[Path]:
     """Train a group of adapters that are made to be stacked, one for each reward (`training.stacking`).
 
@@ -102,6 +104,7 @@ def train_group(
     from ..training.stacking import member_files
 
     weights, run = dict.fromkeys(rewards, 1.0), out / "run"
+    settings = _settings(weights, settings)
     given = _words(weights, run, settings)
     iterations = len(rewards) * parse(given).run.iterations
     words = ["--algorithm.stacked", "true", "--run.iterations", str(iterations), *arguments]
@@ -114,7 +117,7 @@ def train_group(
 
 
 def train_conditioned(
-    rewards: Sequence[str], out: Path, arguments: Sequence[str] = (), settings: Sequence[str] = ("adapter.yaml",)
+    rewards: Sequence[str], out: Path, arguments: Sequence[str] = (), settings: Sequence[str] = (ADAPTER,)
 ) -> Path:
     """Train one adapter that reads the preference from the prompt (`conditioned`).
 
@@ -149,6 +152,11 @@ def train_conditioned(
     return file
 
 
+def _settings(weights: Mixture, settings: Sequence[str]) -> Sequence[str]:
+    """The files of settings for these rewards."""
+    return (*settings, WITHOUT_GRADIENT) if "alignment" in weights and WITHOUT_GRADIENT not in settings else settings
+
+
 def _words(weights: Mixture, run: Path, settings: Sequence[str]) -> list[str]:
     """The words of ``diffusion-blend train`` for weighted rewards."""
     from .rewards import DIFFERENTIABLE, REWARDS
@@ -156,7 +164,8 @@ def _words(weights: Mixture, run: Path, settings: Sequence[str]) -> list[str]:
     here = Path(__file__).parent
     words = [word for file in settings for word in ("--config", str(here / file))]
     words += ["--output", str(run), "--prompts.source", str(here / "prompts.txt")]
-    terms = {DIFFERENTIABLE.get(name, REWARDS[name]): weight for name, weight in weights.items()}
+    replaced = {} if WITHOUT_GRADIENT in settings else DIFFERENTIABLE
+    terms = {replaced.get(name, REWARDS[name]): weight for name, weight in weights.items()}
     return [*words, "--rewards", json.dumps({f"{term.__module__}:{term.__name__}": w for term, w in terms.items()})]
 
 

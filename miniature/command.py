@@ -11,7 +11,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from ..artifacts.command_line import EARLIER, check_options, present_spelling, run_command
 from ..artifacts.files import check_file, check_folder
-from .adapters import SHIPPED, read_mixture, train_adapters, train_group
+from .adapters import ADAPTER, SHIPPED, WITHOUT_GRADIENT, read_mixture, train_adapters, train_group
 from .options import PARSERS
 
 RENAMED = {**EARLIER, "guidance": "guidance_scale"}
@@ -102,10 +102,11 @@ def _adapters(options: Namespace) -> None:
         )
     check_folder(options.output)
     words = ["--run.seed", str(options.seed)]
+    settings = (ADAPTER, WITHOUT_GRADIENT) if options.without_gradients else (ADAPTER,)
     if options.stacked:
-        files = train_group([next(iter(mixture)) for mixture in mixtures], options.output, words)
+        files = train_group([next(iter(mixture)) for mixture in mixtures], options.output, words, settings)
     else:
-        files = train_adapters(mixtures, options.output, words)
+        files = train_adapters(mixtures, options.output, words, settings)
     for file in files:
         sys.stdout.write(f"{file}\n")
 

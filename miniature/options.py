@@ -100,6 +100,11 @@ def adapters_parser() -> ArgumentParser:
     adapters.add_argument(
         "--stacked", action="store_true", help="train one group of these rewards, made to be stacked at any preference"
     )
+    adapters.add_argument(
+        "--without_gradients",
+        action="store_true",
+        help="train by DiffusionNFT (alignment.yaml), as alignment always is, so that adapters for it and others compare",
+    )
     return adapters
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusion_blend.miniature.adapters import mixture_name, read_mixture, train_adapters
+from diffusion_blend.miniature.adapters import mixture_name, read_mixture, train_adapters, train_group
 from diffusion_blend.miniature.command import main
 from safetensors import safe_open
 
@@ -56,3 +56,25 @@ def test_each_mixture_gets_its_adapter(tmp_path: Path) -> None:
     world = "diffusion_blend.miniature.rewards"
     assert told["rewards"] == {f"{world}:softness": 0.5, f"{world}:smooth_compressibility": 0.5}
     assert train_adapters(mixtures[:1], tmp_path, few) == files[:1]  # goes on where it stopped: nothing to do
+
+
+@pytest.mark.parametrize(
+    ("rewards", "settings"),
+    [
+        (["alignment", "compressibility"], ("adapter.yaml",)),
+        (["compressibility", "softness"], ("adapter.yaml", "alignment.yaml")),
+    ],
+)
+def test_a_group_without_gradients_is_trained_by_nft_on_the_rewards_themselves(
+    rewards: list[str], settings: tuple[str, ...], tmp_path: Path
+) -> None:
+    torch.set_num_threads(1)
+    few = ["--sampling.samples", "4", "--sampling.batch", "4", "--sampling.steps", "2", "--run.iterations", "1"]
+    few += ["--run.watch_every", "0", "--algorithm.group", "2"]
+    files = train_group(rewards, tmp_path, few, settings)
+    assert [file.stem for file in files] == rewards
+    with safe_open(str(files[0]), framework="pt") as content:
+        config = json.loads(content.metadata()["diffusion_blend.config"])
+    assert config["algorithm"]["name"] == "nft"
+    assert config["algorithm"]["stacked"]
+    assert config["rewards"] == {f"diffusion_blend.miniature.rewards:{reward}": 1.0 for reward in rewards}
