@@ -134,7 +134,12 @@ def empty_latent(batch_size: int) -> dict[str, Tensor]:
 
 def shipped_adapters() -> dict[str, Path]:
     """The shipped adapters' files by the name under which LoadRewardLoRAs offers them."""
-    return {f"miniature/{file.name}": file for file in sorted((WEIGHTS / "adapters").glob("*.safetensors"))}
+    folders = {"adapters": "miniature", "alignment": "miniature", "stacked": "miniature/stacked"}
+    return {
+        f"{shown}/{file.name}": file
+        for folder, shown in folders.items()
+        for file in sorted((WEIGHTS / folder).glob("*.safetensors"))
+    }
 
 
 def _text_config() -> dict[str, Any]:

@@ -116,14 +116,17 @@ def test_the_empty_latent_has_the_batch_asked_for(miniature):
 def test_every_shipped_adapter_can_be_picked_and_blended(miniature):
     model, clip, _, latent = miniature
     names = list(shipped_adapters())
-    assert names, "no adapters are shipped"
+    assert {"miniature/colourfulness.safetensors", "miniature/alignment.safetensors"} <= set(names)
+    assert "miniature/stacked/colourfulness.safetensors" in names
     options = {entry.id: entry for entry in LoadRewardLoRAs.define_schema().inputs}["lora_1"].options
     assert set(names) <= set(options) and options[0] == NONE
     inputs = (encoded(clip, PROMPTS[2]), encoded(clip, ""), latent)
     plain = host_nodes.common_ksampler(model, 7, 3, CFG, "euler", "normal", *inputs)[0]["samples"]
     for name in names:
         loras = load_loras([name])
-        assert loras.kl_weights[0] is not None and loras.names[0] in Path(name).stem
+        # DiffusionNFT, by which the adapter for alignment was trained, bounds no KL.
+        assert (loras.kl_weights[0] is None) == ("alignment" in name)
+        assert Path(name).stem in loras.names[0]
         one = host_nodes.common_ksampler(
             blend_model(model, loras, preference(1.0)), 7, 3, CFG, "euler", "normal", *inputs
         )
@@ -131,3 +134,17 @@ def test_every_shipped_adapter_can_be_picked_and_blended(miniature):
     all_of_them = blend_model(model, load_loras(names), preference(*[1.0] * len(names)))
     blended = host_nodes.common_ksampler(all_of_them, 7, 3, CFG, "euler", "normal", *inputs)[0]["samples"]
     assert torch.isfinite(blended).all() and difference(blended, plain) > 1e-3
+
+
+def test_the_shipped_group_is_stacked_at_one_call_a_step(miniature):
+    model, clip, _, latent = miniature
+    group = load_loras([name for name in shipped_adapters() if name.startswith("miniature/stacked/")])
+    inputs = (encoded(clip, PROMPTS[2]), encoded(clip, ""), latent)
+    made = {
+        method: host_nodes.common_ksampler(
+            blend_model(model, group, preference(0.5, 0.25, 0.25), method), 7, 3, CFG, "euler", "normal", *inputs
+        )[0]["samples"]
+        for method in ("stacked", "soup", "blend")
+    }
+    assert difference(made["stacked"], made["soup"]) < 1e-5
+    assert difference(made["stacked"], made["blend"]) > 1e-3
