@@ -40,8 +40,8 @@ from diffusion_blend.training.config import (
 from diffusion_blend.training.models.diffusers_model import DiffusersModel
 from diffusion_blend.training.trainer import Trainer
 
-GAIN = 1.0
-"""Colourfulness by which the watched pictures must rise; their spread over pictures of one prompt is about 1."""
+GAIN = 0.5
+"""Colourfulness by which the watched pictures must rise; their standard deviation over pictures of one prompt is about 1."""
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.2", "conv2"]
 PROMPTS = 16
 IMAGES = 32

@@ -1,14 +1,15 @@
 """One adapter that reads the preference: a prompt may end in ``@ softness:.5,warmth:.5``, and the adapter sees a bias.
 
-This is the way of ParetoSlider (arXiv 2604.20816): a model conditioned on the preference. The bias is ``b = sum_i w_i e_i`` with
-a fixed direction ``e_i`` for each reward. The adapter's updates of the cross-attention's keys and values read ``x + b`` in place
-of a text token x, and the base's own weights read x:
+This is the way of ParetoSlider (arXiv 2604.20816): a model conditioned on the preference. The bias of a layer is
+``b = sum_i w_i e_i`` with a fixed direction ``e_i`` for each reward, of the width of the layer's input. In every adapted layer
+the update reads ``x + b`` in place of an input x (at every pixel or token), and the base's own weights read x:
 
     y = W x + B A (x + b)
 
-So an untrained adapter is the base, and ``B A b`` is a learned bias that depends on the preference. (An added token was not
-learned: it is one of 25, and at first nothing looks at it. Nor was a bias that the base's weights read, too: at first it only
-disturbs.) ComfyUI knows no such bias: the adapter is for comparisons in this world only.
+So an untrained adapter is the base, and ``B A b`` is a learned bias of each layer that depends on the preference. (Three other
+ways were not learned in as many iterations: an added token, which is one of 25 and at which nothing looks at first; a bias of the
+text that the base's weights read, too, and that only disturbs at first; and a bias of the text that only the updates of the
+cross-attention's keys and values read.) ComfyUI knows no such bias: the adapter is for comparisons in this world only.
 """
 
 from __future__ import annotations
@@ -16,15 +17,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
+import yaml
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .adapters import Mixture, read_mixture
-from .model import TEXT_WIDTH
+from .adapters import ADAPTER, Mixture, read_mixture
 from .reward_names import REWARD_NAMES
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from ..training.models.protocol import Conditioning
 
 SEPARATOR = " @ "
-_BIAS = "preference"  # its name among the rows of the conditioning
+_WEIGHTS = "preference"  # their name among the rows of the conditioning
 _SEED = 20260420  # of the directions
 
 
@@ -48,11 +50,19 @@ def split_preference(text: str) -> tuple[str, Mixture]:
     return prompt, read_mixture(shares) if separator else {}
 
 
-def directions() -> Tensor:
-    """The bias of each reward alone, float32[rewards, width]: orthogonal, of the size of a text token (normalized to 1)."""
+@cache
+def directions(width: int) -> Tensor:
+    """The bias of each reward alone, for a layer whose input has this width.
+
+    Args:
+        width: channels of the input, at least the number of rewards.
+
+    Returns:
+        float32[rewards, width]: orthogonal rows with a mean square of 1.
+    """
     generator = torch.Generator().manual_seed(_SEED)
-    drawn = torch.randn((TEXT_WIDTH, len(REWARD_NAMES)), generator=generator, dtype=torch.float64)
-    return torch.linalg.qr(drawn).Q.T.float() * TEXT_WIDTH**0.5
+    drawn = torch.randn((width, len(REWARD_NAMES)), generator=generator, dtype=torch.float64)
+    return torch.linalg.qr(drawn).Q.T.float() * width**0.5
 
 
 def base() -> Base:
@@ -70,13 +80,11 @@ def base() -> Base:
         return _encode(plain, texts)
 
     def call(network: Any, latents: Tensor, timesteps: Tensor, conditioning: Mapping[str, Tensor]) -> Tensor:
-        given = {name: rows for name, rows in conditioning.items() if name != _BIAS}
-        if _BIAS not in conditioning or _adapter_is_off(network):
+        given = {name: rows for name, rows in conditioning.items() if name != _WEIGHTS}
+        if _WEIGHTS not in conditioning or _adapter_is_off(network):
             return call_unet(network, latents, timesteps, given)
-        states = given["encoder_hidden_states"]
-        bias = conditioning[_BIAS][:, None].to(states)
-        with _base_without(network, bias):
-            return call_unet(network, latents, timesteps, {**given, "encoder_hidden_states": states + bias})
+        with _updates_read(network, conditioning[_WEIGHTS]):
+            return call_unet(network, latents, timesteps, given)
 
     return replace(plain, encode=encode, call=call)
 
@@ -143,28 +151,53 @@ def _encode(plain: Base, texts: Sequence[str]) -> Conditioning:
     if not all(weights for _, weights in parts):
         raise ValueError("some prompts have a preference and some have none: give all of them one, or none")
     shares = torch.tensor([[weights.get(name, 0.0) for name in REWARD_NAMES] for _, weights in parts])
-    bias = shares @ directions()
 
-    def biased(rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def told(rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
         states = rows["encoder_hidden_states"]
-        return {**rows, _BIAS: bias.to(states).expand(len(states), -1)}
+        return {**rows, _WEIGHTS: shares.to(states).expand(len(states), -1)}
 
-    return replace(encoded, prompt=biased(encoded.prompt), empty=biased(encoded.empty))
+    return replace(encoded, prompt=told(encoded.prompt), empty=told(encoded.empty))
 
 
 @contextmanager
-def _base_without(network: Any, bias: Tensor) -> Iterator[None]:
-    """Take a bias of the text off again in the base's own keys and values, inside the block; adapters beside them read it."""
+def _updates_read(network: Any, weights: Tensor) -> Iterator[None]:
+    """Let the updates of all adapted layers read the bias of the rows' weights, inside the block.
 
-    def corrected(module: nn.Linear, _args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return output - functional.linear(bias.to(output), module.weight.to(output))
-
+    It is added to the layer's input, and what the base makes of it is taken off the base's output.
+    """
     with ExitStack() as stack:
         for name, module in network.named_modules():
-            if name.endswith(("attn2.to_k", "attn2.to_v")):
+            if name.endswith(_targets()):
+                stack.callback(module.register_forward_pre_hook(partial(_biased, weights)).remove)
                 own = getattr(module, "base_layer", module)  # inside peft's layer
-                stack.callback(own.register_forward_hook(corrected, prepend=True).remove)
+                stack.callback(own.register_forward_hook(partial(_corrected, weights), prepend=True).remove)
         yield
+
+
+def _biased(weights: Tensor, _module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return args[0] + _bias(weights, args[0]), *args[1:]
+
+
+def _corrected(weights: Tensor, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    with torch.no_grad():
+        bias = _bias(weights, args[0])
+        if isinstance(module, nn.Conv2d):  # at the border a part of the kernel sees padding
+            return output - module._conv_forward(bias.expand_as(args[0]), module.weight, None)
+        return output - functional.linear(bias, cast("nn.Linear", module).weight)
+
+
+def _bias(weights: Tensor, inputs: Tensor) -> Tensor:
+    """float[rows, channels, 1, 1] for pictures, float[rows, 1, channels] for tokens."""
+    if inputs.ndim == 4:
+        return (weights.to(inputs) @ directions(inputs.shape[1]).to(inputs))[:, :, None, None]
+    return (weights.to(inputs) @ directions(inputs.shape[-1]).to(inputs))[:, None]
+
+
+@cache
+def _targets() -> tuple[str, ...]:
+    """The ends of the adapted layers' names."""
+    targets = yaml.safe_load((Path(__file__).parent / ADAPTER).read_text(encoding="utf-8"))["adapter"]["targets"]
+    return tuple(f".{target}" for target in targets)
 
 
 def _adapter_is_off(network: Any) -> bool:

@@ -23,6 +23,8 @@ from diffusion_blend.training.models.diffusers_model import DiffusersModel
 from safetensors import safe_open
 
 NAMES = ("softness", "warmth")
+LAYERS = 88
+"""All adapted layers of the miniature."""
 WORDS = ["--sampling.samples", "2", "--sampling.batch", "2", "--sampling.steps", "2", "--run.iterations", "2"]
 WORDS += ["--run.watch_every", "0", "--adapter.rank", "2", "--optimizer.learning_rate", "0.05"]
 
@@ -40,13 +42,14 @@ def test_a_preference_is_a_bias_and_no_preference_is_the_shipped_base() -> None:
     assert conditioned.split_preference(text) == ("a red circle", {"softness": 0.25, "warmth": 0.75})
     key = "encoder_hidden_states"
     told, expected = base.encode([text]).prompt, plain.encode(["a red circle"]).prompt
-    unbiased = base.encode(["a red circle"]).prompt
-    assert set(unbiased) == set(expected)
-    assert torch.equal(unbiased[key], expected[key]) and torch.equal(told[key], expected[key])
-    biases = dict(zip(REWARD_NAMES, conditioned.directions(), strict=True))
-    torch.testing.assert_close(told["preference"][0], 0.25 * biases["softness"] + 0.75 * biases["warmth"])
-    products = conditioned.directions() @ conditioned.directions().T
-    torch.testing.assert_close(products, 64 * torch.eye(len(REWARD_NAMES)), atol=1e-4, rtol=0)
+    without = base.encode(["a red circle"]).prompt
+    assert set(without) == set(expected)
+    assert torch.equal(without[key], expected[key]) and torch.equal(told[key], expected[key])
+    shares = dict(zip(REWARD_NAMES, told["preference"][0].tolist(), strict=True))
+    assert {name: share for name, share in shares.items() if share} == {"softness": 0.25, "warmth": 0.75}
+    for width in (32, 64):
+        products = conditioned.directions(width) @ conditioned.directions(width).T
+        torch.testing.assert_close(products, width * torch.eye(len(REWARD_NAMES)), atol=1e-4, rtol=0)
     with pytest.raises(ValueError, match="some prompts have a preference and some have none"):
         base.encode([text, "a red circle"])
 
@@ -113,18 +116,26 @@ def settings(output: Path, file: Path, **over: Any) -> SweepConfig:
 
 
 def by_hand(file: Path, chunk: Any, steps: Any, weights: Mapping[str, float]) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same run with diffusers' own LoRA loading, and ``B A b`` added to keys and values; latents and KL to the base."""
+    """The same run with diffusers' own LoRA loading, and ``B A b`` added to every layer; latents and KL to the base."""
     pipeline = load_pipeline()
     pipeline.load_lora_weights(str(file.parent), weight_name=file.name)
     told = conditioned.base().encode([conditioned.with_preference(prompt, weights) for prompt in chunk.prompts])
-    bias = told.prompt["preference"][:, None]
+    shares = told.prompt["preference"]
 
     def biased(layer: Any, args: Any, output: torch.Tensor) -> torch.Tensor:
         factors = [layer.lora_B["default_0"].weight, layer.lora_A["default_0"].weight]
-        return output + layer.scaling["default_0"] * bias @ (factors[0] @ factors[1]).T
+        width = factors[1].shape[1]
+        bias = shares @ conditioned.directions(width)
+        if factors[1].ndim == 2:
+            return output + layer.scaling["default_0"] * bias[:, None] @ (factors[0] @ factors[1]).T
+        kernel = torch.einsum("or,rikl->oikl", factors[0][:, :, 0, 0], factors[1])
+        pixels = bias[:, :, None, None].expand(-1, -1, *args[0].shape[2:])
+        return output + layer.scaling["default_0"] * torch.nn.functional.conv2d(
+            pixels, kernel, padding=kernel.shape[-1] // 2
+        )
 
-    layers = [m for name, m in pipeline.unet.named_modules() if name.endswith(("attn2.to_k", "attn2.to_v"))]
-    assert len(layers) == 14
+    layers = [m for _, m in pipeline.unet.named_modules() if hasattr(m, "lora_B")]
+    assert len(layers) == LAYERS
     for layer in layers:
         layer.register_forward_hook(biased)
     base, x = load_pipeline().unet, chunk.noise[:, 0]
