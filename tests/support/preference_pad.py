@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from comfy_browser import SQUASHED_MS, FrontEnd
+from make_server_models import LORAS
 
 Point = tuple[float, float]
 NUMBERS = ("weight_1", "weight_2", "weight_3", "weight_4", "kl_scale")
@@ -23,6 +24,25 @@ SHORTEN = """(changes) => {
     }
 }"""
 TRACK_Y, TRACK_FROM, TRACK_TO = 243.0, 30.0, 270.0
+NAMES = [file.removesuffix(".safetensors") for file in LORAS]
+MIDDLE, QUARTER, TENTH = (150, 92), (210, 92), (54, 92)
+"""On the line: half, a quarter and nine tenths of the first adapter."""
+
+
+def mean(corners: list[Point], weights: list[float]) -> Point:
+    total = sum(weights)
+    x = sum(w * c[0] for w, c in zip(weights, corners, strict=True)) / total
+    y = sum(w * c[1] for w, c in zip(weights, corners, strict=True)) / total
+    return x, y
+
+
+def near(point: list[float] | None, wanted: Point) -> bool:
+    return point is not None and abs(point[0] - wanted[0]) < 0.01 and abs(point[1] - wanted[1]) < 0.01
+
+
+def weights_of(numbers: dict[str, float]) -> list[float]:
+    return [numbers[f"weight_{number}"] for number in (1, 2, 3, 4)]
+
 
 MAKE = """({files, values, connect}) => {
     app.graph.clear()
