@@ -11,6 +11,7 @@ import torch
 import yaml
 from diffusion_blend.evaluation.sweep.command import parse
 from diffusion_blend.evaluation.sweep.prepare import weights_of
+from diffusion_blend.miniature.adapters import mixture_name, read_mixture
 from diffusion_blend.miniature.command import main
 from diffusion_blend.miniature.set2 import REWARDS, chosen_parts, make, mixtures, parts
 from diffusion_blend.training.config import TrainConfig
@@ -146,3 +147,17 @@ def test_the_mixtures_are_those_in_quarters() -> None:
     found = mixtures()
     assert len(found) == 12 and all(sum(mixture.values()) == 1 and len(mixture) > 1 for mixture in found)
     assert all(4 * share == int(4 * share) for mixture in found for share in mixture.values())
+
+
+def test_the_sweep_of_the_pair_names_what_its_commands_make(tmp_path: Path) -> None:
+    file = MINIATURE / "pair_sweep.yaml"
+    config = parse(["--config", str(file), "--output", str(tmp_path)])
+    made = {"miniature/weights/alignment/alignment.safetensors"}  # shipped
+    for command in file.read_text(encoding="utf-8").replace("\\\n#", "").split("diffusion-blend ")[1:]:
+        words = [word for word in command.splitlines()[0].split() if word not in ("--without_gradients", "--stacked")]
+        if words[1] == "adapters":
+            made |= {f"{words[3]}/{mixture_name(read_mixture(text))}.safetensors" for text in words[4:]}
+    assert {*config.adapters.values(), *config.stacked.values(), *config.morl.values()} == made
+    for weights, key in weights_of("morl", config.morl, config).items():
+        mixture = dict(zip(config.adapters, weights, strict=True))
+        assert Path(config.morl[key]).stem == mixture_name(mixture)
