@@ -40,7 +40,7 @@ from diffusion_blend.training.config import (
 from diffusion_blend.training.models.diffusers_model import DiffusersModel
 from diffusion_blend.training.trainer import Trainer
 
-GAIN = 0.5
+GAIN = 1.0
 """Colourfulness by which the watched pictures must rise; their standard deviation over pictures of one prompt is about 1."""
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.2", "conv2"]
 PROMPTS = 16
@@ -48,8 +48,8 @@ IMAGES = 32
 """Pictures of an iteration."""
 EVERY = 2
 """Iterations between two watched rewards."""
-PART = 2 * EVERY
-"""Iterations that a run goes on for when it is its turn; loading the model takes far less time."""
+PART = 4 * EVERY
+"""Iterations that a run goes on for when it is its turn; loading the model takes less time."""
 COLLAPSED = "collapsed.txt"
 """The file in a run's folder that says why it was stopped."""
 
@@ -59,10 +59,15 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "ddpo": {"algorithm": {"name": "ddpo", "clip": "ppo", "statistics_minimum": 4}},
     "grpo": {"algorithm": {"name": "grpo", "clip": "ppo", "kl_weight": 0.01, "group": 8}},
     "nft": {
-        "algorithm": {"name": "nft", "kl_weight": 0.0, "group": 8, "updates": 4},
+        "algorithm": {"name": "nft", "kl_weight": 0.0001, "group": 8, "updates": 4},
         "sampling": {"noisy_steps": "all"},
+        "optimizer": {"clip_norm": 1.0, "accumulate": 2},
     },
-    "draft": {"algorithm": {"name": "draft", "kl_weight": 0.01}, "sampling": {"noisy_steps": "all"}},
+    "draft": {
+        "algorithm": {"name": "draft", "kl_weight": 0.01},
+        "sampling": {"noisy_steps": "all"},
+        "optimizer": {"clip_norm": 2.0, "accumulate": 1},
+    },
 }
 
 
@@ -70,6 +75,7 @@ def settings(folder: Path, name: str, seed: int, iterations: int) -> TrainConfig
     """The settings of one run."""
     own = SETTINGS[name]
     sampling = {"steps": 12, "guidance_scale": 1.0, "samples": IMAGES, "batch": 8, "noisy_steps": "auto"}
+    optimizer = {"learning_rate": 1e-3, "clip_norm": 10.0, "accumulate": 4}
     return TrainConfig(
         output=str(folder / f"{name}-{seed}"),
         rewards={"colourfulness": 1.0},
@@ -77,7 +83,7 @@ def settings(folder: Path, name: str, seed: int, iterations: int) -> TrainConfig
         adapter=AdapterConfig(targets=TARGETS),
         sampling=SamplingConfig(**{**sampling, **own.get("sampling", {})}),
         algorithm=AlgorithmConfig(**own["algorithm"]),
-        optimizer=OptimizerConfig(learning_rate=3e-4, clip_norm=10.0, accumulate=4),
+        optimizer=OptimizerConfig(**{**optimizer, **own.get("optimizer", {})}),
         run=RunConfig(iterations=iterations, seed=seed, save_every=1, watch_every=EVERY, watch_samples=32),
     )
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .kl_weights import kl_weight_factors
 from .schedules import CURVES, Coefficients, CoefficientSchedule, Interpolated, Regional, feather
-from .slots import Slots, arrange_weights
+from .slots import Link, Slots, arrange_weights, loaders_of_nodes
 
 LARGEST_KL_SCALE = 1000
 """Larger KL scales give no picture, so they are mistakes."""
@@ -62,6 +62,7 @@ class Preference:
             `LARGEST_KL_SCALE` in either direction.
         nodes: how many weights each weight node has, in order, where the weights belong to slots of loaders, some of which
             may be empty. An empty tuple means that the weights are one per adapter.
+        links: the adapters that each weight node is connected to itself, None for one that is not; empty if no node is.
 
     Raises:
         ValueError: a weight is negative or not finite, or the KL scale is not finite or too large.
@@ -70,6 +71,7 @@ class Preference:
     weights: tuple[float, ...]
     kl_scale: float = 1.0
     nodes: tuple[int, ...] = ()
+    links: tuple[Link | None, ...] = ()
 
     def __post_init__(self) -> None:
         for number, weight in enumerate(self.weights, start=1):
@@ -96,7 +98,16 @@ class Preference:
     def followed_by(self, other: Preference) -> Preference:
         """Append another preference's weights, for more adapters than one node has weights. The other's KL scale counts."""
         nodes = () if not self.nodes or not other.nodes else self.nodes + other.nodes
-        return Preference(self.weights + other.weights, other.kl_scale, nodes)
+        links = self._all_links + other._all_links if nodes and (self.links or other.links) else ()
+        return Preference(self.weights + other.weights, other.kl_scale, nodes, links)
+
+    @property
+    def _all_links(self) -> tuple[Link | None, ...]:
+        return self.links or (None,) * len(self.nodes)
+
+    def loaders_of_nodes(self, loaders: Slots, names: Sequence[str]) -> Slots:
+        """The loader of each weight node, where one is bypassed or muted; see `slots.loaders_of_nodes`."""
+        return loaders_of_nodes(loaders, names, self.nodes, self._all_links)
 
     def arranged(self, loaders: Slots, names: Sequence[str]) -> Preference:
         """Match the weights of nodes to the adapters in the loaders' slots (`slots.arrange_weights`).
@@ -109,7 +120,8 @@ class Preference:
         """
         if not self.nodes:
             return self
-        return Preference(arrange_weights(self.weights, self.nodes, loaders, names), self.kl_scale)
+        own = self.loaders_of_nodes(loaders, names)
+        return Preference(arrange_weights(self.weights, self.nodes, own, names), self.kl_scale)
 
     def described(self, names: Sequence[str]) -> dict[str, Any]:
         """``{"weights": [...], "kl_scale": ...}`` with the weights over the given adapters, sum 1."""
@@ -133,7 +145,7 @@ class Preference:
         if len(self.weights) < len(names):
             raise ValueError(
                 f"{len(self.weights)} weights for {len(names)} adapters ({', '.join(names)}): give every adapter a weight; "
-                "chain a second Preference Weights for more than four."
+                "chain a second Preference Weights for more than eight."
             )
         for number, weight in enumerate(self.weights[len(names) :], start=len(names) + 1):
             if weight > 0:

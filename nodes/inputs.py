@@ -160,7 +160,8 @@ class PreferenceWeights(io.ComfyNode):
         weight_8: float = 0.0,
     ) -> io.NodeOutput:
         weights = (weight_1, weight_2, weight_3, weight_4, weight_5, weight_6, weight_7, weight_8)
-        result = Preference(weights, kl_scale, nodes=(len(weights),))
+        links = () if reward_loras is None else (reward_loras.named_slots,)
+        result = Preference(weights, kl_scale, nodes=(len(weights),), links=links)
         if preference is not None:
             result = preference.followed_by(result)
         if reward_loras is not None and not _is_continued(cls):

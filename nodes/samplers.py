@@ -12,7 +12,7 @@ from ..blending.equal_preference import EqualPreference
 from ..blending.plans import Planner, make_planner
 from ..blending.preference import AnyPreference
 from ..blending.schedules import Coefficients, CoefficientSchedule
-from ..blending.slots import ignored_weights, weight_places
+from ..blending.slots import ignored_weights, misplaced_weights, weight_places
 from .adapters.files import RewardLoRAs
 from .adapters.groups import note_stacked
 from .engine.attach import attach
@@ -214,9 +214,23 @@ def coefficients_of(preference: AnyPreference, loras: RewardLoRAs) -> Coefficien
     """The adapters' affine coefficients; says so where a weight belongs to an empty slot or unequal KL weights change them."""
     coefficients = loras.coefficients(preference)
     parts = preference.parts
-    ignored = sorted({name for part in parts for name in ignored_weights(part.weights, part.nodes, loras.loaders)})
+    ignored = {
+        name
+        for part in parts
+        for name in ignored_weights(part.weights, part.nodes, part.loaders_of_nodes(loras.loaders, loras.names))
+    }
+    misplaced = {
+        name
+        for part in parts
+        for name in misplaced_weights(part.weights, part.nodes, part.links, loras.loaders, loras.names)
+    }
+    if misplaced:
+        notify(
+            "Preference Weights is connected to other adapters than the node that blends: "
+            f"{', '.join(sorted(misplaced))}. Connect both to the same Load Reward LoRAs."
+        )
     if ignored:
-        notify(f"No adapter is in the slot of {', '.join(ignored)}: it counts as 0.")
+        notify(f"No adapter is in the slot of {', '.join(sorted(ignored))}: it counts as 0.")
     known = {alpha for alpha in loras.kl_weights if alpha is not None}
     if len(known) > 1:
         listed = ", ".join(

@@ -17,7 +17,7 @@ from torch import Tensor
 from ...blending.kl_weights import parse_kl_weight
 from ...blending.preference import AnyPreference
 from ...blending.schedules import Coefficients, CoefficientSchedule
-from ...blending.slots import Slots
+from ...blending.slots import Link, Slots, name_slots
 from .headers import name_of, trained_scale
 
 DTYPES = {
@@ -104,6 +104,11 @@ class RewardLoRAs:
     def loaders(self) -> Slots:
         """`slots`, also where they are not given."""
         return self.slots or ((True,) * len(self.adapters),)
+
+    @property
+    def named_slots(self) -> Link:
+        """The adapter's name in each slot of each loader, empty where it holds none."""
+        return name_slots(self.loaders, self.names)
 
     def arrange(self, preference: AnyPreference) -> AnyPreference:
         """The preference with one weight per adapter; errors as `Preference.arranged`."""

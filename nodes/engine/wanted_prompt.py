@@ -99,7 +99,8 @@ def _preference(prompt: Prompt, node_id: str, depth: int = 0) -> Preference | No
     weights = [inputs.get(f"weight_{number}", 0.0) for number in range(1, 9)]
     if not all(isinstance(value, (int, float)) and value >= 0 for value in weights):
         return None
-    own = Preference(tuple(weights), nodes=(len(weights),))
+    linked = _loaders(prompt, inputs["reward_loras"]) if _is_link(inputs.get("reward_loras")) else None
+    own = Preference(tuple(weights), nodes=(len(weights),), links=(linked,) if linked else ())
     before = inputs.get("preference")
     if before is None:
         return own

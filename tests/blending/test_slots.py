@@ -2,7 +2,7 @@
 
 import pytest
 from diffusion_blend.blending.preference import Preference, PreferenceSchedule
-from diffusion_blend.blending.slots import ignored_weights, weight_places
+from diffusion_blend.blending.slots import ignored_weights, loaders_of_nodes, misplaced_weights, weight_places
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -91,3 +91,67 @@ def test_schedules_arrange_both_ends():
     used = [False, True, True, False]
     moving = PreferenceSchedule(preference([9, 1, 0, 0], 1), preference([9, 0, 1, 0], 1)).arranged([used], "bc")
     assert [part.weights for part in moving.parts] == [(1, 0), (0, 1)]
+
+
+FIRST, SECOND, THIRD = ("bright", "warm"), ("soft", "sharp"), ("old", "new")
+CHAIN = (FIRST, SECOND, THIRD)
+
+
+def slots_of(loaders):
+    return [[True] * len(loader) for loader in loaders], [name for loader in loaders for name in loader]
+
+
+@pytest.mark.parametrize("gone", range(3))
+def test_a_loader_that_is_bypassed_takes_its_own_weights_along_and_no_others(gone):
+    """Every node is connected to its own loader; the host drops the connection to the bypassed one."""
+    left = [loader for k, loader in enumerate(CHAIN) if k != gone]
+    loaders, names = slots_of(left)
+    links = [None if k == gone else tuple(CHAIN[j] for j in range(k + 1) if j != gone) for k in range(3)]
+    values = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
+    own = dict(zip((name for loader in CHAIN for name in loader), values, strict=True))
+    got = Preference(tuple(values), 1.0, (2, 2, 2), tuple(links)).arranged(loaders, names)
+    assert dict(zip(names, got.weights, strict=True)) == {name: own[name] for name in names}
+    assert not misplaced_weights(values, (2, 2, 2), links, loaders, names)
+    placed = loaders_of_nodes(loaders, names, (2, 2, 2), links)
+    assert len(ignored_weights(values, (2, 2, 2), placed)) == 2  # and it is said
+
+
+@pytest.mark.parametrize(
+    "links",
+    [
+        (None, None, None),  # not connected
+        ((FIRST, SECOND), (FIRST, SECOND), None),  # both to the last loader
+        ((FIRST, SECOND), (FIRST,), None),  # in another order
+        ((THIRD,), None, None),  # to a loader that does not take part
+    ],
+)
+def test_connections_that_do_not_tell_leave_the_order(links):
+    loaders, names = slots_of((FIRST, SECOND))
+    assert loaders_of_nodes(loaders, names, (2, 2, 2), links) == loaders
+    plain = Preference((0.1, 0.2, 0.3, 0.4, 0, 0), 1.0, (2, 2, 2))
+    linked = Preference((0.1, 0.2, 0.3, 0.4, 0, 0), 1.0, (2, 2, 2), links)
+    assert linked.arranged(loaders, names) == plain.arranged(loaders, names)
+
+
+@pytest.mark.parametrize(
+    ("link", "loaders", "weights", "said"),
+    [
+        ((FIRST,), (FIRST,), (0.5, 0.5, 0, 0), []),
+        ((FIRST,), (SECOND,), (0.5, 0, 0, 0), ["weight_1 (bright there, soft here)"]),
+        ((FIRST,), (FIRST, SECOND), (0.5, 0, 0, 0), []),
+        ((FIRST,), (FIRST, SECOND), (0.5, 0, 0, 0.5), ["weight_4 (no adapter there, sharp here)"]),
+        ((FIRST, SECOND), (FIRST,), (0.5, 0, 0.5, 0), ["weight_3 (soft there, no adapter here)"]),
+        (None, (SECOND,), (0.5, 0, 0, 0), []),
+    ],
+)
+def test_weights_that_go_to_other_adapters_than_their_node_shows_are_named(link, loaders, weights, said):
+    used, names = slots_of(loaders)
+    assert misplaced_weights(weights, (4,), (link,), used, names) == said
+
+
+def test_a_preference_that_follows_keeps_what_each_node_is_connected_to():
+    first = Preference((1.0, 0.0), nodes=(2,))
+    second = Preference((0.0, 1.0), nodes=(2,), links=((SECOND,),))
+    assert first.followed_by(second).links == (None, (SECOND,))
+    assert first.followed_by(first).links == ()
+    assert first.followed_by(second).at_kl_scale(2).links == (None, (SECOND,))
