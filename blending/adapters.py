@@ -68,6 +68,14 @@ class AdapterBank(nn.Module):
         """Return the names of the layers and parameters with updates."""
         return {*self.spans, *(name for name, _, _ in self._others)}
 
+    def reading_output(self) -> dict[str, set[int]]:
+        """Return the layers with updates that read the layer's output (`Update.reads_output`), and those adapters' indices."""
+        found: dict[str, set[int]] = {}
+        for name, adapter, update in self._others:
+            if update.reads_output:
+                found.setdefault(name, set()).add(adapter)
+        return found
+
     def stacks(self) -> dict[str, LayerStack]:
         """Return layer name -> stack, with the factors on their present device."""
         factors = iter(self._tensors())

@@ -25,6 +25,11 @@ AnyUpdate = TypeVar("AnyUpdate", bound="Update")
 class Update:
     """One adapter's update of one layer. Subclasses are frozen dataclasses of tensors and of other updates."""
 
+    @property
+    def reads_output(self) -> bool:
+        """Whether ``delta`` depends on y, so that it is exact only while the layer's weight is the W that it was made for."""
+        return False
+
     def delta(self, layer: Layer, x: Tensor, y: Tensor) -> Tensor:
         """Return ``W_i x - W x``.
 
@@ -203,6 +208,10 @@ class ScaledOutput(Update):
     excess: Tensor
     bias: Tensor | None
 
+    @property
+    def reads_output(self) -> bool:
+        return True
+
     def delta(self, layer: Layer, x: Tensor, y: Tensor) -> Tensor:
         return along_channels(layer, self.excess, y) * _without_bias(layer, self.bias, y)
 
@@ -220,6 +229,10 @@ class RotatedOutput(Update):
 
     blocks: Tensor
     bias: Tensor | None
+
+    @property
+    def reads_output(self) -> bool:
+        return True
 
     def delta(self, layer: Layer, x: Tensor, y: Tensor) -> Tensor:
         product = _without_bias(layer, self.bias, y).movedim(layer.channels, -1)
@@ -241,6 +254,10 @@ class Slice(Update):
     axis: int
     start: int
     length: int
+
+    @property
+    def reads_output(self) -> bool:
+        return self.inner.reads_output
 
     def delta(self, layer: Layer, x: Tensor, y: Tensor) -> Tensor:
         if self.axis == 1:

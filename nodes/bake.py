@@ -129,10 +129,10 @@ class BakeBlend(io.ComfyNode):
             metadata, fit_text = distilled_metadata(metadata, settings, soup, found), fit_report(soup, found)
         finish(baked, PRECISIONS[precision])
         file = write_new(place(filename), save(baked.tensors, metadata))
-        text = report(baked, file.name, fit_text)
+        name = file.relative_to(loras_folder()).as_posix()
+        text = report(baked, name, fit_text)
         notify(text.split("\n", 1)[0])
         adapter = RewardLoRA(metadata["modelspec.title"], file.name, baked.tensors, None, 1.0, metadata)
-        name = file.relative_to(loras_folder()).as_posix()
         return io.NodeOutput(RewardLoRAs((adapter,)), name, text)
 
 

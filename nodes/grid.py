@@ -14,7 +14,7 @@ from .adapters.files import RewardLoRAs
 from .engine.notices import notify
 from .engine.score_table import Scores, joined
 from .engine.sweep_points import labels as made_labels
-from .engine.sweep_points import shares, used_adapters
+from .engine.sweep_points import number, shares, used_adapters
 from .figures.drawing import card, picture, tensor
 from .figures.pareto import Point, pareto_figure
 from .figures.sheet import Cell, contact_sheet, size_that_fits
@@ -136,9 +136,12 @@ class PreferenceGrid(io.ComfyNode):
 
 
 def point_labels(preferences: Sequence[Any], adapters: int) -> list[str]:
-    """The sweep's labels made again; preferences that are not plain are counted from 1."""
+    """The sweep's labels made again. Of preferences that are not plain the KL scales, or numbers from 1 where it is the same."""
     if all(isinstance(preference, Preference) for preference in preferences):
         return made_labels(preferences, adapters)
+    scales = [{part.kl_scale for part in preference.parts} for preference in preferences]
+    if all(len(each) == 1 for each in scales) and len(set().union(*scales)) > 1:
+        return [f"kl {number(scale)}" for each in scales for scale in each]
     return [str(position) for position in range(1, len(preferences) + 1)]
 
 

@@ -37,6 +37,7 @@ class Patcher(Protocol):
     patches_uuid: Any
     backup: dict[str, Any]
     hook_backup: dict[str, Any]
+    hook_patches: dict[Any, dict[str, list[Any]]]
 
     def clone(self) -> Any: ...
 

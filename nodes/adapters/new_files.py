@@ -41,7 +41,7 @@ def place(filename: str) -> Path:
     if not all(_can_be_a_name(part) for part in parts):
         raise ValueError(
             f"filename is {filename!r}: give a name without an ending, such as my_blend or folder/my_blend, inside the loras "
-            f"folder, of visible characters and at most {LONGEST_NAME} bytes."
+            f"folder, of visible characters and at most {LONGEST_NAME} bytes; Windows reserves con, nul, com1 and the like."
         )
     path = loras_folder().joinpath(*parts).with_name(f"{parts[-1]}.safetensors")
     if not path.resolve().is_relative_to(loras_folder()):  # a link inside the folder may lead out of it

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ from ..adapters.files import RewardLoRAs
 from ..adapters.fitting import bank_patcher
 from ..adapters.groups import pairs_of
 from ..host import Executor, Patcher
+from .later_changes import patch_counts, say_changes
 from .refusals import (
     check_multiplied,
     check_one_model,
@@ -39,6 +40,8 @@ class AttachedBlend:
         images: image indices of the latent batch, or None for 0, 1, 2, ...
         verdicts: of the runs with these adapters, on calls with several rows of gates.
         multiplied: the number of patches that multiplied a weight before the blend was put on.
+        patched: `later_changes.patch_counts` of then.
+        names: the adapters' names.
         running: the guiders of the runs that go on now.
     """
 
@@ -48,11 +51,14 @@ class AttachedBlend:
     images: tuple[int, ...] | None
     verdicts: Verdicts = field(repr=False)
     multiplied: int = 0
+    patched: Mapping[str, int] = field(default_factory=dict, repr=False)
+    names: tuple[str, ...] = ()
     running: list[Any] = field(default_factory=list, repr=False)
 
     def __call__(self, executor: Executor, *args: Any, **kwargs: Any) -> Any:
         check_multiplied(executor.class_obj.model_patcher, self.multiplied)
         check_one_model(executor.class_obj, KEY)
+        say_changes(executor.class_obj.model_patcher, self.bank, self.patched, self.names)
         self.running.append(executor.class_obj)
         try:
             with BlendRun(self.bank, self.planner, self.evaluation, self.images, self.verdicts) as run:
@@ -97,7 +103,16 @@ def attach(
     blended.set_additional_models(KEY, [bank])
     verdicts = bank.attachments.setdefault(KEY, Verdicts())
     indices = None if images is None else tuple(images)
-    wrapper = AttachedBlend(bank.model, planner, evaluation, indices, verdicts, multiplied_weights(model))
+    wrapper = AttachedBlend(
+        bank.model,
+        planner,
+        evaluation,
+        indices,
+        verdicts,
+        multiplied_weights(model),
+        patch_counts(model, bank.model),
+        tuple(adapter.name for adapter in (*loras.adapters, *loras.crosses)),
+    )
     blended.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, wrapper)
     refuse_weights(blended)
     refuse_runs_without_blend(blended, wrapper.running)

@@ -8,14 +8,14 @@ import re
 import numpy as np
 import pytest
 import torch
-from diffusion_blend.blending.preference import Preference
+from diffusion_blend.blending.preference import Preference, PreferenceSchedule
 from diffusion_blend.nodes.adapters.files import RewardLoRA, RewardLoRAs
 from diffusion_blend.nodes.engine.score_table import Scores
 from diffusion_blend.nodes.engine.sweep_points import kl_row, labels, line, simplex
 from diffusion_blend.nodes.figures.drawing import ACCENT, PAPER
 from diffusion_blend.nodes.figures.pareto import FADED, LARGEST, limits
 from diffusion_blend.nodes.figures.sheet_layout import arrange, on_a_line, triangle
-from diffusion_blend.nodes.grid import PreferenceGrid
+from diffusion_blend.nodes.grid import PreferenceGrid, point_labels
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import ImageColor
@@ -251,8 +251,9 @@ def test_without_two_rewards_the_figure_says_what_to_connect():
 
 def test_preferences_without_weights_get_a_row_with_labels():
     images = [solid(rgb) for rgb in colours(3)]
-    sheet, _ = grid(images, [object()] * 3, names=["early", "middle", "late"])
-    counted, _ = grid(images, [object()] * 3)
+    schedules = [PreferenceSchedule(Preference((1.0, 0.0)), Preference((0.0, 1.0)))] * 3
+    sheet, _ = grid(images, schedules, names=["early", "middle", "late"])
+    counted, _ = grid(images, schedules)
     lefts = [box(sheet, rgb)[0][0] for rgb in colours(3)]
     assert lefts == sorted(lefts) and len({box(sheet, rgb)[0][1] for rgb in colours(3)}) == 1
     assert not np.array_equal(sheet, counted)
@@ -290,3 +291,12 @@ def test_equal_scores_have_a_figure_too():
 def test_what_does_not_fit_is_said(count, more, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         grid([solid(rgb) for rgb in colours(count)], simplex(2, 2, 1.0), **more)
+
+
+def test_points_that_are_not_plain_are_named_by_their_kl_scale_or_counted():
+    ends = Preference((1.0, 0.0)), Preference((0.0, 1.0))
+    schedule = PreferenceSchedule(*ends)
+    assert point_labels(kl_row(schedule, 0.0, 1.5, 3), 2) == ["kl 0", "kl .75", "kl 1.50"]
+    assert point_labels([schedule, PreferenceSchedule(*reversed(ends))], 2) == ["1", "2"]
+    mixed = PreferenceSchedule(ends[0], Preference((0.0, 1.0), 2.0))
+    assert point_labels([schedule, mixed], 2) == ["1", "2"]
