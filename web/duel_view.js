@@ -5,8 +5,9 @@
 
 import { api } from '../../scripts/api.js'
 import { app } from '../../scripts/app.js'
-import { numbered, slotsOf, widgetOf } from './pad/adapters.js'
+import { numbered, widgetOf } from './pad/adapters.js'
 import { keepFresh, retire } from './pad/live.js'
+import { slotsOf } from './pad/places.js'
 import { Session, sessions } from './duel/session.js'
 import './duel/shading.js'
 import { DuelView, MIN_HEIGHT, MIN_WIDTH } from './duel/view.js'

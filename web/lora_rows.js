@@ -4,14 +4,15 @@
  */
 
 import { app } from '../../scripts/app.js'
-import { LOADER, NONE, numberOf, numbered, ownersOfWeights, widgetOf } from './pad/adapters.js'
+import { LOADER, NONE, numbered, widgetOf } from './pad/adapters.js'
+import { reorderWithNumbers } from './pad/carry.js'
 import { keepFresh, retire } from './pad/live.js'
-import { reorderKept } from './pad/menu.js'
 import { previewOf, refreshPreviews } from './pad/previews.js'
 import { ROW_HEIGHT, RowsView } from './pad/rows_view.js'
+import { setHidden, showHolder } from './pad/numbers.js'
 import { theme } from './pad/theme.js'
+import { warn } from './pad/toast.js'
 import { say } from './pad/words.js'
-import { setHidden, showHolder, writeNumber } from './pad/numbers.js'
 
 /** @type {(node: any) => number} */
 const slotCount = (node) => numbered(node, 'lora').length
@@ -51,20 +52,21 @@ function commit() {
 }
 
 /**
- * Put the slots in another order. The weights of the Preference Weights that belong to this loader go with their adapters.
+ * Put the slots in another order. The weights and noise scales that belong to them go with their adapters.
  *
  * @param {any} node
  * @param {(number | null)[]} order for every slot, the slot that comes there; null: an empty one
+ * @returns {boolean} false where a link sets a number that would have to go along: then nothing is changed
  */
 function reorder(node, order) {
   const rows = readRows(node)
   const empty = { file: NONE, strength: 1, on: true }
-  for (const owner of ownersOfWeights(node)) {
-    const weights = numbered(owner, 'weight').map((name) => numberOf(owner, name).value)
-    order.forEach((from, to) => writeNumber(owner, `weight_${to + 1}`, from === null ? 0 : (weights[from] ?? 0)))
-    reorderKept(owner, order)
-  }
-  order.forEach((from, to) => writeRow(node, to, from === null ? empty : rows[from]))
+  const asNow = rows.map((_, i) => i)
+  const writeRows = (/** @type {(number | null)[] | null} */ wanted) =>
+    (wanted ?? asNow).forEach((from, to) => writeRow(node, to, from === null ? empty : rows[from]))
+  const stuck = reorderWithNumbers(node, order, writeRows)
+  if (stuck) warn(say('stuck', stuck))
+  return !stuck
 }
 
 /** @type {(node: any) => number} The last slot with a value from a link, counted from 1: then the widgets must stay in sight. */
@@ -94,18 +96,21 @@ function addRows(node) {
   let asked = 1 // rows that the artist asked for, also while they are empty
   const last = () => readRows(node).findLastIndex(({ file }) => file !== NONE) + 1
   const count = () => Math.min(slotCount(node), Math.max(last(), asked))
-  const change = (/** @type {() => void} */ act) => {
-    act()
+  const change = (/** @type {() => boolean | void} */ act) => {
+    const done = act() !== false
     refresh()
-    commit()
+    if (done) commit()
+    return done
   }
   const view = new RowsView({
     choose: (index, event) => openList(node, index, event, (file) => change(() => writeRow(node, index, { file }))),
     change: (index, part) => change(() => writeRow(node, index, part)),
     move: (from, to) => change(() => reorder(node, moved(slotCount(node), from, to))),
     remove(index) {
-      asked = Math.max(1, count() - 1)
-      change(() => reorder(node, removed(slotCount(node), index)))
+      const left = Math.max(1, count() - 1)
+      if (!change(() => reorder(node, removed(slotCount(node), index)))) return
+      asked = left
+      refresh()
     },
     add() {
       asked = count() + 1

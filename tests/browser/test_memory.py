@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from comfy_browser import FrontEnd
 from comfy_server import CHECKOUT
+from PIL import Image
 from preference_pad import CORNERS, SHORT, SHORTEN, Pad
 from workflow_sources import TITLES
 
@@ -40,6 +41,62 @@ SWEEP = """() => {
     type('LoadRewardLoRAs').connect(0, sweep, sweep.findInputSlot('reward_loras'))
     type('PreferenceWeights').connect(0, sweep, sweep.findInputSlot('preference_start'))
     sweep.connect(0, type('BlendedKSampler'), type('BlendedKSampler').findInputSlot('preference'))
+}"""
+
+FIND = """const type = (name) => app.graph.nodes.find((node) => node.type === name)
+    const input = (node, name) => node.inputs.findIndex((each) => each.name === name || each.widget?.name === name)
+    const add = (name) => { const node = LiteGraph.createNode(name); app.graph.add(node); return node }
+    const sampler = type('BlendedKSampler'), weights = type('PreferenceWeights'), loader = type('LoadRewardLoRAs')
+"""
+PASSES = f"""() => {{
+    {FIND}
+    const again = add('BlendedKSampler'), own = add('PreferenceWeights')
+    for (const [i, {{ name, link }}] of sampler.inputs.entries()) {{
+        const from = link == null ? null : app.graph.getLink(link)
+        if (from) app.graph.getNodeById(from.origin_id).connect(from.origin_slot, again, input(again, name))
+    }}
+    for (const name of ['steps', 'denoise']) again.widgets.find((w) => w.name === name).value = name === 'steps' ? 2 : 0.5
+    own.widgets.find((w) => w.name === 'weight_1').value = 0
+    own.widgets.find((w) => w.name === 'weight_2').value = 0
+    own.widgets.find((w) => w.name === 'weight_3').value = 1
+    loader.connect(0, own, input(own, 'reward_loras'))
+    own.connect(0, again, input(again, 'preference'))
+    sampler.connect(0, again, input(again, 'latent_image'))
+    again.connect(0, type('VAEDecode'), 0)
+    return own.id
+}}"""
+DUEL = f"""() => {{
+    {FIND}
+    const duel = add('PreferenceDuel')
+    loader.connect(0, duel, input(duel, 'reward_loras'))
+    weights.connect(0, duel, input(duel, 'start'))
+    duel.connect(0, sampler, input(sampler, 'preference'))
+}}"""
+SCHEDULE = f"""() => {{
+    {FIND}
+    const schedule = add('PreferenceSchedule')
+    weights.connect(0, schedule, input(schedule, 'preference_start'))
+    weights.connect(0, schedule, input(schedule, 'preference_end'))
+    schedule.connect(0, sampler, input(sampler, 'preference'))
+}}"""
+SEED_FROM = f"""([name, seed]) => {{
+    {FIND}
+    const source = add(name)
+    source.connect(0, sampler, input(sampler, 'seed'))
+    source.widgets.find((w) => w.name === 'value').value = seed
+    return source.id
+}}"""
+REMEMBERED = """async ([id, store]) => {
+    const ids = await import('/extensions/diffusion-blend/pad/node_ids.js')
+    const { rememberedOf } = await import(store)
+    return rememberedOf(ids.keyOfNode(app.graph.getNodeById(id))).map(({ weights, klScale }) => [...weights, klScale])
+}"""
+SET_FILE = """([number, file]) => {
+    const widgets = app.graph.nodes.find((node) => node.type === 'LoadRewardLoRAs').widgets
+    const widget = widgets.find((w) => w.name === `lora_${number}`)
+    const before = widget.value
+    widget.value = file
+    return before
 }"""
 
 
@@ -141,6 +198,60 @@ def test_a_sweep_fills_the_pad(front: FrontEnd, pad: Pad) -> None:
     places = run(pad, 6)
     middles = [((a[0] + b[0]) / 2, (a[1] + b[1]) / 2) for i, a in enumerate(CORNERS[3]) for b in CORNERS[3][i + 1 :]]
     assert sorted(map(tuple, places)) == [pytest.approx(place, abs=0.1) for place in sorted([*CORNERS[3], *middles])]
+
+
+def set_weights(pad: Pad, *values: float) -> None:
+    for number, value in enumerate(values, start=1):
+        pad.set_number(f"weight_{number}", value)
+
+
+def test_each_pad_of_two_passes_has_the_image_at_its_own_preference(front: FrontEnd, pad: Pad) -> None:
+    set_weights(pad, 1, 0, 0)
+    own = Pad(front, front.page.evaluate(PASSES))
+    own.wait("look.labels.length === 3")
+    assert run(pad, 1) == [pytest.approx(CORNERS[3][0], abs=0.1)]
+    front.page.wait_for_function(f"(id) => ({IMAGES})(id).length === 1", arg=own.node)
+    assert front.page.evaluate(IMAGES, own.node) == [pytest.approx(CORNERS[3][2], abs=0.1)]
+
+
+def test_the_two_images_of_a_duel_stand_at_their_own_preferences(front: FrontEnd, pad: Pad) -> None:
+    set_weights(pad, 0, 0.2, 0.8)
+    front.page.evaluate(DUEL)
+    known = runs(front)
+    run(pad, 2)
+    (made,) = runs(front) - known
+    outputs = front.server.get_json("/history")[made]["outputs"].values()
+    (file, *_) = next(output["images"] for output in outputs if output.get("images"))
+    (blends,) = json.loads(Image.open(front.server.image(file)).info["diffusion_blend"]).values()
+    wanted = [[*(adapter["weight"] for adapter in blend["adapters"]), blend["kl_scale"]] for blend in blends]
+    assert len(wanted) == 2
+    assert wanted[0] != wanted[1]
+    assert front.page.evaluate(REMEMBERED, [pad.node, STORE]) == [pytest.approx(each) for each in wanted]
+
+
+def test_images_of_a_schedule_follow_their_adapters(front: FrontEnd, pad: Pad) -> None:
+    """Only the prompt of the run has their names."""
+    set_weights(pad, 1, 0, 0)
+    front.page.evaluate(SCHEDULE)
+    assert run(pad, 1) == [pytest.approx(CORNERS[3][0], abs=0.1)]
+    second = front.page.evaluate(SET_FILE, [2, "None"])
+    first = front.page.evaluate(SET_FILE, [1, second])
+    front.page.evaluate(SET_FILE, [2, first])
+    at = f"(id) => {{ const [place] = ({IMAGES})(id); return place && Math.abs(place[0] - {CORNERS[3][1][0]}) < 0.1 }}"
+    front.page.wait_for_function(at, arg=pad.node)
+    front.page.evaluate(SET_FILE, [2, "None"])
+    front.page.wait_for_function(f"(id) => ({IMAGES})(id).length === 0", arg=pad.node)
+
+
+@pytest.mark.parametrize("kind", ["PrimitiveInt", "PrimitiveNode"])
+def test_a_seed_that_another_node_gives_comes_back_there(front: FrontEnd, pad: Pad, kind: str) -> None:
+    source = front.page.evaluate(SEED_FROM, [kind, 31])
+    value = "(id) => app.graph.getNodeById(id).widgets.find((w) => w.name === 'value')"
+    ((x, y),) = run(pad, 1)
+    front.page.evaluate(f"(id) => {{ ({value})(id).value = 77 }}", source)
+    front.page.mouse.click(*pad.on_screen((x, y + 11))[0])  # beside the dot
+    front.settle()
+    assert front.page.evaluate(f"(id) => ({value})(id).value", source) == 31
 
 
 def test_two_tabs_with_the_same_workflow_share_no_images(front: FrontEnd) -> None:

@@ -158,3 +158,70 @@ def make(front: FrontEnd, files: tuple[str, ...] = (), connect: bool = True, **v
 def scale_x(kl_scale: float, low: float = -1, high: float = 3) -> float:
     """Return the place of a KL scale on the track."""
     return TRACK_FROM + (kl_scale - low) / (high - low) * (TRACK_TO - TRACK_FROM)
+
+
+BUILD = """([nodes, links]) => {
+    app.graph.clear()
+    const made = {}
+    Object.entries(nodes).forEach(([name, [type, values]], i) => {
+        const node = made[name] = LiteGraph.createNode(type)
+        app.graph.add(node)
+        node.title = name
+        node.pos = [60 + 420 * (i % 3), 60 + 560 * Math.floor(i / 3)]
+        // All numbers and files are set: the front end gives a new node the widget values of an earlier one with the same id.
+        for (const widget of node.widgets ?? []) {
+            if (/^lora_\\d/.test(widget.name)) widget.value = 'None'
+            if (/^on_\\d/.test(widget.name)) widget.value = true
+            if (/^weight_\\d/.test(widget.name)) widget.value = 0
+            if (/^(eta|strength)_\\d|^kl_scale$/.test(widget.name)) widget.value = 1
+        }
+        for (const [key, value] of Object.entries(values)) node.widgets.find((w) => w.name === key).value = value
+    })
+    for (const [from, to, input] of links) {
+        const inputs = made[to].inputs
+        made[from].connect(0, made[to], inputs.findIndex((each) => each.name === input || each.widget?.name === input))
+    }
+    return Object.fromEntries(Object.entries(made).map(([name, node]) => [name, node.id]))
+}"""
+READ_WIDGETS = (
+    """([id, names]) => names.map((name) => app.graph.getNodeById(id).widgets.find((w) => w.name === name).value)"""
+)
+
+Nodes = dict[str, tuple[str, dict[str, Any]]]
+
+
+def loader(*files: str) -> tuple[str, dict[str, Any]]:
+    return "LoadRewardLoRAs", {f"lora_{i}": file for i, file in enumerate(files, start=1)}
+
+
+def weights(*values: float) -> tuple[str, dict[str, Any]]:
+    return "PreferenceWeights", {f"weight_{i}": value for i, value in enumerate(values, start=1)}
+
+
+def node(kind: str, **values: Any) -> tuple[str, dict[str, Any]]:
+    return kind, values
+
+
+def build(front: FrontEnd, nodes: Nodes, *links: str) -> dict[str, Any]:
+    """Put nodes on screen, each link as ``"name of the first node > name of the second.input"``; returns the ids by name."""
+    pairs = [(link.split(" > ")[0], *link.split(" > ")[1].split(".")) for link in links]
+    ids = front.page.evaluate(BUILD, [nodes, pairs])
+    front.settle()
+    front.fit()
+    front.pause(500)
+    return ids
+
+
+def set_mode(front: FrontEnd, number: Any, mode: int) -> None:
+    """0: runs, 2: muted, 4: bypassed."""
+    front.page.evaluate("([id, mode]) => { app.graph.getNodeById(id).mode = mode }", [number, mode])
+
+
+def read(front: FrontEnd, number: Any, *names: str) -> list[Any]:
+    """The values of a node's widgets."""
+    return front.page.evaluate(READ_WIDGETS, [number, list(names)])
+
+
+def has(front: FrontEnd, number: Any, names: list[str], message: str = "") -> None:
+    """Wait until a pad has these corners and says this."""
+    Pad(front, number).wait(f"look.labels.join() === '{','.join(names)}' && look.message.startsWith({message!r})")

@@ -1,10 +1,10 @@
 /** A panel to vote on any two pictures that a pad remembers. The vote goes into the duel's votes. */
 
-import { slotsOf } from '../pad/adapters.js'
 import { toHundredths } from '../pad/coordinates.js'
 import { FONT_FAMILY } from '../pad/layout.js'
 import { refreshSoon } from '../pad/live.js'
 import { keyOfNode } from '../pad/node_ids.js'
+import { slotsOf } from '../pad/places.js'
 import { rememberedOf, weightsFor } from '../pad/remembered.js'
 import { theme } from '../pad/theme.js'
 import { button, make } from './elements.js'

@@ -1,8 +1,9 @@
 /** The duel that one view shows: its pairs so far, the widget of its votes, and whether a run was asked for. */
 
 import { app } from '../../../scripts/app.js'
-import { ownersOfWeights, widgetOf } from '../pad/adapters.js'
+import { widgetOf } from '../pad/adapters.js'
 import { origin } from '../pad/links.js'
+import { ownersOfWeights } from '../pad/places.js'
 import { theme } from '../pad/theme.js'
 
 const [DUEL, WEIGHTS] = ['PreferenceDuel', 'PreferenceWeights']

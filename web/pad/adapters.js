@@ -1,16 +1,12 @@
 /**
- * What the graph says about a Preference Weights node: which adapters its weights belong to, and which of its numbers come
- * from a link or from a subgraph's own node. Only reads the graph. The rule of `weight_places` in blending/slots.py.
+ * What the slots of a loader hold, and which numbers of a node come from a link or from a subgraph's own node. Only reads the
+ * graph.
  *
  * @typedef {object} Slot
  * @property {string} name of the adapter, or of the empty slot
  * @property {boolean} used holds an adapter that is switched on
  * @property {boolean} [unknown] the graph does not tell which
  * @property {boolean} [cross] holds a cross adapter
- *
- * @typedef {object} Found
- * @property {Slot[] | null} slots of this node's weights; null when the graph does not tell
- * @property {string} muted the title of a muted loader, or empty
  *
  * @typedef {object} Numbered
  * @property {number | null} value null when only the run can tell
@@ -19,10 +15,9 @@
  * @property {any} owner the widget's node
  */
 
-import { origin, sourceOf, targetsOf } from './links.js'
+import { sourceOf } from './links.js'
 
 export const LOADER = 'LoadRewardLoRAs'
-const PREFERENCE = 'PreferenceWeights'
 export const NONE = 'None'
 
 /** The ending that `diffusion-blend bake --method cross` gives its files. */
@@ -30,8 +25,6 @@ const CROSS = /\.cross\.safetensors$/i
 
 /** @type {(file: unknown) => boolean} Whether a file holds a cross adapter, by its name. */
 export const isCross = (file) => typeof file === 'string' && CROSS.test(file)
-const LONGEST_CHAIN = 100 // a graph with a loop must not hang the page
-const [NEVER, BYPASS] = [2, 4] // LiteGraph's node modes
 
 /** @type {(node: any, name: string) => any} The node's widget of a name. */
 export const widgetOf = (node, name) => node?.widgets?.find((/** @type {any} */ widget) => widget.name === name)
@@ -50,82 +43,22 @@ export function numbered(node, prefix) {
     .sort((/** @type {string} */ a, /** @type {string} */ b) => Number(a.split('_')[1]) - Number(b.split('_')[1])))
 }
 
-/** @type {(node: any) => Found} */
-export function slotsOf(node) {
-  const last = notBypassed(origin(node, 'reward_loras') ?? loaderBeyond(node))
-  const loaders = last ? chainOf(last, LOADER, 'reward_loras') : null
-  const before = loaders?.length ? origin(loaders[0], 'reward_loras') : null
-  if (before && before.comfyClass !== LOADER) return { slots: null, muted: '' } // the run alone knows its adapters
-  if (!loaders?.length) return { slots: null, muted: '' }
-  if (last.mode === NEVER) return { slots: null, muted: last.title }
-  return { slots: ownSlots(node, loaders), muted: '' }
+/** @type {(loader: any, name: string) => unknown} A value of the loader as a run sees it. */
+const valueOf = (loader, name) => (holderOf(loader, name)?.widget ?? widgetOf(loader, name))?.value
+
+/** @type {(loader: any, index: number) => string} The file in a slot of a loader, empty without one. */
+export function fileOf(loader, index) {
+  const file = valueOf(loader, `lora_${index + 1}`)
+  return typeof file === 'string' && file !== NONE ? file : ''
 }
 
-/** @type {(loader: any) => any} The loader whose adapters a run gets from here: a bypassed one hands on what comes before. */
-function notBypassed(loader) {
-  let at = loader
-  for (let step = 0; at?.comfyClass === LOADER && at.mode === BYPASS && step < LONGEST_CHAIN; step++) at = origin(at, 'reward_loras')
-  return at
+/** @type {(loader: any, index: number) => Slot} */
+export function slotAt(loader, index) {
+  const file = fileOf(loader, index)
+  // A cross adapter has no weight of its own: its gate follows from the weights of its two adapters. Its slot counts as empty.
+  if (isCross(file)) return { name: '', used: false, cross: true }
+  return { name: shortName(file), used: file !== '' && valueOf(loader, `on_${index + 1}`) !== false }
 }
-
-/** @type {(node: any, loaders: any[]) => Slot[]} */
-function ownSlots(node, loaders) {
-  const before = chainOf(node, PREFERENCE, 'preference')
-  const place = before.indexOf(node)
-  const nodes = before.length + followers(node)
-  if (nodes >= loaders.length) return place < loaders.length ? loaderSlots(loaders[place]) : []
-  const joined = loaders.flatMap((loader) => withoutEmptyEnd(loaderSlots(loader)))
-  const start = before.slice(0, place).reduce((sum, each) => sum + numbered(each, 'weight').length, 0)
-  return joined.slice(start, start + numbered(node, 'weight').length)
-}
-
-/** @type {(loader: any) => any[]} The Preference Weights whose weight i belongs to this loader's slot i. */
-export function ownersOfWeights(loader) {
-  const mine = JSON.stringify(withoutEmptyEnd(loaderSlots(loader)))
-  return targetsOf(loader, 0)
-    .map(({ node }) => node)
-    .filter((node) => node.comfyClass === PREFERENCE && mine === JSON.stringify(withoutEmptyEnd(slotsOf(node).slots ?? [])))
-}
-
-/** @type {(last: any, type: string, input: string) => any[]} A node and those chained before it, the first one first. */
-function chainOf(last, type, input) {
-  const chain = []
-  for (let node = last; node && chain.length < LONGEST_CHAIN; node = origin(node, input)) {
-    if (node.comfyClass !== type || (node.mode === NEVER && node !== last)) break // a run does without muted nodes
-    if (node.mode !== BYPASS || node === last) chain.unshift(node)
-  }
-  return chain.filter((node) => type !== LOADER || node.mode !== BYPASS)
-}
-
-/** @type {(node: any) => number} How many Preference Weights come after this one in its chain. */
-function followers(node) {
-  let count = 0
-  for (let at = node; at && count < LONGEST_CHAIN; ) {
-    const next = targetsOf(at, 0).find(
-      (end) => end.node.comfyClass === PREFERENCE && end.node.inputs[end.index]?.name === 'preference'
-    )
-    if (next?.node.mode === NEVER) break
-    if (next && next.node.mode !== BYPASS) count += 1
-    at = next?.node
-  }
-  return count
-}
-
-/** @type {(loader: any) => Slot[]} */
-function loaderSlots(loader) {
-  return numbered(loader, 'lora').map((name) => {
-    const valueOf = (/** @type {string} */ input) => (holderOf(loader, input)?.widget ?? widgetOf(loader, input))?.value
-    const file = valueOf(name)
-    const chosen = typeof file === 'string' && file !== NONE
-    const on = valueOf(name.replace('lora', 'on')) !== false
-    // A cross adapter has no weight of its own: its gate follows from the weights of its two adapters. Its slot counts as empty.
-    if (isCross(file)) return { name: '', used: false, cross: true }
-    return { name: chosen ? shortName(file) : '', used: chosen && on }
-  })
-}
-
-/** @type {(slots: Slot[]) => Slot[]} The slots up to the last file, of which a run knows. */
-const withoutEmptyEnd = (slots) => slots.slice(0, slots.findLastIndex(({ name, cross }) => name || cross) + 1)
 
 /** @type {(slots: Slot[]) => Slot[]} The slots up to the last adapter that can have a weight. */
 export const upToLastAdapter = (slots) => slots.slice(0, slots.findLastIndex(({ name }) => name) + 1)
@@ -136,21 +69,6 @@ export const shortName = (file) =>
     .split(/[\\/]/)
     .pop()
     ?.replace(/\.safetensors$/i, '') ?? file
-
-/** @type {(node: any) => any} The loader of a node that this preference goes to. */
-function loaderBeyond(node) {
-  for (const end of targetsOf(node, 0)) {
-    const loader = origin(end.node, 'reward_loras')
-    if (loader) return loader
-    const further = end.node.outputs?.some((/** @type {any} */ output) => output.type === 'PREFERENCE')
-    const beyond = further && end.node !== node ? targetsOf(end.node, 0) : []
-    for (const { node: user } of beyond) {
-      const found = origin(user, 'reward_loras')
-      if (found) return found
-    }
-  }
-  return null
-}
 
 /** @type {(node: any, name: string) => number} */
 const inputIndex = (node, name) => node.inputs?.findIndex((/** @type {any} */ input) => input.widget?.name === name) ?? -1
@@ -171,6 +89,15 @@ export function holderOf(node, name) {
   return promoted ? { widget: promoted, owner: source.node } : null
 }
 
+/** @type {(node: any, name: string) => { widget: any, owner: any } | null} Like `holderOf`, and the widget of a node that gives a number. */
+export function givingWidget(node, name) {
+  const holder = holderOf(node, name)
+  if (holder) return holder
+  const source = sourceOf(node, inputIndex(node, name))
+  const widget = source && !source.input ? widgetOf(source.node, 'value') : null
+  return widget ? { widget, owner: source?.node } : null
+}
+
 /**
  * A number of the node as a run would see it.
  *
@@ -181,7 +108,6 @@ export function holderOf(node, name) {
 export function numberOf(node, name) {
   const holder = holderOf(node, name)
   if (holder) return { value: Number(holder.widget?.value), linked: false, ...holder }
-  const source = sourceOf(node, inputIndex(node, name))
-  const value = source && !source.input ? widgetOf(source.node, 'value')?.value : null
+  const value = givingWidget(node, name)?.widget.value
   return { value: typeof value === 'number' ? value : null, linked: true, widget: null, owner: null }
 }

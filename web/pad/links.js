@@ -12,12 +12,17 @@ const [SUBGRAPH_INPUT, SUBGRAPH_OUTPUT] = [-10, -20] // LiteGraph's ids of a sub
 /** @type {(graph: any, id: any) => any} */
 const linkOf = (graph, id) => graph?.getLink?.(id) ?? graph?.links?.[id]
 
+/** @type {(graph: any) => any[]} The outermost graph and all its subgraphs. */
+export function graphsOf(graph) {
+  const root = graph?.rootGraph ?? graph
+  return root ? [root, ...(root.subgraphs?.values() ?? [])] : []
+}
+
 /** @type {(graph: any) => any[]} The nodes that show this subgraph; none for the outermost graph. */
 export function hostsOf(graph) {
   const root = graph?.rootGraph
   if (!root || root === graph) return []
-  const graphs = [root, ...(root.subgraphs?.values() ?? [])]
-  return graphs.flatMap((each) => each.nodes.filter((/** @type {any} */ node) => node.subgraph === graph))
+  return graphsOf(graph).flatMap((each) => each.nodes.filter((/** @type {any} */ node) => node.subgraph === graph))
 }
 
 /** @type {(graph: any, link: any, depth: number) => Slot | { node: any } | null} An input to follow further, or a node. */

@@ -58,7 +58,8 @@ function replace(key, kept, dropped) {
  * @returns {number[] | null} sum 1; null where the image has an adapter that the pad lacks
  */
 export function weightsFor({ names, weights }, slots) {
-  const byName = names?.every(Boolean) && !slots.some(({ unknown }) => unknown)
+  const named = names && weights.every((weight, i) => !weight || names[i])
+  const byName = named && !slots.some(({ unknown }) => unknown)
   const found = slots.map(() => 0)
   for (const [i, weight] of weights.entries()) {
     if (!weight) continue

@@ -1,11 +1,10 @@
 /**
  * Fills the store of remembered images: after each run, the images that come from a pad, with their preference and seeds.
  *
- * The run's own prompt, from the host's history, says which images come from which pad, and the numbers of then. A sweep's
- * preferences stand in the images' files.
+ * The run's own prompt, from the host's history, says which images come from which pad, and the numbers of then. The preferences
+ * of a sweep or a duel stand in the images' files.
  *
- * @typedef {{ class_type: string, inputs: Record<string, any> }} Item
- * @typedef {Record<string, Item>} Prompt
+ * @typedef {import('./prompts.js').Prompt} Prompt
  * @typedef {{ filename: string, subfolder: string, type: string }} Saved
  * @typedef {{ names: string[] | null, weights: number[], klScale: number }} Place
  */
@@ -15,13 +14,10 @@ import { shortName } from './adapters.js'
 import { keyOf } from './node_ids.js'
 import { copiesOf } from './picture_copies.js'
 import { textsOf } from './png_text.js'
+import { PAD, blendsOf, chainOf, downstream, isLink, makesLists, namesOf, numbersOf, startsOf, upstream } from './prompts.js'
 import { MOST, remember } from './remembered.js'
 import { takeTab, watchQueue } from './tabs.js'
 
-const [PAD, SWEEP] = ['PreferenceWeights', 'PreferenceSweep']
-/** Outputs that show no image of a preference, by class; true: all of them. */
-/** @type {Record<string, true | number[]>} */
-const FIGURES = { PreferenceGrid: true, BlendProbe: [0, 1, 2] }
 const SEEDS = ['seed', 'noise_seed']
 const [TRIES, WAIT_MS] = [20, 250] // the host writes its history a moment after it says that the run has ended
 
@@ -52,62 +48,29 @@ async function rememberRun(id) {
   if (!prompt || !workflow) return
   const pads = Object.keys(prompt).filter((node) => prompt[node].class_type === PAD)
   for (const pad of pads) {
-    const { images, from, sweep } = imagesOf(prompt, entry.outputs, pad)
-    if (images.length) remember(keyOf(tab, workflow, pad), await read(prompt, pad, images, from, sweep))
+    const { images, from } = imagesOf(prompt, entry.outputs, pad)
+    if (images.length) remember(keyOf(tab, workflow, pad), await read(prompt, pad, images, from))
   }
-}
-
-/** @type {(value: any) => boolean} */
-const isLink = (value) => Array.isArray(value) && value.length === 2 && typeof value[0] === 'string'
-
-/** @type {(prompt: Prompt, start: string) => Set<string>} A node and all that its images go through. */
-export function downstream(prompt, start) {
-  const found = new Set([start])
-  for (const source of found) {
-    const figures = FIGURES[prompt[source].class_type]
-    for (const [id, { inputs }] of Object.entries(prompt)) {
-      const follows = Object.values(inputs).some(
-        (value) => isLink(value) && value[0] === source && figures !== true && !figures?.includes(value[1])
-      )
-      if (follows) found.add(id)
-    }
-  }
-  return found
-}
-
-/** @type {(prompt: Prompt, end: string) => Set<string>} A node and all before it. */
-export function upstream(prompt, end) {
-  const found = new Set([end])
-  for (const id of found) {
-    for (const value of Object.values(prompt[id]?.inputs ?? {})) if (isLink(value) && prompt[value[0]]) found.add(value[0])
-  }
-  return found
 }
 
 /**
- * The images of the first node that shows any, behind the pad or behind a sweep of the pad's adapters.
+ * The images of the first node that shows any, behind the pad or behind a sweep or a duel of the pad's adapters.
  *
- * @type {(prompt: Prompt, outputs: Record<string, any>, pad: string) => { images: Saved[], from: string, sweep: boolean }}
+ * @type {(prompt: Prompt, outputs: Record<string, any>, pad: string) => { images: Saved[], from: string }}
  */
 function imagesOf(prompt, outputs, pad) {
-  const adapters = JSON.stringify(prompt[pad].inputs.reward_loras)
-  const sweeps = Object.keys(prompt).filter(
-    (id) => prompt[id].class_type === SWEEP && JSON.stringify(prompt[id].inputs.reward_loras) === adapters
-  )
-  const behind = new Set([pad, ...(adapters ? sweeps : [])].flatMap((start) => [...downstream(prompt, start)]))
+  const behind = new Set(startsOf(prompt, pad).flatMap((start) => [...downstream(prompt, start)]))
   const from = Object.keys(outputs).find((id) => behind.has(id) && outputs[id].images?.length) ?? ''
-  const before = from ? [...upstream(prompt, from)] : []
-  return { images: outputs[from]?.images ?? [], from, sweep: before.some((id) => prompt[id].class_type === SWEEP) }
+  return { images: outputs[from]?.images ?? [], from }
 }
 
-/** @type {(prompt: Prompt, pad: string, images: Saved[], from: string, sweep: boolean) => Promise<any[]>} */
-async function read(prompt, pad, images, from, sweep) {
+/** @type {(prompt: Prompt, pad: string, images: Saved[], from: string) => Promise<any[]>} */
+async function read(prompt, pad, images, from) {
   const before = upstream(prompt, from)
   const seeds = seedsOf(prompt, before)
   const first = await load(images[0])
   if (!first) return []
-  const records = recordsOf(first.texts, before)
-  const places = sweep ? records : [ownPlace(prompt, pad, records)]
+  const places = placesOf(prompt, pad, before, first.texts)
   const each = images.length / places.length
   if (!Number.isInteger(each)) return [] // a sheet, or a part of the images
   const shown = places.map((place, i) => ({ place, image: images[i * each] })).slice(-MOST)
@@ -119,6 +82,21 @@ async function read(prompt, pad, images, from, sweep) {
   return made
 }
 
+/**
+ * The preferences of the images: those of the node that blends by this pad's preference, not those of another pass.
+ *
+ * @type {(prompt: Prompt, pad: string, before: Set<string>, texts: Record<string, string>) => Place[]}
+ */
+function placesOf(prompt, pad, before, texts) {
+  const { blends, through } = blendsOf(prompt, startsOf(prompt, pad))
+  const records = /** @type {Record<string, any[]>} */ (JSON.parse(texts.diffusion_blend ?? '{}'))
+  const near = blends.filter((id) => before.has(id))
+  const blend = near.find((id) => records[id]?.length) ?? near[0]
+  const found = placesOfRecords(records[blend] ?? [])
+  const way = blend ? [...upstream(prompt, blend)].filter((id) => through.has(id)) : []
+  return makesLists(prompt, way) ? found : [ownPlace(prompt, pad, blend, found)]
+}
+
 /** @type {(saved: Saved) => Promise<{ blob: Blob, texts: Record<string, string> } | null>} */
 async function load({ filename, subfolder = '', type }) {
   const response = await api.fetchApi(`/view?${new URLSearchParams({ filename, subfolder, type })}`)
@@ -127,35 +105,34 @@ async function load({ filename, subfolder = '', type }) {
   return { blob, texts: textsOf(await blob.arrayBuffer()) }
 }
 
-/** @type {(texts: Record<string, string>, before: Set<string>) => Place[]} The blends that a file's images were made with. */
-function recordsOf(texts, before) {
-  const nodes = /** @type {Record<string, any[]>} */ (JSON.parse(texts.diffusion_blend ?? '{}'))
-  const records = Object.entries(nodes).find(([id, list]) => before.has(id) && list.length)?.[1] ?? []
-  return records
+/** @type {(records: any[]) => Place[]} The blends that images were made with. */
+const placesOfRecords = (records) =>
+  records
     .filter(({ kl_scale: scale }) => scale !== undefined) // a preference over time or space is no point
     .map(({ adapters, kl_scale: klScale }) => ({
       names: adapters.map((/** @type {any} */ adapter) => shortName(adapter.file)),
       weights: adapters.map((/** @type {any} */ adapter) => adapter.weight),
       klScale
     }))
+
+/**
+ * The record of the blend where it is of the pad alone, else the pad's own numbers, by name where the prompt has the names.
+ *
+ * @type {(prompt: Prompt, pad: string, blend: string | undefined, records: Place[]) => Place}
+ */
+function ownPlace(prompt, pad, blend, records) {
+  if (records.length === 1 && chainOf(prompt, pad).length === 1 && !isLink(prompt[pad].inputs.preference)) return records[0]
+  const names = namesOf(prompt, pad, blend)
+  const weights = numbersOf(prompt, pad).map((weight, i) => (names && !names[i] ? 0 : weight)) // as the run counts them
+  return { names, weights, klScale: Number(prompt[pad].inputs.kl_scale) }
 }
 
-/** @type {(prompt: Prompt, pad: string, records: Place[]) => Place} The pad's numbers, by name where the file has the names. */
-function ownPlace(prompt, pad, records) {
-  const { inputs } = prompt[pad]
-  const isContinued = Object.values(prompt).some((item) => item.class_type === PAD && item.inputs.preference?.[0] === pad)
-  const isAlone = !isLink(inputs.preference) && !isContinued
-  const numbers = Array.from({ length: 8 }, (_, i) => Number(inputs[`weight_${i + 1}`] ?? 0))
-  const own = { names: null, weights: numbers, klScale: Number(inputs.kl_scale) }
-  return records.length === 1 && isAlone ? records[0] : own
-}
-
-/** @type {(prompt: Prompt, nodes: Set<string>) => import('./remembered.js').Seed[]} */
+/** @type {(prompt: Prompt, nodes: Set<string>) => import('./remembered.js').Seed[]} Also those that a node with a number gives. */
 const seedsOf = (prompt, nodes) =>
   [...nodes].flatMap((node) =>
-    SEEDS.filter((name) => typeof prompt[node].inputs[name] === 'number').map((name) => ({
-      node,
-      name,
-      value: prompt[node].inputs[name]
-    }))
+    SEEDS.flatMap((name) => {
+      const value = prompt[node].inputs[name]
+      const seed = isLink(value) ? { node: value[0], name: 'value', value: prompt[value[0]]?.inputs.value } : { node, name, value }
+      return typeof seed.value === 'number' ? [seed] : []
+    })
   )

@@ -1,8 +1,9 @@
 /** What the pad shows, read from the graph. */
 
-import { numberOf, numbered, slotsOf, upToLastAdapter } from './adapters.js'
+import { numberOf, numbered, upToLastAdapter } from './adapters.js'
 import { CORNERS } from './layout.js'
 import { lockedWeight } from './menu.js'
+import { idleLoader, slotsOf } from './places.js'
 import { theme } from './theme.js'
 import { say } from './words.js'
 
@@ -17,7 +18,8 @@ const MOST_CORNERS = Object.keys(CORNERS).length
 export function readState(node, atLeast) {
   const names = numbered(node, 'weight')
   const numbers = names.map((name) => numberOf(node, name))
-  const { slots, muted } = slotsOf(node)
+  const found = slotsOf(node)
+  const { slots } = found
   const known = slots?.some(({ used }) => used) ? upToLastAdapter(slots) : null
   const weighted = numbers.findLastIndex(({ value, linked }) => linked || (value ?? 0) > 0) + 1
   const corners = Math.min(MOST_CORNERS, known ? known.length : Math.max(2, weighted, atLeast))
@@ -30,7 +32,7 @@ export function readState(node, atLeast) {
     weightsLocked: own.some(({ linked }) => linked),
     klScale: kl.value,
     klLocked: kl.linked,
-    ...messageOf(names, numbers, known, slots, muted),
+    ...(messageOfLoaders(node, found, numbers, known) ?? messageOfWeights(names, numbers, known, found.other)),
     theme: theme()
   }
 }
@@ -38,21 +40,40 @@ export function readState(node, atLeast) {
 /** @type {(number: number) => import('./adapters.js').Slot} */
 const unknownSlot = (number) => ({ name: say('adapter', { number }), used: true, unknown: true })
 
+/** @typedef {{ message: string, isProblem: boolean }} Said */
+
+/** @type {(message: string) => Said} */
+const problem = (message) => ({ message, isProblem: true })
+
+/** @type {(message: string) => Said} */
+const note = (message) => ({ message, isProblem: false })
+
+/**
+ * @param {any} node
+ * @param {ReturnType<typeof slotsOf>} found
+ * @param {import('./adapters.js').Numbered[]} numbers
+ * @param {import('./adapters.js').Slot[] | null} known the slots up to the last adapter
+ * @returns {Said | null} null where the loaders are as they should be
+ */
+function messageOfLoaders(node, { slots, muted, left }, numbers, known) {
+  const idle = idleLoader(node)
+  if (muted) return problem(say('muted', { title: muted }))
+  if (left === 'zero') return note(idle ? say(idle.bypassed ? 'bypassedZero' : 'mutedZero', { title: idle.title }) : say('noneZero'))
+  if (left) return numbers.every(({ value }) => value === 0) ? note('') : problem(say('noneLeft'))
+  return slots?.length && !known ? problem(say('noLora')) : null
+}
+
 /**
  * @param {string[]} names of the weights
  * @param {import('./adapters.js').Numbered[]} numbers
  * @param {import('./adapters.js').Slot[] | null} known the slots up to the last adapter
- * @param {import('./adapters.js').Slot[] | null} slots
- * @param {string} muted the title of a muted loader, or empty
- * @returns {{ message: string, isProblem: boolean }}
+ * @param {boolean} other the run uses other adapters than the node is connected to
+ * @returns {Said}
  */
-function messageOf(names, numbers, known, slots, muted) {
-  const problem = (/** @type {string} */ message) => ({ message, isProblem: true })
-  const note = (/** @type {string} */ message) => ({ message, isProblem: false })
-  if (muted) return problem(say('muted', { title: muted }))
-  if (slots?.length && !known) return problem(say('noLora'))
+function messageOfWeights(names, numbers, known, other) {
   const counted = numbers.filter((_, i) => known?.[i]?.used ?? !known)
   if (counted.every(({ value }) => value === 0)) return problem(say('allZero'))
+  if (other) return note(say('otherLoras'))
   const linked = numbers.findIndex((number, i) => number.linked && (known?.[i]?.used ?? !known))
   if (linked >= 0) return note(say('linked', { weight: names[linked] }))
   const ignored = numbers.findIndex(({ value }, i) => known && !known[i]?.used && (value ?? 0) > 0)

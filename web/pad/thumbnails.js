@@ -4,6 +4,7 @@
  */
 
 import { app } from '../../../scripts/app.js'
+import { givingWidget } from './adapters.js'
 import { svg } from './drawing.js'
 import { hidePictures, showPictures } from './floating.js'
 import { addLayer } from './layers.js'
@@ -95,9 +96,9 @@ export { hidePictures }
 export function takeSeedsBack({ seeds }) {
   for (const { node: id, name, value } of seeds) {
     const node = nodeOf(id)
-    const widget = node?.widgets?.find((/** @type {any} */ each) => each.name === name)
+    const { widget, owner } = (node && givingWidget(node, name)) ?? {}
     if (!widget || widget.value === value) continue
     widget.value = value
-    widget.callback?.(value, app.canvas, node)
+    widget.callback?.(value, app.canvas, owner)
   }
 }

@@ -18,6 +18,11 @@ const ENGLISH = {
   switchedOff: '{weight} counts as 0: {name} is switched off',
   allZero: 'All weights are 0: click in the pad',
   muted: '{title} is muted: unmute it to run',
+  mutedZero: '{title} is muted: these weights count as 0',
+  bypassedZero: '{title} is bypassed: these weights count as 0',
+  noneZero: 'No Load Reward LoRAs belongs to these weights: they count as 0',
+  noneLeft: 'No Load Reward LoRAs is left for these weights: set them to 0',
+  otherLoras: 'The sampler has other LoRAs than this node: the pad shows those of the sampler',
   noLora: 'Choose a LoRA in Load Reward LoRAs',
   reset: 'Equal weights',
   savePreset: 'Save this preference\u2026',
@@ -37,7 +42,8 @@ const ENGLISH = {
   reorder: 'Drag to reorder',
   switch: 'On or off',
   strength: 'Strength: 1 as trained',
-  remove: 'Remove'
+  remove: 'Remove',
+  stuck: 'The rows stay as they are: {name} of {title} would have to change, and a link sets it'
 }
 
 /** @type {Record<string, typeof ENGLISH> & { en: typeof ENGLISH }} */
@@ -59,6 +65,11 @@ const WORDS = {
     switchedOff: '{weight} 按 0 计算：{name} 已关闭',
     allZero: '所有权重都是 0：请点击面板',
     muted: '{title} 已停用：启用后才能运行',
+    mutedZero: '{title} 已停用：这些权重按 0 计算',
+    bypassedZero: '{title} 已绕过：这些权重按 0 计算',
+    noneZero: '没有“加载奖励 LoRA”对应这些权重：按 0 计算',
+    noneLeft: '没有剩余的“加载奖励 LoRA”对应这些权重：请设为 0',
+    otherLoras: '采样器与此节点的 LoRA 不同：面板显示采样器的 LoRA',
     noLora: '请在“加载奖励 LoRA”中选择 LoRA',
     reset: '权重均等',
     savePreset: '保存此偏好\u2026',
@@ -78,7 +89,8 @@ const WORDS = {
     reorder: '拖动以排序',
     switch: '开或关',
     strength: '强度：1 为训练时的强度',
-    remove: '移除'
+    remove: '移除',
+    stuck: '行保持不变：{title} 的 {name} 需要改变，但它由连线设定'
   }
 }
 
