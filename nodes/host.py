@@ -36,6 +36,8 @@ class Patcher(Protocol):
     patches: dict[str, list[Any]]
     patches_uuid: Any
     backup: dict[str, Any]
+    object_patches: dict[str, Any]
+    object_patches_backup: dict[str, Any]
     hook_backup: dict[str, Any]
     hook_patches: dict[Any, dict[str, list[Any]]]
 

@@ -44,9 +44,10 @@ class BlendTextEncoder(io.ComfyNode):
                 )
             plain = preference.arranged(reward_loras.loaders, reward_loras.names)
             soup = tuple(plain.coefficients(reward_loras.names, reward_loras.kl_weights))
-        blended, having = blended_clip(clip, reward_loras, soup)
+        blended, having, skipped = blended_clip(clip, reward_loras, soup)
         if having:
-            notify(f"With text-encoder weights: {', '.join(having)}.")
+            said = f"With text-encoder weights: {', '.join(having)}."
         else:
-            notify("None of the adapters has weights for this text encoder, so Blend Text Encoder has no effect here.")
+            said = "None of the adapters has weights for this text encoder, so Blend Text Encoder has no effect here."
+        notify("\n".join([said, *skipped]))
         return io.NodeOutput(blended)

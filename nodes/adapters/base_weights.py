@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import comfy.lora
 import comfy.model_patcher
 from torch import Tensor
@@ -47,6 +49,7 @@ class BaseWeights:
             weight = self.model.backup[key].weight
         if key in self.model.hook_backup:
             weight = self.model.hook_backup[key][0]
+        weight = self.model.object_patches.get(key, weight)
         weight = weight.to(self.model.load_device, copy=True)
         weight = weight if convert is None else convert(weight, inplace=True)
         if not weight.is_floating_point():
@@ -55,3 +58,13 @@ class BaseWeights:
         weight = weight.float()
         patches = self.model.patches.get(key)
         return comfy.lora.calculate_weight(patches, weight, key) if patches else weight
+
+
+def patches_of(model: Patcher) -> tuple[Any, ...]:
+    """Return what tells apart the states of a MODEL's weights: its patches, and the weights that it puts in place of others.
+
+    Args:
+        model: the host's ModelPatcher.
+    """
+    replaced = ((name, id(value)) for name, value in model.object_patches.items() if isinstance(value, Tensor))
+    return (model.patches_uuid, *replaced)

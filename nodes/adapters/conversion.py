@@ -24,12 +24,11 @@ from ...blending.updates import (
     Update,
 )
 from .base_weights import BaseWeights
+from .patches import FACTORED, NEEDS_OUTPUTS, adds, dora_scale, has_flat_scale, holds_numbers
 from .targets import Target, locate
 
 Updates = list[tuple[str, Update]]
 """Names of layers (or of parameters) and their updates."""
-
-FACTORED = ("lora", "loha", "lokr")
 
 
 def convert(patch: Any, target: Target, strength: float, weights: BaseWeights, magnitude: Tensor | None) -> Updates:
@@ -59,11 +58,11 @@ def convert(patch: Any, target: Target, strength: float, weights: BaseWeights, m
             f"it changes the layer's shape from {list(target.shape)} to {list(patch.weights[5])}, as control LoRAs do, which "
             "have their effect on the MODEL before the blend, by Load LoRA."
         )
-    scale = magnitude if magnitude is not None else _dora_scale(patch)
+    scale = magnitude if magnitude is not None else dora_scale(patch)
     if patch.name in FACTORED and scale is None:
         return _factored(patch, target, strength, weights)
-    # As the host decides: a DoRA scale is one number per output, or else one per input.
-    by_output = magnitude is not None or (scale is not None and scale.ndim > 0 and scale.shape[0] == target.part[0])
+    # As the host decides: a DoRA scale is one number per output, or else one per input. It spreads one axis over the inputs.
+    by_output = magnitude is not None or (scale is not None and scale.ndim > 1 and scale.shape[0] == target.part[0])
     if patch.name == "lora" and target.takes_factors and target.function is None and by_output:
         return _dora(patch, target, strength, weights, scale, magnitude is not None)
     if patch.name == "oft" and scale is None and target.takes_factors and target.function is None:
@@ -85,26 +84,13 @@ def convert_chain(entries: list[Any], key: str, network: Any, weights: BaseWeigh
     Raises:
         ValueError: as `convert`.
     """
-    if all(strength == 1 and _adds(patch) for _, patch, strength, *_ in entries):
+    if all(strength == 1 and adds(patch) for _, patch, strength, *_ in entries):
         return [
             update
             for strength, patch, _, offset, function in entries
             for update in convert(patch, locate(network, (key, offset, function)), strength, weights, None)
         ]
     return _patched(entries, locate(network, key), weights.read(key))
-
-
-def _adds(patch: Any) -> bool:
-    """Whether a patch adds a tensor that does not depend on the weight, so that patches of one weight are a sum."""
-    if isinstance(patch, comfy.weight_adapter.WeightAdapterBase):
-        return patch.name in FACTORED and _dora_scale(patch) is None
-    return (
-        isinstance(patch, tuple) and (len(patch) == 1 or patch[0] == "diff") and isinstance(patch[-1], (Tensor, tuple))
-    )
-
-
-def _dora_scale(patch: Any) -> Tensor | None:
-    return patch.weights[{"lora": 4, "oft": 3, "boft": 3, "glora": 5}.get(patch.name, -1)]
 
 
 def _plain(patch: Any, target: Target, strength: float, weights: BaseWeights) -> Updates:
@@ -200,15 +186,16 @@ def _bias(target: Target, weights: BaseWeights) -> Tensor | None:
 def _dense(patch: Any, target: Target, strength: float, weights: BaseWeights) -> Updates:
     """The difference that the host's own patching makes."""
     adapter: Any = None if isinstance(patch, tuple) else patch
-    multiplies = adapter is None or adapter.name not in FACTORED or _dora_scale(adapter) is not None
+    multiplies = adapter is None or adapter.name not in FACTORED or dora_scale(adapter) is not None
     _check_sizes(patch, target)
     weight = weights.read(target.key) if multiplies else torch.zeros(target.shape)
     if adapter is not None and adapter.name == "boft" and adapter.weights[2] is None:
         # The host fails on a BOFT without alpha, which has no bound on its norm: alpha 0 says the same.
         patch = type(adapter)(adapter.loaded_keys, (*adapter.weights[:2], 0.0, *adapter.weights[3:]))
     updates = _patched([(strength, patch, 1.0, target.offset, target.function)], target, weight)
-    if not updates and strength != 0 and adapter is not None and _holds_numbers(adapter):
-        raise OtherShape(f"the host finds no way to apply it to a weight of {list(target.part)}.")
+    if not updates and strength != 0 and adapter is not None and holds_numbers(adapter):
+        why = NEEDS_OUTPUTS if has_flat_scale(adapter) else ""
+        raise OtherShape(f"ComfyUI finds no way to apply it to a weight of {list(target.part)}{why}.")
     return updates
 
 
@@ -237,11 +224,6 @@ def _check_sizes(patch: Any, target: Target) -> None:
         most = max(target.part[0], math.prod(target.part[1:]))
         if any(max(part.shape[0], part.shape[1:].numel()) > most for part in patch.weights[:4]):
             raise OtherShape(f"its factors are larger than the model's part, {list(target.part)}.")
-
-
-def _holds_numbers(patch: Any) -> bool:
-    """Whether an update is expected to change anything: no factor is all zeros."""
-    return all(bool(part.float().any()) for part in patch.weights if isinstance(part, Tensor))
 
 
 def _difference(value: Tensor, target: Target) -> Updates:
@@ -292,8 +274,3 @@ def _permuted(up: Tensor, down: Tensor, function: Any) -> Tensor:
     if moved.shape != up.shape or not torch.allclose(function(up @ down), moved @ down, rtol=1e-4, atol=1e-6):
         raise ValueError("the host changes this layer's update in a way that is not low-rank.")
     return moved
-
-
-def bytes_of(update: Update, itemsize: int) -> int:
-    """Return the memory of an update's tensors, bytes."""
-    return sum(math.prod(part.shape) for part in update.tensors()) * itemsize

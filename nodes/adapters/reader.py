@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,64 +10,11 @@ import comfy.lora
 import comfy.lora_convert
 from torch import Tensor
 
+from .endings import BIASES, GROUPS, HALVES, LORA_FACTORS, MAGNITUDES, stem
 from .files import RewardLoRA
-from .spellings import key_map
-
-HALVES = (
-    ("lora_up.weight", "lora_down.weight"),
-    ("lora_B.weight", "lora_A.weight"),
-    ("lora_B.default.weight", "lora_A.default.weight"),
-    ("lora_linear_layer.up.weight", "lora_linear_layer.down.weight"),
-    ("lora.up.weight", "lora.down.weight"),
-    ("lora_B", "lora_A"),
-)
-"""Endings of the two factors in each naming that the host reads."""
-
-LORA_FACTORS = (*(ending for pair in HALVES for ending in pair), "lora_mid.weight")
-
-GROUPS = (
-    ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"),
-    ("hada_t1", "hada_t2"),
-    ("lokr_w1_a", "lokr_w1_b"),
-    ("lokr_w2_a", "lokr_w2_b"),
-    ("a1.weight", "a2.weight", "b1.weight", "b2.weight"),
-)
-"""Endings that belong together, in the kinds whose names follow a dot."""
-
-WHOLE = (
-    *(f".{up}" for up, _ in HALVES),
-    "_lora.up.weight",
-    *(".hada_w1_a", ".lokr_w1", ".lokr_w1_a", ".a1.weight", ".oft_blocks", ".diff", ".w_norm", ".set_weight"),
-)
-"""Endings of which a layer has one, for every kind of update."""
-
-MAGNITUDES = (
-    ".lora_magnitude_vector.default.weight",
-    ".lora_magnitude_vector.weight",
-    ".lora_magnitude_vector.default",
-    ".lora_magnitude_vector",
-    ".magnitude",
-)
-"""Endings of a DoRA's magnitude in PEFT (peft/tuners/lora/dora.py) and ai-toolkit, which the host does not read."""
-
-EXTRAS = (
-    "alpha",
-    "dora_scale",
-    "rescale",
-    "reshape_weight",
-    "b_norm",
-    "diff_b",
-    "bias_indices",
-    "bias_values",
-    "bias_size",
-)
-"""Endings of tensors that accompany an update, after a dot."""
-
-_OTHERS = ("lokr_w2", "lokr_t2", *(name for group in GROUPS for name in group))
-_ENDINGS = sorted(
-    {*WHOLE, *MAGNITUDES, "_lora.down.weight", *(f".{name}" for name in (*LORA_FACTORS, *EXTRAS, *_OTHERS))}, key=len
-)[::-1]
-_ENDING = re.compile("(?:" + "|".join(map(re.escape, _ENDINGS)) + ")$")
+from .leftovers import leftovers, live_keys, without_homeless
+from .spellings import key_maps
+from .targets import parameter_of
 
 HOST_FAILURES = (KeyError, IndexError, AttributeError, TypeError, RuntimeError)
 """What the host's reader raises on tensors that do not fit together."""
@@ -80,24 +26,23 @@ class Content:
 
     Args:
         patches: the host's targets and patches.
-        magnitudes: the host's targets -> magnitude of a DoRA in PEFT's spelling.
+        magnitudes: the host's targets -> key and magnitude of a DoRA in PEFT's spelling.
         unused: keys that belong to no weight of the network.
-        without_effect: keys of second updates of a weight, of which the host applies one.
+        second: keys of second updates of a weight, of which the host applies one.
+        unread: keys of the network's weights that the host reads no update from.
     """
 
     patches: Mapping[Any, Any]
-    magnitudes: Mapping[Any, Tensor]
+    magnitudes: Mapping[Any, tuple[str, Tensor]]
     unused: frozenset[str]
-    without_effect: tuple[str, ...] = ()
-
-
-def stem(key: str) -> str:
-    """Return the layer's name in a key: the key without the ending that says which tensor of the layer it is."""
-    return _ENDING.sub("", key)
+    second: tuple[str, ...] = ()
+    unread: tuple[str, ...] = ()
 
 
 def read_content(adapter: RewardLoRA, network: Any, hosts: Mapping[str, Any]) -> Content:
     """Let the host read a file.
+
+    Names that only this extension maps count where the host knows none for the same weight.
 
     Args:
         adapter: the file.
@@ -108,28 +53,43 @@ def read_content(adapter: RewardLoRA, network: Any, hosts: Mapping[str, Any]) ->
         ValueError: the file is damaged in a part that is used: half an update, a factor that is no matrix, an alpha of several
             numbers.
     """
-    tensors = _converted(adapter)
-    names = key_map(network, hosts, {stem(key) for key in tensors})
-    patches, used = read_patches(adapter, names)
-    magnitudes = {names[stem(key)]: tensor for key, tensor in used.items() if key.endswith(MAGNITUDES)}
-    unused = frozenset(tensors.keys() - used.keys())
-    return Content(patches, magnitudes, unused, _without_effect(used, names, patches))
+    tensors = converted(adapter)
+    known, ours = key_maps(network, hosts, {stem(key) for key in tensors})
+    patches, used = read_patches(adapter, tensors, known)
+    if ours:
+        more, beside = read_patches(adapter, tensors, ours)
+        taken = {parameter_of(target) for target in patches}
+        patches |= {target: patch for target, patch in more.items() if parameter_of(target) not in taken}
+        used |= beside
+    names = known | ours
+    live = live_keys(used, patches)
+    layers = {stem(key) for key in live if not key.endswith(BIASES)}
+    magnitudes = {
+        names[stem(key)]: (key, tensor)
+        for key, tensor in used.items()
+        if key.endswith(MAGNITUDES) and stem(key) in layers
+    }
+    live |= {key for key, _ in magnitudes.values()}  # which the host does not read
+    second, unread = leftovers(used, names, patches, live)
+    return Content(patches, magnitudes, frozenset(tensors.keys() - used.keys()), second, unread)
 
 
-def read_patches(adapter: RewardLoRA, names: Mapping[str, Any]) -> tuple[Mapping[Any, Any], dict[str, Tensor]]:
+def read_patches(
+    adapter: RewardLoRA, tensors: Mapping[str, Tensor], names: Mapping[str, Any]
+) -> tuple[dict[Any, Any], dict[str, Tensor]]:
     """Let the host read the part of a file that belongs to the named weights.
 
     Args:
         adapter: the file.
+        tensors: `converted` of the file.
         names: names of layers in the file -> the host's targets.
 
     Returns:
-        The host's patches by target, and the tensors that were used.
+        The host's patches by target, and the tensors that belong to the named weights.
 
     Raises:
         ValueError: as `read_content`.
     """
-    tensors = _converted(adapter)
     used = {key: tensor for key, tensor in tensors.items() if stem(key) in names or key in names}
     _check_complete(adapter, used)
     wanted = {stem(key) for key in used} | used.keys()
@@ -139,10 +99,15 @@ def read_patches(adapter: RewardLoRA, names: Mapping[str, Any]) -> tuple[Mapping
         patches = comfy.lora.load_lora(used, order, log_missing=False)
     except HOST_FAILURES as error:
         raise ValueError(f"{adapter.file}: the host cannot read it ({error}); the file is damaged.") from error
-    return patches, used
+    return without_homeless(patches, used, order), used
 
 
-def _converted(adapter: RewardLoRA) -> dict[str, Tensor]:
+def converted(adapter: RewardLoRA) -> dict[str, Tensor]:
+    """Return a file's tensors under the keys that the host gives them.
+
+    Raises:
+        ValueError: the host's conversion fails.
+    """
     try:
         return comfy.lora_convert.convert_lora(dict(adapter.tensors))
     except HOST_FAILURES as error:
@@ -164,24 +129,3 @@ def _check_complete(adapter: RewardLoRA, tensors: Mapping[str, Tensor]) -> None:
             )
         if key.endswith(".alpha") and tensor.numel() != 1:
             raise ValueError(f"{adapter.file}: {key} has shape {list(tensor.shape)}; alpha is a single number.")
-
-
-def _without_effect(
-    tensors: Mapping[str, Tensor], names: Mapping[str, Any], patches: Mapping[Any, Any]
-) -> tuple[str, ...]:
-    """The first keys of the updates that the host leaves out, because it applies only one update of a weight."""
-    found: dict[Any, list[str]] = {}
-    for key in tensors:
-        for ending in WHOLE:
-            target = names.get(key.removesuffix(ending)) if key.endswith(ending) else None
-            if target is not None:
-                found.setdefault(target, []).append(key)
-    left_out = [
-        f"{stem(key)}.{part}_a" for key in tensors for part in ("lokr_w1", "lokr_w2") if key.endswith(f".{part}")
-    ]
-    left_out = [key for key in left_out if key in tensors]
-    for target, keys in found.items():
-        patch = patches.get(target)
-        parts = patch[-1] if isinstance(patch, tuple) else getattr(patch, "weights", ())
-        left_out += [key for key in keys if not any(tensors[key] is part for part in parts)]
-    return tuple(dict.fromkeys(left_out))

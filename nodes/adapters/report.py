@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from .endings import stem
 from .files import RewardLoRA
 from .headers import trained_scale
-from .reader import EXTRAS, MAGNITUDES, stem
 
 TEXT_ENCODER = re.compile(
     r"(lora_te\d*_|lora_prior_te_|text_encoders?\d*[._]|text_encoder_\d+\.|text_model\.|clip_[lgh][._]|t5xxl[._]|te\d*[._]"
@@ -29,27 +29,35 @@ class Report:
     Args:
         adapter: the file.
         model: the architecture's name.
+        place: what the layers belong to, in words.
     """
 
     adapter: RewardLoRA
     model: str
+    place: str = "this model"
     kinds: Counter[str] = field(default_factory=Counter)  # kind -> parts of the model that it changes
     absent: list[str] = field(default_factory=list)  # layers that the model does not have
     misshapen: list[tuple[str, str]] = field(default_factory=list)  # layers of another shape, and how
     unreadable: list[tuple[str, str]] = field(default_factory=list)  # layers whose weight the host cannot give, and why
-    without_effect: list[str] = field(default_factory=list)  # keys of second updates of a layer
+    second: list[str] = field(default_factory=list)  # keys of second updates of a layer
+    unread: list[str] = field(default_factory=list)  # keys from which nothing is read
+    spread: list[str] = field(default_factory=list)  # layers whose DoRA scale lacks its second axis
     text_encoder: int = 0  # tensors
     bytes_said: int = 0  # memory of the updates that may take more than the file
 
     def count_unused(self, keys: Iterable[str]) -> None:
-        """Sort the keys that belong to no weight of the network into layers, text encoders and extras."""
+        """Count the keys that belong to no weight of the network: of text encoders, and the others by `count_absent`."""
+        keys = sorted(keys)
+        self.text_encoder += sum(1 for key in keys if TEXT_ENCODER.match(key))
+        self.count_absent(key for key in keys if not TEXT_ENCODER.match(key))
+
+    def count_absent(self, keys: Iterable[str]) -> None:
+        """Sort keys into layers that the model does not have, and keys of unknown kinds."""
         layers: set[str] = set()
         for key in keys:
-            if TEXT_ENCODER.match(key):
-                self.text_encoder += 1
-            elif stem(key) != key and not key.endswith(
-                (*(f".{name}" for name in EXTRAS if name != "diff_b"), *MAGNITUDES)
-            ):
+            if stem(key) == key:
+                self.unread.append(key)
+            elif not key.endswith(".alpha"):
                 layers.add(stem(key))
         self.absent += sorted(layers)
 
@@ -75,33 +83,45 @@ class Report:
         if not total and self.text_encoder:
             raise ValueError(
                 f"{file}: its {self.text_encoder} weights belong to a text encoder only, so there is nothing to blend. Load it "
-                "with the host's Load LoRA (strength_model 0)."
+                f"with the host's Load LoRA (strength_model 0). {self._unread()}".rstrip()
             )
         if not total:
             raise ValueError(
-                f"{file}: none of its {len(self.adapter.tensors)} weights belongs to this model's diffusion network. Choose an "
-                "adapter made for this checkpoint."
+                f"{file}: none of its {len(self.adapter.tensors)} weights belongs to this model's diffusion network. "
+                f"{self._unread()} Choose an adapter made for this checkpoint.".replace("  ", " ")
             )
         made_for = architecture(self.adapter)
         if re.sub(r"\W", "", made_for or "") == self.model:
             made_for = None  # a variant of the same architecture, with other widths
         raise ValueError(
-            f"{file}: only {self.applied} of its {total} layers fit this model, so it is made for another architecture"
+            f"{file}: {_share(self.applied, total)} this model, so it is made for another architecture"
             f"{f' ({made_for})' if made_for else ''}; this model is {self.model}. {self._reasons()} Choose an adapter made for "
             "this checkpoint."
         )
 
-    def text(self) -> str:
-        """Return what was skipped, in a sentence or two; an empty text if everything was applied and fits in memory."""
+    def skipped(self) -> list[str]:
+        """Return what has no effect, or another one than the trainer meant, in sentences."""
         parts = []
         skipped = len(self.absent) + len(self.misshapen) + len(self.unreadable)
         if skipped:
             parts.append(f"{self.applied} of {self.applied + skipped} layers applied. {self._reasons()}")
-        if self.without_effect:
+        if self.second:
             parts.append(
-                f"{len(self.without_effect)} of its updates have no effect ({_some(self.without_effect)}): it holds two of one "
-                "layer, and ComfyUI applies one. Save them as two files to apply both."
+                f"{len(self.second)} of its updates have no effect ({_some(self.second)}): it holds two of one layer, and "
+                "ComfyUI applies one. Save them as two files to apply both."
             )
+        if self.unread:
+            parts.append(self._unread())
+        if self.spread:
+            parts.append(
+                f"{len(self.spread)} of its DoRA scales have one axis only ({_some(self.spread)}): ComfyUI spreads such a scale "
+                "over the inputs, and so does the blend. If the images look wrong, give dora_scale the shape [outputs, 1]."
+            )
+        return parts
+
+    def text(self) -> str:
+        """Return what was skipped, in a sentence or two; an empty text if everything was applied and fits in memory."""
+        parts = self.skipped()
         if self.text_encoder:
             parts.append(
                 f"It also holds {self.text_encoder} text-encoder weights. They take part where the prompts are encoded behind "
@@ -118,10 +138,18 @@ class Report:
             parts.append(f"Its updates ({kinds}) take {self.bytes_said / 2**20:.0f} MiB.")
         return f"{self.adapter.file}: {' '.join(parts)}" if parts else ""
 
+    def _unread(self) -> str:
+        if not self.unread:
+            return ""
+        return (
+            f"{len(self.unread)} of its tensors have no effect ({_some(sorted(self.unread))}): ComfyUI reads nothing of that "
+            "kind for these layers."
+        )
+
     def _reasons(self) -> str:
         reasons = []
         if self.absent:
-            reasons.append(f"{len(self.absent)} that this model does not have ({_some(self.absent)})")
+            reasons.append(f"{len(self.absent)} that {self.place} does not have ({_some(self.absent)})")
         if self.misshapen:
             layer, why = self.misshapen[0]
             reasons.append(f"{len(self.misshapen)} of another shape ({layer}: {why.rstrip('.')})")
@@ -131,6 +159,13 @@ class Report:
                 f"{len(self.unreadable)} for which the base has no readable weight ({layer}: {why.rstrip('.')})"
             )
         return f"Skipped: {'; '.join(reasons)}." if reasons else ""
+
+
+def _share(count: int, total: int) -> str:
+    """How many layers fit, as the beginning of a sentence that goes on with the model."""
+    if count:
+        return f"only {count} of its {total} layers {'fits' if count == 1 else 'fit'}"
+    return f"none of its {total} layers fits" if total > 1 else "its only layer does not fit"
 
 
 def _some(names: list[str]) -> str:

@@ -39,7 +39,7 @@ UNDERSCORED = ("lora_unet_", "lora_transformer_", "lycoris_")
 """Prefixes before a layer's name with underscores for dots."""
 
 
-def key_map(network: Any, hosts: Mapping[str, Any], stems: Iterable[str]) -> dict[str, Any]:
+def key_maps(network: Any, hosts: Mapping[str, Any], stems: Iterable[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Map the names of layers in a file to the network's weights.
 
     Args:
@@ -48,18 +48,18 @@ def key_map(network: Any, hosts: Mapping[str, Any], stems: Iterable[str]) -> dic
         stems: the names in the file, without the endings of their tensors.
 
     Returns:
-        Name -> target, for the names that belong to the network.
+        Name -> target, for the names that the host maps, in its order; and for those that belong to the network otherwise.
     """
     wanted = set(stems)
     found = {name: target for name, target in hosts.items() if name in wanted}
     if len(found) == len(wanted):
-        return found
+        return found, {}
     ours: dict[str, Any] = {}
     ambiguous: set[str] = set()
     for name, target in _all_spellings(network, hosts):
         if name in wanted and name not in found and ours.setdefault(name, target) != target:
             ambiguous.add(name)
-    return found | {name: target for name, target in ours.items() if name not in ambiguous}
+    return found, {name: target for name, target in ours.items() if name not in ambiguous}
 
 
 def _all_spellings(network: Any, hosts: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -72,6 +72,16 @@ def parameter_of(target: Any) -> str:
     return target if isinstance(target, str) else target[0]
 
 
+def offset_of(target: Any) -> tuple[int, int, int] | None:
+    """Return the slice (axis, start, length) in a target of the host's key map, None for the whole parameter."""
+    return None if isinstance(target, str) else target[1]
+
+
+def function_of(target: Any) -> Any:
+    """Return the host's function on the update in a target of its key map, None if there is none."""
+    return target[2] if not isinstance(target, str) and len(target) > 2 else None
+
+
 def locate(network: nn.Module, target: Any) -> Target:
     """Find the parameter that a target of the host's key map names.
 
@@ -84,7 +94,6 @@ def locate(network: nn.Module, target: Any) -> Target:
         Unreadable: it is no layer's, and stored as integers.
     """
     key = parameter_of(target)
-    offset, function = (None, None) if isinstance(target, str) else (*target[1:], None)[:2]
     path, _, attribute = key.rpartition(".")
     try:
         module: Any = network.get_submodule(path)
@@ -103,7 +112,7 @@ def locate(network: nn.Module, target: Any) -> Target:
             shape = (module.out_channels, module.in_channels // module.groups, *module.kernel_size)
         elif hasattr(module, "in_features"):
             shape = (module.out_features, module.in_features)
-    return Target(key, offset, function, module, layer, shape)
+    return Target(key, offset_of(target), function_of(target), module, layer, shape)
 
 
 def _layer(module: nn.Module, name: str) -> Layer | None:

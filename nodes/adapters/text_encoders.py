@@ -11,9 +11,17 @@ import comfy.sd
 import torch
 from torch import Tensor
 
+from ..host import Patcher
+from .base_weights import BaseWeights
+from .conversion import Updates, convert
 from .encoded_text import Owner, bundle
 from .files import RewardLoRA, RewardLoRAs
-from .reader import read_patches
+from .fitting import tried
+from .leftovers import leftovers, live_keys
+from .patches import has_flat_scale, kind_of
+from .reader import converted, read_patches
+from .report import TEXT_ENCODER, Report
+from .targets import locate, parameter_of
 
 KEY = "diffusion_blend_texts"
 """The entry of a conditioning's options that says for whom the text was encoded, an `Owner`."""
@@ -86,7 +94,9 @@ class BlendedCLIP(comfy.sd.CLIP):
         return [part for part in (*self.parts, self.soup and self.soup[1]) if part is not None]
 
 
-def blended_clip(clip: Any, loras: RewardLoRAs, soup: tuple[float, ...] | None) -> tuple[Any, tuple[str, ...]]:
+def blended_clip(
+    clip: Any, loras: RewardLoRAs, soup: tuple[float, ...] | None
+) -> tuple[Any, tuple[str, ...], list[str]]:
     """Return a CLIP whose encodings carry those of every adapter.
 
     Args:
@@ -95,16 +105,19 @@ def blended_clip(clip: Any, loras: RewardLoRAs, soup: tuple[float, ...] | None) 
         soup: coefficients of the adapters for the soup's own encoding, or None.
 
     Returns:
-        The CLIP, and the names of the adapters that have weights for it. Without any it is the same CLIP.
+        The CLIP, the names of the adapters that have weights for it, and what of each file is skipped, in words. Without any
+        weights it is the same CLIP.
 
     Raises:
         ValueError: a file's text-encoder weights are damaged.
     """
     hosts = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, {})
-    patches = [_patches(adapter, hosts) for adapter in loras]
+    reports = [Report(adapter, "", "this text encoder") for adapter in loras]
+    patches = [_patches(report, clip.patcher, hosts) for report in reports]
+    skipped = [f"{report.adapter.file}: {' '.join(report.skipped())}" for report in reports if report.skipped()]
     having = tuple(name for name, some in zip(loras.names, patches, strict=True) if some)
     if not having:
-        return clip, having
+        return clip, having, skipped
     parts = tuple(
         _patched(clip, [(some, adapter.text_strength)]) if some else None
         for some, adapter in zip(patches, loras, strict=True)
@@ -113,7 +126,7 @@ def blended_clip(clip: Any, loras: RewardLoRAs, soup: tuple[float, ...] | None) 
     if soup is not None:
         strengths = [c * adapter.text_strength for c, adapter in zip(soup, loras, strict=True)]
         together = (soup, _patched(clip, list(zip(patches, strengths, strict=True))))
-    return BlendedCLIP(clip, tuple(loras.names), parts, together), having
+    return BlendedCLIP(clip, tuple(loras.names), parts, together), having, skipped
 
 
 def _patched(clip: Any, patches: list[tuple[Mapping[Any, Any], float]]) -> Any:
@@ -124,12 +137,39 @@ def _patched(clip: Any, patches: list[tuple[Mapping[Any, Any], float]]) -> Any:
     return changed
 
 
-def _patches(adapter: RewardLoRA, hosts: Mapping[str, Any]) -> Mapping[Any, Any]:
-    """The host's patches of a text encoder in a file."""
-    found, _ = read_patches(adapter, hosts)
-    for patch in found.values():
+def _patches(report: Report, patcher: Patcher, hosts: Mapping[str, Any]) -> dict[Any, Any]:
+    """The host's patches of a text encoder in a file, those that fit. The report says what does not.
+
+    Raises:
+        ValueError: they are damaged.
+    """
+    adapter = report.adapter
+    tensors = converted(adapter)
+    found, used = read_patches(adapter, tensors, hosts)
+    _check_finite(adapter, found)
+    report.second, report.unread = map(list, leftovers(used, hosts, found, live_keys(used, found)))
+    report.count_absent(key for key in tensors if key not in used and TEXT_ENCODER.match(key))
+    weights = BaseWeights(patcher)
+    return {target: patch for target, patch in found.items() if _fits(target, patch, report, weights)}
+
+
+def _fits(target: Any, patch: Any, report: Report, weights: BaseWeights) -> bool:
+    """Whether the host can apply a patch, by the same conversion as that of the network's patches."""
+
+    def make() -> Updates:
+        part = locate(weights.model.model, target)
+        return convert(patch, part, report.adapter.text_strength, weights, None)
+
+    fits = tried(target, make, report.adapter, report) is not None or bool(report.unreadable)
+    report.unreadable.clear()  # left to the patcher of the extension that stores the weight
+    report.kinds[kind_of(patch)] += fits
+    report.spread += [parameter_of(target)] * (fits and has_flat_scale(patch))
+    return fits
+
+
+def _check_finite(adapter: RewardLoRA, patches: Mapping[Any, Any]) -> None:
+    for patch in patches.values():
         weights = patch if isinstance(patch, tuple) else patch.weights
         for part in weights[-1] if isinstance(weights[-1], tuple) else weights:
             if isinstance(part, Tensor) and not bool(torch.isfinite(part.float()).all()):
                 raise ValueError(f"{adapter.file}: its text-encoder weights hold NaN or infinite numbers.")
-    return found

@@ -48,7 +48,7 @@ class _PictureLatents(LatentFormat):
         self.latent_rgb_factors = torch.eye(3).tolist()  # previews show the picture itself
 
 
-class _Config(comfy.supported_models_base.BASE):
+class Miniature(comfy.supported_models_base.BASE):
     """What the host wants to know of a model: noise schedule and prediction are Stable Diffusion 1.5's, its defaults."""
 
     unet_extra_config = {}  # noqa: RUF012  (the host's own attribute)
@@ -97,7 +97,7 @@ class _ClipModel(SD1ClipModel):
 
 def load_model() -> Any:
     """The MODEL: a ModelPatcher of the host's UNet in float32 (2.2 M parameters)."""
-    config = _Config(UNET_CONFIG)
+    config = Miniature(UNET_CONFIG)
     config.set_inference_dtype(torch.float32, None)
     device, offload = comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
     model = comfy.model_base.BaseModel(config, device=offload, unet_model=_FoldedUNet)

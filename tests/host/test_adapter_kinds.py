@@ -99,8 +99,8 @@ def test_of_two_updates_of_one_layer_the_one_that_the_host_takes_is_applied_and_
     ours, hosts, report = fitted("sd15", tensors, 1.0)
     assert set(hosts) == {f"diffusion_model.{LINEAR}.weight"}
     assert_same(ours, hosts)
-    (key, *_) = report.without_effect
-    assert f"{len(report.without_effect)} of its updates have no effect ({key}" in report.text()
+    (key, *_) = report.second
+    assert f"{len(report.second)} of its updates have no effect ({key}" in report.text()
 
 
 def test_a_lokr_with_a_tucker_core_is_right_where_the_host_applies_nothing():
@@ -224,7 +224,7 @@ CONTROL = {  # the host recognises Flux control adapters by the first two
         ({"img_in.lora_B.weight": torch.tensor(1.0)}, "the host cannot read it (tuple index out of range)"),
         (
             {},
-            "only 0 of its 2 layers fit this model, so it is made for another architecture (Flux); this model is SD15",
+            "none of its 2 layers fits this model, so it is made for another architecture (Flux); this model is SD15",
         ),
     ],
 )
@@ -310,7 +310,7 @@ def test_half_of_the_layers_may_be_of_another_shape_and_one_more_may_not():
     assert "1 of 2 layers applied. Skipped: 1 of another shape" in report.text()
     assert set(changes(model.model, updates)) == {f"diffusion_model.{LINEAR}.weight"}
     with pytest.raises(
-        ValueError, match="only 1 of its 3 layers fit this model, so it is made for another architecture; this"
+        ValueError, match="only 1 of its 3 layers fits this model, so it is made for another architecture; this"
     ):
         fit(model, good | bad)
 

@@ -82,17 +82,18 @@ def host_changes(
         strength: as in the host's Load LoRA.
     """
     weights = model.model.state_dict()
-    found: dict[str, Tensor] = {}
+    patched: dict[str, Tensor] = {}
     converted = comfy.lora_convert.convert_lora(dict(tensors))
     for target, patch in comfy.lora.load_lora(converted, dict(key_map), log_missing=False).items():
         name, *slice_and_function = target if isinstance(target, tuple) else (target,)
         if name not in weights:
             continue
         offset, function = [*slice_and_function, None, None][:2]
-        weight = weights[name].detach().float()
-        patched = comfy.lora.calculate_weight([(strength, patch, 1.0, offset, function)], weight.clone(), name)
-        if patched.shape == weight.shape:
-            found[name] = found.get(name, 0) + patched - weight
+        weight = patched.get(name, weights[name].detach().float())
+        after = comfy.lora.calculate_weight([(strength, patch, 1.0, offset, function)], weight.clone(), name)
+        if after.shape == weight.shape:
+            patched[name] = after
+    found = {name: weight - weights[name].detach().float() for name, weight in patched.items()}
     return {name: change for name, change in found.items() if change.any()}
 
 
