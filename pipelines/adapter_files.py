@@ -24,6 +24,7 @@ from ..blending.layers import layer_shape
 from ..blending.updates import LowRank, Update
 from .adapter_kinds import updates_of_kind
 from .names import diffusers_names, layer_names
+from .scaling import Scaling, read_config, scaling_of, stored_config
 
 logger = logging.getLogger("diffusion_blend")
 
@@ -40,32 +41,6 @@ _PART = re.compile(
 """Keys of kohya's trainers (.lora_down.), peft (.lora_A.), and diffusers before peft (.lora.down., .to_q_lora.down.), of LyCORIS
 (hada_, lokr_), and of DoRA in LyCORIS' and peft's spelling."""
 _OTHER_KINDS = {"oft_": "OFT", "diff": "full", "a1.weight": "GLoRA"}
-
-
-@dataclass(frozen=True)
-class Scaling:
-    """How peft scales an adapter: ``alpha / rank``, or ``alpha / sqrt(rank)`` for rank-stabilised LoRA.
-
-    Attributes:
-        alpha: of layers without a pattern; None is the rank itself, so a scale of 1.
-        patterns: end of a layer's name -> its alpha.
-        stabilised: whether the rank's square root divides.
-        rank: of the configuration, for a LoKr whose file holds whole factors; 0 where it is unknown.
-    """
-
-    alpha: float | None = None
-    patterns: Mapping[str, float] = field(default_factory=dict)
-    stabilised: bool = False
-    rank: int = 0
-
-    def of(self, layer: str, rank: int) -> float:
-        """The factor on a layer's update. Rank 0 takes the configuration's."""
-        rank = rank or self.rank
-        ends = (value for end, value in self.patterns.items() if re.match(rf"(.*\.)?({end})$", layer))
-        alpha = next(ends, self.alpha)
-        if alpha is None or not rank:
-            return 1.0
-        return alpha / rank**0.5 if self.stabilised else alpha / rank
 
 
 @dataclass(frozen=True)
@@ -126,13 +101,15 @@ def open_adapter(name: str, source: Any) -> AdapterFile:
         The adapter's numbers. Text-encoder weights are left out, and one warning says so.
 
     Raises:
-        ValueError: it cannot be read, or is neither LoRA nor DoRA, LoHa or LoKr.
+        TypeError: a mapping of other things than tensors.
+        ValueError: it cannot be read, holds numbers that are not finite, or is neither LoRA nor DoRA, LoHa or LoKr.
     """
     if isinstance(source, str | Path):
         tensors, metadata, scaling, digest = _read(name, find_file(str(source)))
     else:
-        tensors, metadata, scaling = *_in_memory(source), _model_scaling(source)
+        tensors, metadata, scaling = _in_memory(name, source), {}, _model_scaling(source)
         digest = hashlib.sha256(save({key: tensors[key].contiguous() for key in sorted(tensors)})).hexdigest()
+    _check_numbers(_label(name, source), tensors)
     mark = fingerprint(tensors)
     if any(key.startswith(_TEXT) for key in tensors):
         logger.warning("adapter %s: the text-encoder weights are not blended", name)
@@ -141,7 +118,7 @@ def open_adapter(name: str, source: Any) -> AdapterFile:
     try:
         kl_weight, group = parse_kl_weight(metadata.get("diffusion_blend.kl_weight")), parse_group(metadata)
     except ValueError as error:
-        raise ValueError(f"adapter {name!r}: {error}") from error
+        raise ValueError(f"{_label(name, source)}: {error}") from error
     return AdapterFile(name, tensors, kl_weight, digest, scaling, group, mark, _baked_at(metadata))
 
 
@@ -161,46 +138,69 @@ def _read(name: str, path: Path) -> tuple[dict[str, Tensor], dict[str, str], Sca
             tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
         beside = file.parent / "adapter_config.json"
-        config = json.loads(beside.read_text()) if file.name.startswith("adapter_model") and beside.exists() else {}
+        text = beside.read_text() if file.name.startswith("adapter_model") and beside.exists() else ""
     except (OSError, SafetensorError, ValueError) as error:
         raise ValueError(f"adapter {name!r}: cannot read {file} as a whole .safetensors file ({error})") from error
-    return tensors, metadata, _scaling(config or _stored_config(metadata)), digest
+    try:
+        config = read_config(text, str(beside)) if text else stored_config(metadata)
+        return tensors, metadata, scaling_of(config), digest
+    except ValueError as error:
+        raise ValueError(f"{_label(name, file)}: {error}") from error
 
 
-def _stored_config(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """The peft configuration that diffusers stores in a file's header, of the denoiser."""
-    stored = json.loads(metadata.get("lora_adapter_metadata", "{}"))
-    return {key.partition(".")[2]: value for key, value in stored.items() if key.startswith(("unet.", "transformer."))}
+def _label(name: str, source: Any) -> str:
+    """An adapter in a message: its name, and its file if it has one."""
+    return f"adapter {name!r}" + (f" ({source})" if isinstance(source, str | Path) else "")
 
 
-def _scaling(config: Mapping[str, Any]) -> Scaling:
-    alpha = config.get("lora_alpha", config.get("alpha"))  # LoHa and LoKr of peft say alpha
-    return Scaling(
-        None if alpha is None else float(alpha),
-        config.get("alpha_pattern") or {},
-        bool(config.get("use_rslora")),
-        int(config.get("r") or 0),
-    )
+def _check_numbers(label: str, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse tensors that give no picture, or that no layer can be made of."""
+    for key, tensor in tensors.items():
+        if not tensor.numel():
+            problem = f"is empty, of shape {list(tensor.shape)}"
+        elif not bool(tensor.float().isfinite().all()):
+            problem = "holds NaN or infinite numbers"
+        elif key.endswith(".alpha") and tensor.numel() > 1:
+            problem = f"holds {tensor.numel()} numbers, and an alpha is one"
+        elif _is_factor(key) and tensor.ndim < 2:
+            problem = f"has the shape {list(tensor.shape)}, and a factor has at least two dimensions"
+        else:
+            continue
+        raise ValueError(
+            f"{label}: {key!r} {problem}, so the layer cannot be blended: the file is damaged or its training went off. Take "
+            "another checkpoint of it, or remove the layer from the file"
+        )
 
 
-def _in_memory(source: Any) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _is_factor(key: str) -> bool:
+    match = _PART.fullmatch(key)
+    return match is not None and match["part"] is not None
+
+
+def _in_memory(name: str, source: Any) -> dict[str, Tensor]:
     if isinstance(source, Mapping):
-        return dict(source), {}
+        for key, tensor in source.items():
+            if not isinstance(key, str) or not isinstance(tensor, Tensor):
+                raise TypeError(
+                    f"adapter {name!r} is a mapping with {key!r}: {tensor!r}: give a mapping of keys to tensors, or the path of "
+                    "a .safetensors file"
+                )
+        return dict(source)
     if not hasattr(source, "peft_config"):
         raise ValueError(
-            f"an adapter is a {type(source).__name__}: give a .safetensors file, a folder of peft, a mapping of tensors, or "
-            "a peft model"
+            f"adapter {name!r} is a {type(source).__name__}: give a .safetensors file, a folder of peft, a mapping of tensors, "
+            "or a peft model"
         )
     from peft import get_peft_model_state_dict
 
-    return get_peft_model_state_dict(source, adapter_name=next(iter(source.peft_config))), {}
+    return get_peft_model_state_dict(source, adapter_name=next(iter(source.peft_config)))
 
 
 def _model_scaling(source: Any) -> Scaling:
     if isinstance(source, Mapping):
         return Scaling()
     config = next(iter(source.peft_config.values()))
-    return _scaling(config.to_dict())
+    return scaling_of(config.to_dict())
 
 
 def _check_kind(name: str, tensors: Mapping[str, Tensor]) -> None:
@@ -281,7 +281,10 @@ def _fitting(name: str, layer: str, down: Tensor, up: Tensor, network: nn.Module
             f"adapter {name!r} does not fit this base: layer {layer!r} takes {list(taken)} to {out}, the file's factors "
             f"take {list(down.shape[1:])} to {up.shape[0]}"
         )
-    return LowRank(down, up)
+    try:
+        return LowRank(down, up)
+    except ValueError as error:
+        raise ValueError(f"adapter {name!r}, layer {layer!r}: {error}") from error
 
 
 def read_adapter(name: str, source: Any, network: nn.Module) -> Adapter:

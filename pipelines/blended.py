@@ -3,101 +3,37 @@
 from __future__ import annotations
 
 import inspect
-import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..blending.adapters import AdapterBank
 from ..blending.combine import combine
-from ..blending.groups import is_stacked_group, missing_members, stacking_refusal
-from ..blending.plans import Blend, Gates, Planner, Soup, Stochastic
-from ..blending.preference import Preference
+from ..blending.plans import Gates
 from ..blending.side_path import SidePath
 from ..blending.step_info import StepInfo
-from .adapter_files import Adapter, device_of, read_adapter
+from .adapter_files import device_of
 from .crosses import split_crosses, with_crosses
-
-logger = logging.getLogger("diffusion_blend")
-
-Method = Literal["blend", "stochastic", "soup", "stacked"]
-
-Weights = Sequence[float] | Mapping[str, float]
-"""One weight per adapter, in order or by name; adapters that are not named have weight 0."""
-
-
-def make_planner(method: str, adapters: Sequence[Adapter], weights: Sequence[float], kl_scale: float) -> Planner:
-    """The planner of a method.
-
-    Args:
-        method: ``blend`` sums predictions; ``stochastic`` draws an adapter for each image and step; ``soup`` averages the
-            weight updates; ``stacked`` adds every update times its weight as it is, as diffusers' ``set_adapters`` does, which
-            is all that adapters need that were trained to be stacked.
-        adapters: in order.
-        weights: one per adapter, divided by their sum except for ``stacked``.
-        kl_scale: 0 is the base, 1 the adapters.
-
-    Raises:
-        ValueError: an unknown method, or weights or a KL scale that it cannot have.
-    """
-    _note_group(method, adapters)
-    if method == "stacked":
-        return Soup(tuple(kl_scale * weight for weight in Preference(tuple(weights)).weights))
-    planners: dict[str, Callable[[Gates], Planner]] = {"blend": Blend, "stochastic": Stochastic, "soup": Soup}
-    if method not in planners:
-        raise ValueError(f"method is {method!r}: choose from {', '.join([*planners, 'stacked'])}")
-    names = [adapter.name for adapter in adapters]
-    known = [adapter.kl_weight for adapter in adapters]
-    coefficients = Preference(tuple(weights), kl_scale).coefficients(names, known)
-    return planners[method](tuple(float(c) for c in coefficients))
-
-
-def _note_group(method: str, adapters: Sequence[Adapter]) -> None:
-    """Say how a method fits adapters that were trained to be stacked."""
-    groups, names = [adapter.group for adapter in adapters], [adapter.name for adapter in adapters]
-    if method == "stacked" and any(groups):
-        refusal = stacking_refusal(groups, names)
-        missing = [] if refusal else missing_members(groups)
-        if refusal:
-            logger.warning("%s: stacked, they are no model of the mixed reward", refusal)
-        if missing:
-            logger.warning("the group has more adapters, which count as weight 0: %s", ", ".join(missing))
-    elif method in ("blend", "stochastic") and len(adapters) > 1 and is_stacked_group(groups):
-        logger.info("%s were trained to be stacked: method='stacked' needs one call a step", ", ".join(names))
-
-
-@dataclass
-class _Steps:
-    """Follows the denoising step by the timesteps of the network's calls.
-
-    Attributes:
-        count: steps of the run.
-        index: of the present step; -1 before the first call.
-    """
-
-    count: int
-    index: int = -1
-    _last: float | None = field(default=None, repr=False)
-
-    def see(self, timestep: float) -> None:
-        """Count a step when the timestep changes."""
-        if timestep != self._last:
-            self.index, self._last = self.index + 1, timestep
+from .given import Adapters, fit
+from .methods import Method, Weights, make_planner, ordered_weights
+from .reach import fused_parts, reach_check, with_fused
+from .steps import Count, Steps, call_arguments, steps_of, timestep_of
 
 
 @contextmanager
 def blend(
     network: nn.Module,
-    adapters: Mapping[str, Any] | Sequence[Adapter],
+    adapters: Adapters,
     weights: Weights,
     *,
     kl_scale: float = 1.0,
     method: Method = "blend",
-    steps: int = 1,
+    steps: int | Count = 1,
     images: int = 1,
     seed: int = 0,
 ) -> Iterator[nn.Module]:
@@ -109,11 +45,12 @@ def blend(
 
     Args:
         network: ``pipe.unet`` or ``pipe.transformer``.
-        adapters: name -> file, folder, tensors or peft model; see `adapter_files.open_adapter`. Or adapters that are fitted.
+        adapters: see `Adapters`.
         weights: the preference. Cross adapters (``bake --method cross``) have none: their gates follow from it.
         kl_scale: distance from the base model: 0 is the base, 1 the adapters' blend.
         method: see `make_planner`.
-        steps: denoising steps of the run; only ``stochastic`` needs them.
+        steps: denoising steps of each run in the block, or a function of the timestep of its first call; only ``stochastic``
+            needs them.
         images: pictures made at once; only ``stochastic`` needs them. Rows of guidance come after each other: row r belongs to
             image ``r mod images``.
         seed: of the draws of ``stochastic``.
@@ -122,26 +59,31 @@ def blend(
         The network.
 
     Raises:
+        TypeError: adapters, weights or a KL scale of another type.
         ValueError: an adapter that does not fit, or weights, a method or a KL scale that cannot be.
+        RuntimeError: in the first call, none of the adapters' layers was reached.
     """
     fitted, crosses = split_crosses(fit(network, adapters))
     planner = make_planner(method, fitted, ordered_weights(weights, [a.name for a in fitted]), kl_scale)
     planner = with_crosses(planner, fitted, crosses)
-    updates = [adapter.update for adapter in (*fitted, *crosses)]
-    bank = AdapterBank(updates, next(network.parameters()).dtype).to(device_of(network))
-    path, run, original = SidePath(bank), _Steps(steps), network.forward
+    updates, parts = [adapter.update for adapter in (*fitted, *crosses)], fused_parts(network)
+    bank = AdapterBank([with_fused(update, parts) for update in updates], compute_dtype(network)).to(device_of(network))
+    path, original = SidePath(bank), network.forward
+    run = Steps(steps if callable(steps) else lambda _: steps)
+    check_reached = reach_check(path, updates, {part: fused for part, (fused, _, _) in parts.items()})
     # Of the class: a hook of offloading replaces the instance's forward by one that takes anything.
     names = list(inspect.signature(type(network).forward).parameters)[1:]
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         bound = dict(zip(names, args, strict=False)) | kwargs
-        run.see(float(torch.as_tensor(bound["timestep" if "timestep" in bound else "t"]).flatten()[0]))
+        run.see(timestep_of(bound))
         count = _rows(bound)
-        plan = planner(StepInfo(run.index, max(run.count, run.index + 1), seed, range(images), pixels=None))
+        plan = planner(StepInfo(run.index, run.count, seed, range(images), pixels=None))
         outputs = []
         for row in plan.gates:
             with path.gated(_for_rows(row, count)):
                 outputs.append(original(*args, **kwargs))
+        check_reached()
         return _summed(outputs, [float(c) for c in plan.mix])
 
     path.install(network)
@@ -155,27 +97,12 @@ def blend(
         path.remove()
 
 
-def fit(network: nn.Module, adapters: Mapping[str, Any] | Sequence[Adapter]) -> list[Adapter]:
-    """Read adapters and fit them to a network; fitted ones are returned as they are."""
-    if isinstance(adapters, Mapping):
-        return [read_adapter(name, source, network) for name, source in adapters.items()]
-    return list(adapters)
-
-
-def ordered_weights(weights: Weights, names: Sequence[str]) -> list[float]:
-    """Weights in the order of the adapters.
-
-    Raises:
-        ValueError: a name that no adapter has, or a number of weights that differs from the number of adapters.
-    """
-    if isinstance(weights, Mapping):
-        unknown = [name for name in weights if name not in names]
-        if unknown:
-            raise ValueError(f"weights name {unknown[0]!r}, which is none of the adapters {list(names)}")
-        return [float(weights.get(name, 0.0)) for name in names]
-    if len(weights) != len(names):
-        raise ValueError(f"{len(weights)} weights for {len(names)} adapters ({', '.join(names)}): give one per adapter")
-    return [float(weight) for weight in weights]
+def compute_dtype(network: nn.Module) -> torch.dtype:
+    """The precision in which a network computes: its own where diffusers stores the weights in fewer bits (layerwise casting)."""
+    own: Any = getattr(network, "dtype", None)  # of diffusers, which knows
+    known = [own, *(parameter.dtype for parameter in network.parameters())]
+    usable = (dtype for dtype in known if isinstance(dtype, torch.dtype) and dtype.is_floating_point)
+    return next((dtype for dtype in usable if dtype.itemsize > 1), torch.float32)
 
 
 def _rows(bound: Mapping[str, Any]) -> int:
@@ -231,13 +158,14 @@ class BlendedPipeline:
 
     Args:
         pipe: a pipeline with a UNet or a transformer: Stable Diffusion 1.x, 2.x, XL and 3, Flux, Qwen-Image, Z-Image and others.
-        adapters: name -> file, folder, tensors or peft model; see `adapter_files.open_adapter`.
+        adapters: see `Adapters`.
 
     Raises:
+        TypeError: adapters of another type.
         ValueError: a pipeline without such a network or with two of them, or an adapter that does not fit.
     """
 
-    def __init__(self, pipe: Any, adapters: Mapping[str, Any]) -> None:
+    def __init__(self, pipe: Any, adapters: Adapters) -> None:
         self.pipe, self.network = pipe, denoiser(pipe)
         self.adapters = fit(self.network, adapters)
 
@@ -263,10 +191,11 @@ class BlendedPipeline:
         Returns:
             The pipeline's own result.
         """
-        bound = inspect.signature(self.pipe.__call__).bind_partial(*args, **kwargs).arguments
-        steps = int(bound.get("num_inference_steps") or _default_steps(self.pipe))
+        given = call_arguments(self.pipe, args, kwargs)
         settings = {"kl_scale": kl_scale, "method": method, "seed": draw_seed}
-        with blend(self.network, self.adapters, weights, steps=steps, images=_images(bound), **settings):
+        with blend(
+            self.network, self.adapters, weights, steps=steps_of(self.pipe, given), images=_images(given), **settings
+        ):
             return self.pipe(*args, **kwargs)
 
 
@@ -285,15 +214,12 @@ def denoiser(pipe: Any) -> nn.Module:
     raise ValueError(f"{type(pipe).__name__} has neither a unet nor a transformer, so nothing to blend")
 
 
-def _default_steps(pipe: Any) -> int:
-    return int(inspect.signature(pipe.__call__).parameters["num_inference_steps"].default)
-
-
-def _images(bound: Mapping[str, Any]) -> int:
-    """How many pictures a call of a pipeline makes at once."""
-    prompt, embeds = bound.get("prompt"), bound.get("prompt_embeds")
+def _images(arguments: Mapping[str, Any]) -> int:
+    """How many pictures (videos, sounds) a call of a pipeline makes at once."""
+    prompt, embeds = arguments.get("prompt"), arguments.get("prompt_embeds")
     if isinstance(prompt, list):
         prompts = len(prompt)
     else:
         prompts = 1 if embeds is None else len(embeds)
-    return prompts * int(bound.get("num_images_per_prompt") or 1)
+    counts = [value for name, value in arguments.items() if re.fullmatch(r"num_\w+_per_prompt", name)]
+    return prompts * math.prod(int(count or 1) for count in counts)

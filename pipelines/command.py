@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from jsonargparse import ArgumentParser, Namespace
 
 from ..artifacts.command_line import check_options, run_command
-from ..artifacts.files import check_file, find_file, write_once
+from ..artifacts.files import check_folder, find_file, write_once
 from ..blending.file_names import CROSS_END
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def _bake(options: Namespace) -> None:
         raise ValueError(f"output is {str(output)!r}: the file's name must end in .safetensors")
     if output.exists():
         raise ValueError(f"{output} exists: choose another name, or remove the file first")
-    check_file(output)
+    check_folder(output.parent)
     if options.weights is None and options.method != "cross":
         raise ValueError(f"--method {options.method} needs --weights: the preference, one weight for each file")
     {"merge": _merge, "distil": _distil, "cross": _cross}[options.method](options)
@@ -208,5 +208,6 @@ def _prompts(options: Namespace) -> list[str]:
 
 
 def _write(output: Path, content: bytes) -> None:
+    output.parent.mkdir(parents=True, exist_ok=True)
     if not write_once(output, content):
         raise ValueError(f"{output} was made by another program in the meantime: choose another name")

@@ -9,14 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..artifacts.command_line import CommandFailed, parse_settings, run_command
 from .algorithms import entry_of
 from .checks import check_run
 from .config import TrainConfig
 from .presets import preset_names, read_preset
-from .resume import RENAMED, flat, recorded_settings
+from .resume import RENAMED, flat, recorded_run, recorded_settings
 
 logger = logging.getLogger("diffusion_blend")
 
@@ -31,9 +29,9 @@ def parse(arguments: Sequence[str]) -> TrainConfig:
     settings as defaults instead.
 
     Raises:
-        ValueError: an unknown preset.
+        ValueError: an unknown preset, or a damaged record of the run that is resumed.
     """
-    chosen = _parse(arguments, {})
+    chosen = _parse(arguments, {"rewards": {}})  # which a resumed run need not give again
     return _parse(arguments, _defaults(chosen))
 
 
@@ -50,10 +48,9 @@ def _parse(arguments: Sequence[str], defaults: dict[str, Any]) -> TrainConfig:
 
 
 def _defaults(chosen: TrainConfig) -> dict[str, Any]:
-    own = Path(chosen.output) / "config.yaml"
-    if chosen.resume and own.is_file():
-        recorded = recorded_settings(yaml.safe_load(own.read_text(encoding="utf-8")))
-        return {name: value for name, value in recorded.items() if name not in ("output", "resume")}
+    own = recorded_run(Path(chosen.output)) if chosen.resume else None
+    if own is not None:
+        return {name: value for name, value in recorded_settings(own).items() if name not in ("output", "resume")}
     entry_of(chosen.algorithm.name)
     layers = [read_preset(chosen.algorithm.name)]
     layers += [read_preset(chosen.preset)] if chosen.preset else []

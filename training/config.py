@@ -50,14 +50,14 @@ class AdapterConfig:
 
     Attributes:
         rank: rank of the low-rank update, at least 1. Large ranks learn more and overfit the reward sooner.
-        alpha: the update is scaled by alpha / rank. Larger acts like a larger learning rate; 0 would switch it off.
+        alpha: the update is scaled by alpha / rank, above 0. Larger acts like a larger learning rate.
         targets: endings of the layer names to adapt. The default is every attention projection (the authors').
         start: a LoRA file or folder to begin from, of at most this rank, in any spelling that the Python reader knows. Its layers
             must be among the targets. Empty begins at the base.
     """
 
     rank: int = bounded(4, minimum=1)
-    alpha: float = 4.0
+    alpha: float = bounded(4.0, above=0)
     targets: list[str] = field(default_factory=lambda: list(AUTHORS_TARGETS))
     start: str = ""
 
@@ -169,7 +169,7 @@ class RunConfig:
         stop_diversity: stop when images differ from each other less than this share of what they did at first
             (collapse to one picture); 0 never stops.
         ema: share of the old average that stays in an iteration (exponential moving average of the adapter, 0.9 for example).
-            The adapter file and the sample grids take the average; checkpoints hold both. 0 is none.
+            The adapter file and the sample grids take the average; checkpoints hold both. 0 is none; 1 would never move.
         trackers: tensorboard, wandb (offline, unless WANDB_MODE says otherwise), or none of them: ``[]``.
     """
 
@@ -181,7 +181,7 @@ class RunConfig:
     watch_samples: int = bounded(8, minimum=1)
     stop_kl: float = bounded(0.0, minimum=0)
     stop_diversity: float = bounded(0.05, minimum=0)
-    ema: float = bounded(0.0, minimum=0, maximum=1)
+    ema: float = bounded(0.0, minimum=0, maximum=0.9999)
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
 
 
@@ -206,8 +206,8 @@ class TrainConfig:
         reward_timeout: seconds that one call of a reward may take, then the run stops and can be resumed; 0 waits for ever
             (for people's votes, say). A call scores one iteration's images of a process, or the watched ones.
         allow_download: permit downloads of the base and the reward models that are not on this machine yet.
-        resume: go on from the newest complete checkpoint in the output folder. Settings that are not given again are those
-            of the run.
+        resume: go on from the newest complete checkpoint in the output folder, or start anew if the run in it has none yet.
+            Settings that are not given again are those of the run.
         preset: a preset for a base and a graphics card, for example sdxl-24gb; ``diffusion-blend train --preset list``
             names all. Settings that are given win over the preset.
         base: the model.

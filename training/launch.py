@@ -19,7 +19,7 @@ from .config import TrainConfig
 from .export import adapter_metadata
 from .models.bases import load_base
 from .models.diffusers_model import Base, DiffusersModel
-from .resume import check_resumed
+from .resume import SETTINGS, check_resumed
 from .start_adapter import begin_with
 from .trainer import Trainer
 
@@ -62,7 +62,7 @@ def launch(checked: CheckedRun) -> Path:
     trainer = Trainer(config, model, trained, heldout, prompts, accelerator, _metadata(config, base, has_kl_weight))
     if accelerator.is_main_process:
         Path(config.output).mkdir(parents=True, exist_ok=True)
-        write_atomically(Path(config.output) / "config.yaml", yaml.safe_dump(dataclasses.asdict(config)).encode())
+        write_atomically(Path(config.output) / SETTINGS, yaml.safe_dump(dataclasses.asdict(config)).encode())
     accelerator.wait_for_everyone()
     try:
         return trainer.run()

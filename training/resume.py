@@ -7,12 +7,20 @@ the resumed run would not end as the uninterrupted one.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from ..artifacts.files import check_folder as check_writable
 from .config import TrainConfig
+
+logger = logging.getLogger("diffusion_blend")
+
+SETTINGS = "config.yaml"
+"""The file in a run's folder that records its settings."""
 
 ADDED = {
     "sampling.noisy_steps": "all",
@@ -78,50 +86,95 @@ def check_folder(config: TrainConfig) -> None:
     folder = Path(config.output)
     check_writable(folder)
     if not config.resume and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"output {folder} already exists: give another one, or --resume true to go on with it")
+        raise ValueError(
+            f"output {folder} already exists: give another one, or --resume true, which goes on with the run in it, or starts it "
+            "anew if it has no checkpoint yet"
+        )
 
 
 def check_resumed(config: TrainConfig, processes: int) -> None:
-    """Check that the run's folder holds a run that can be resumed.
+    """Check that the run in the folder can go on, or start anew where it has no checkpoint yet.
 
     Args:
         config: the settings.
         processes: the number of processes.
 
     Raises:
-        ValueError: there is nothing to resume, or the checkpoint was made with other settings.
+        ValueError: the run was begun with other settings, or a new one would overwrite what is in the folder.
     """
     from .checkpoints import load_state  # loads torch
 
     folder = Path(config.output)
-    saved = load_state(newest_checkpoint(folder))
+    checkpoint = newest_checkpoint(folder)
+    if checkpoint is None:
+        _check_begun(folder)
+        logger.warning("%s holds no checkpoint yet: the run starts anew", folder)
+        _check_settings(config, recorded_run(folder) or dataclasses.asdict(config))
+        return
+    saved = load_state(checkpoint)
     if saved["processes"] != processes:
         raise ValueError(
             f"the run in {folder} had {saved['processes']} processes, now there are {processes}: "
             "resume with the same number"
         )
-    before, now = recorded_settings(saved["config"]), dict(flat(dataclasses.asdict(config)))
+    _check_settings(config, saved["config"])
+
+
+def _check_begun(folder: Path) -> None:
+    """Refuse a folder without a checkpoint that a new run would overwrite."""
+    finished = sorted(folder.glob("*.safetensors"))
+    if finished:
+        raise ValueError(
+            f"nothing to resume: {folder} holds {finished[0].name} and no checkpoint. To start anew give another output folder, "
+            "or move that file away"
+        )
+    left = [
+        path for path in folder.glob("*") if not path.name.endswith(".partial")
+    ]  # of a kill while the record was written
+    if left and not (folder / SETTINGS).is_file():
+        raise ValueError(
+            f"nothing to resume: {folder} is not empty and holds no run (no {SETTINGS}): give another folder"
+        )
+
+
+def _check_settings(config: TrainConfig, recorded: Mapping[str, Any]) -> None:
+    before, now = recorded_settings(recorded), dict(flat(dataclasses.asdict(config)))
     changed = [name for name in sorted(before | now) if name not in CHANGEABLE and before.get(name) != now.get(name)]
     if changed:
         differences = "; ".join(f"{name} was {before.get(name)!r}, is {now.get(name)!r}" for name in changed)
         raise ValueError(
-            f"cannot resume {folder} with other settings ({differences}): "
+            f"cannot resume {config.output} with other settings ({differences}): "
             "set them back, or start a new run in another output folder"
         )
 
 
-def newest_checkpoint(folder: Path) -> Path:
-    """The newest undamaged checkpoint of a run. Damaged ones are skipped with a warning.
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest undamaged checkpoint of a run, None if it has none yet. Damaged ones are skipped with a warning.
 
     Raises:
-        ValueError: there is none.
+        DamagedCheckpoint: all are damaged.
     """
     from .checkpoints import newest_whole  # loads torch
 
-    checkpoint = newest_whole(folder / "checkpoints")
-    if checkpoint is None:
-        raise ValueError(f"nothing to resume: {folder} holds no complete checkpoint; start without --resume")
-    return checkpoint
+    return newest_whole(folder / "checkpoints")
+
+
+def recorded_run(folder: Path) -> dict[str, Any] | None:
+    """The settings that a run was begun with, as its folder records them; None where there is no record.
+
+    Raises:
+        ValueError: the record is damaged.
+    """
+    file = folder / SETTINGS
+    if not file.is_file():
+        return None
+    try:
+        recorded = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"cannot read the settings of the run in {file}: {error}") from error
+    if not isinstance(recorded, dict):
+        raise ValueError(f"cannot read the settings of the run in {file}: it is no mapping of settings")
+    return recorded
 
 
 def recorded_settings(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -150,7 +150,11 @@ class Trainer:
             raise TrainingCollapsed(f"KL {figures['kl']:.3g} nats is above {run.stop_kl} (run.stop_kl)")
 
     def _resume(self) -> None:
-        saved = load_state(newest_checkpoint(self.output))
+        """Go on from the newest checkpoint; a run without one starts anew."""
+        checkpoint = newest_checkpoint(self.output)
+        if checkpoint is None:
+            return
+        saved = load_state(checkpoint)
         from_dict(saved, self.state, self.context.model)
         # Checkpoints of version 0.1 hold the algorithm's state beside the run's.
         self.algorithm.load_state_dict(saved.get("algorithm", saved))

@@ -108,7 +108,7 @@ def test_kinds_that_are_not_low_rank_are_named(unet: Any) -> None:
             open_adapter("a", {**plain, key: torch.ones(1)})
     with pytest.raises(ValueError, match="no UNet weights and no transformer weights"):
         open_adapter("a", {"text_encoder.x.lora_A.weight": torch.ones(1, 1)})
-    with pytest.raises(ValueError, match="an adapter is a int"):
+    with pytest.raises(ValueError, match="adapter 'a' is a int"):
         open_adapter("a", 3)
     half = {key: value for key, value in plain.items() if "lora_B" not in key}
     with pytest.raises(ValueError, match="no lora_up; the file is not whole"):
@@ -175,6 +175,9 @@ def test_a_dora_scale_by_input_is_the_columns_norm(unet: Any) -> None:
 
 
 def test_damaged_kinds_are_named(unet: Any) -> None:
+    ranks = {**layouts()["kohya"], f"{KEY}.lora_up.weight": torch.ones(16, 3)}
+    with pytest.raises(ValueError, match=rf"adapter 'a', layer '{LAYER}': up of shape \[16, 3\]"):
+        read_adapter("a", ranks, unet)
     half = {f"unet.{LAYER}.hada_w1_a": torch.ones(16, 2), f"unet.{LAYER}.hada_w1_b": torch.ones(2, 16)}
     with pytest.raises(ValueError, match="no hada_w2_a"):
         read_adapter("a", half, unet)
@@ -184,3 +187,58 @@ def test_damaged_kinds_are_named(unet: Any) -> None:
     both = {**half, f"unet.{LAYER}.hada_w2_a": torch.ones(16, 2), f"unet.{LAYER}.hada_w2_b": torch.ones(2, 16)}
     with pytest.raises(ValueError, match="a DoRA of LoHa or LoKr"):
         read_adapter("a", {**both, f"unet.{LAYER}.dora_scale": torch.ones(16, 1)}, unet)
+
+
+KEY = f"lora_unet_{LAYER.replace('.', '_')}"
+BAD_TENSORS: dict[str, tuple[str, torch.Tensor, str]] = {
+    "NaN": (".lora_up.weight", torch.full((16, 2), torch.nan), "holds NaN or infinite numbers"),
+    "infinity": (".lora_down.weight", torch.full((2, 16), torch.inf), "holds NaN or infinite numbers"),
+    "NaN in 8 bits": (".lora_up.weight", torch.full((16, 2), torch.nan).to(torch.float8_e4m3fn), "holds NaN"),
+    "alpha": (".alpha", torch.tensor(torch.nan), "holds NaN or infinite numbers"),
+    "two alphas": (".alpha", torch.tensor([1.0, 2.0]), "holds 2 numbers, and an alpha is one"),
+    "no rank": (".lora_down.weight", torch.zeros(0, 16), r"is empty, of shape \[0, 16\]"),
+    "one dimension": (".lora_up.weight", torch.zeros(16), r"has the shape \[16\]"),
+}
+
+
+@pytest.mark.parametrize("fault", BAD_TENSORS)
+def test_a_file_of_bad_numbers_is_named_with_its_layer(fault: str, unet: Any, tmp_path: Path) -> None:
+    end, tensor, message = BAD_TENSORS[fault]
+    file = tmp_path / "bad.safetensors"
+    save_file({**layouts()["kohya"], KEY + end: tensor}, file)
+    with pytest.raises(ValueError, match=rf"adapter 'a' \(.*bad.safetensors\): '{KEY}{end}' {message}.*Take another"):
+        read_adapter("a", file, unet)
+    text = {f"lora_te_text_model.x{end}": tensor}
+    with pytest.raises(ValueError, match=f"adapter 'a': .*lora_te.* {message}"):
+        open_adapter("a", {**layouts()["kohya"], **text})
+
+
+BAD_CONFIGURATIONS = {
+    "{broken": "lora_adapter_metadata is '{broken'",
+    "[1]": r"lora_adapter_metadata is '\[1\]'",
+    '{"unet.lora_alpha": "x"}': "lora_alpha 'x', which is no finite number",
+    '{"unet.lora_alpha": NaN}': "lora_alpha nan, which is no finite number",
+    '{"unet.r": []}': None,
+    '{"unet.r": [1]}': r"r \[1\], which is no finite number",
+    '{"unet.alpha_pattern": [1]}': "alpha_pattern .1., which is no mapping",
+    '{"unet.alpha_pattern": {"to_q": null}}': "alpha_pattern 'to_q' None, which is no finite number",
+    '{"unet.alpha_pattern": {"(": 1}}': r"alpha_pattern '\('",
+}
+
+
+@pytest.mark.parametrize("header", BAD_CONFIGURATIONS)
+def test_a_broken_configuration_is_named_with_its_file(header: str, unet: Any, tmp_path: Path) -> None:
+    save_file(layouts()["diffusers"], tmp_path / "a.safetensors", {"lora_adapter_metadata": header})
+    message = BAD_CONFIGURATIONS[header]
+    if message is None:
+        read_adapter("q", tmp_path / "a.safetensors", unet)
+        return
+    with pytest.raises(ValueError, match=rf"adapter 'q' \(.*a.safetensors\): .*{message}.*save the adapter again"):
+        read_adapter("q", tmp_path / "a.safetensors", unet)
+
+
+def test_a_broken_configuration_beside_a_file_is_named(unet: Any, tmp_path: Path) -> None:
+    save_file(layouts()["peft"], tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text("{broken")
+    with pytest.raises(ValueError, match=r"adapter_config.json is '\{broken'"):
+        read_adapter("q", tmp_path, unet)

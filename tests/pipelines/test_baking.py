@@ -93,6 +93,26 @@ def test_refusals_say_the_value(base: Base, tmp_path: Path, capsys: Any) -> None
         skeleton(str(tmp_path))
 
 
+def test_a_bake_that_fails_leaves_no_folder_and_one_that_works_makes_it(
+    base: Base, tmp_path: Path, capsys: Any
+) -> None:
+    output = tmp_path / "new" / "deep" / "o.safetensors"
+    with safe_open(base.files[0], framework="pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    key = next(key for key in tensors if key.endswith("weight"))
+    save_file({**tensors, key: tensors[key] * torch.nan}, tmp_path / "nan.safetensors")
+    words = ["--base", str(base.path), "--output", str(output), "--weights", "1", "1", "--adapters", base.files[1]]
+    for bad, message in (("nan", "holds NaN or infinite numbers"), ("missing", "cannot read")):
+        assert command.main(["bake", *words, str(tmp_path / f"{bad}.safetensors")]) == 1
+        assert f"{bad}.safetensors" in (said := capsys.readouterr().err) and message in said
+        assert not (tmp_path / "new").exists()
+    (tmp_path / "file").touch()
+    assert bake(base, tmp_path / "file" / "o.safetensors", "--weights", "1", "1", "1") == 1
+    assert "is a file and not a folder" in capsys.readouterr().err
+    assert command.main(["bake", *words, base.files[0]]) == 0
+    assert output.exists()
+
+
 @pytest.mark.parametrize("kind", ["loha", "dora"])
 def test_other_kinds_of_adapter_are_summed_exactly(kind: str, tmp_path: Path) -> None:
     """The soup of the package's own pipeline is the truth; DoRA needs the base's weights, which are then read."""

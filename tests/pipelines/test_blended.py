@@ -199,6 +199,51 @@ def test_errors_name_the_value(tmp_path: Path) -> None:
         case.pipe(**case.made())
 
 
+def test_other_types_are_refused_before_anything_runs(tmp_path: Path) -> None:
+    case = sd(save_tiny_sd, tmp_path)
+
+    def called(*_: Any, **__: Any) -> None:
+        raise AssertionError("the pipeline ran")
+
+    case.pipe.encode_prompt = called
+    for over, error, message in (
+        ({"weights": 0.5}, TypeError, "weights is 0.5: give one number per adapter"),
+        ({"weights": None}, TypeError, "weights is None"),
+        ({"weights": "ab"}, TypeError, "weights is 'ab'"),
+        ({"weights": torch.tensor(0.5)}, TypeError, "weights is tensor"),
+        ({"weights": [1, "x"]}, TypeError, "the weight of adapter 'b' is 'x': it must be a number"),
+        ({"weights": {"a": None}}, TypeError, "the weight of adapter 'a' is None"),
+        ({"weights": [1, -1]}, ValueError, "the weight of adapter 'b' is -1: .* use a negative kl_scale"),
+        ({"weights": [float("nan"), 1]}, ValueError, "the weight of adapter 'a' is nan"),
+        ({"weights": [1, 1], "kl_scale": "1"}, TypeError, "kl_scale is '1': it must be a number"),
+        ({"weights": [1, 1], "kl_scale": None}, TypeError, "kl_scale is None"),
+        ({"weights": [1, 1], "kl_scale": float("nan"), "method": "stacked"}, ValueError, "kl_scale is nan"),
+    ):
+        with pytest.raises(error, match=message):
+            case.blended(**over)
+    file = str(case.files["a"])
+    sources: list[tuple[Any, type[Exception], str]] = [
+        (file, TypeError, "adapters is .*: give a mapping of names to files"),
+        (3, TypeError, "adapters is 3"),
+        ([3], TypeError, "adapters has a int in its list"),
+        ({}, ValueError, "there is no adapter to blend: give a mapping of names to files"),
+        ([file, file], ValueError, "two adapters have the name 'pytorch_lora_weights': give a mapping"),
+        ({"q": {"a": 1}}, TypeError, "adapter 'q' is a mapping with 'a': 1: give a mapping of keys to tensors"),
+        ({"q": None}, ValueError, "adapter 'q' is a NoneType: give a .safetensors file"),
+    ]
+    for source, error, message in sources:
+        with pytest.raises(error, match=message):
+            BlendedPipeline(case.pipe, source)
+
+
+def test_a_list_of_files_is_named_by_their_stems(tmp_path: Path) -> None:
+    case = sd(save_tiny_sd, tmp_path)
+    (tmp_path / "b" / "style.safetensors").write_bytes(case.files["b"].read_bytes())
+    blended = BlendedPipeline(case.pipe, [case.files["a"], str(tmp_path / "b" / "style.safetensors")])
+    assert [adapter.name for adapter in blended.adapters] == ["pytorch_lora_weights", "style"]
+    close(blended(**case.made(), weights={"style": 1}).images, case.plain({"b": 1.0}))
+
+
 def test_a_group_that_was_trained_to_be_stacked_is_recognised(caplog: pytest.LogCaptureFixture) -> None:
     def member(i: int, group: str = "one") -> Adapter:
         return Adapter(f"r{i}", {}, 0.1, "", Group("stacked", group, i, ("r0", "r1")))

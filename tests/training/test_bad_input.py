@@ -106,13 +106,42 @@ def test_resolution_and_precision(tiny_sd: Path) -> None:
 def test_output_that_exists(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "adapter.safetensors").write_bytes(b"precious")
     error = run(capsys, "--output", tmp_path, "--rewards.colourfulness", 1)
-    assert "already exists" in error and "--resume" in error
+    assert "already exists" in error and "--resume true, which goes on with the run in it, or starts it anew" in error
     assert (tmp_path / "adapter.safetensors").read_bytes() == b"precious"
 
 
-def test_nothing_to_resume(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="nothing to resume"):
-        check_resumed(settings(tmp_path, resume=True), 1)
+def test_a_run_without_a_checkpoint_starts_anew_and_overwrites_nothing(tmp_path: Path, capsys: Any) -> None:
+    import dataclasses
+
+    output = tmp_path / "run"
+    check_resumed(settings(output, resume=True), 1)  # the folder is not there yet
+    output.mkdir()
+    (output / ".config.yaml.host-1.partial").touch()
+    check_resumed(settings(output, resume=True), 1)
+    (output / "notes.txt").touch()
+    with pytest.raises(ValueError, match=r"nothing to resume: .*run is not empty and holds no run"):
+        check_resumed(settings(output, resume=True), 1)
+    (output / "config.yaml").write_text(yaml.safe_dump(dataclasses.asdict(settings(output))))
+    check_resumed(settings(output, resume=True), 1)
+    with pytest.raises(ValueError, match=r"cannot resume .*adapter.rank was 2, is 8"):
+        check_resumed(settings(output, resume=True, adapter={"rank": 8}), 1)
+    (output / "adapter.safetensors").touch()
+    with pytest.raises(ValueError, match=r"holds adapter.safetensors and no checkpoint"):
+        check_resumed(settings(output, resume=True), 1)
+    (output / "config.yaml").write_text("[")
+    assert "cannot read the settings of the run" in run(capsys, "--output", output, "--resume")
+
+
+def test_a_resumed_run_has_its_required_settings_too(tmp_path: Path) -> None:
+    import dataclasses
+
+    recorded = settings(tmp_path, rewards={"colourfulness": 2.0}, run={"iterations": 7})
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(dataclasses.asdict(recorded)))
+    resumed = parse(["--output", str(tmp_path), "--resume", "--run.save_every", "3"])
+    assert (resumed.rewards, resumed.run.iterations, resumed.run.save_every) == ({"colourfulness": 2.0}, 7, 3)
+    assert resumed.resume and resumed.output == str(tmp_path)
+    with pytest.raises(SystemExit):
+        parse(["--output", str(tmp_path)])  # a new run has to name them
 
 
 def test_incompatible_resume(tmp_path: Path) -> None:
@@ -144,6 +173,8 @@ def test_incompatible_resume(tmp_path: Path) -> None:
         ({"optimizer": {"learning_rate": 0.0}}, "optimizer.learning_rate is 0.0"),
         ({"optimizer": {"accumulate": 100}}, "lower optimizer.accumulate or raise sampling.samples"),
         ({"run": {"keep": 0}}, "run.keep is 0"),
+        ({"run": {"ema": 1.0}}, "run.ema is 1.0: it must be a finite number of at least 0 and at most 0.9999"),
+        ({"adapter": {"alpha": -2.0}}, "adapter.alpha is -2.0: it must be a finite number above 0"),
         ({"reward_timeout": -1.0}, "reward_timeout is -1.0"),
         ({"rewards": {}}, "no rewards"),
         ({"rewards": {"a": 0.0}}, "nothing would be trained"),

@@ -22,7 +22,6 @@ from training_child import Fate, changes, network_attempts, run
 from training_runs import same
 
 ITERATIONS = 4
-NOTHING_YET = "holds no complete checkpoint"
 
 
 def command(base: Path, output: Path, *more: str) -> list[str]:
@@ -60,13 +59,8 @@ class Runs:
         self.changes = changes(self.whole)
 
     def go(self, output: Path, fate: Fate | None = None, *more: str) -> int:
-        """Start, or go on if there is something to go on with."""
-        fate = fate or Fate()
-        status = run(command(self.base, output, "--resume", *more), output, fate, self.log)
-        if status == 1 and NOTHING_YET in self.said():  # nothing was saved before the fault: start again
-            shutil.rmtree(output, ignore_errors=True)
-            status = run(command(self.base, output, *more), output, fate, self.log)
-        return status
+        """Go on, or start anew if nothing was saved before the fault."""
+        return run(command(self.base, output, "--resume", *more), output, fate or Fate(), self.log)
 
     def said(self) -> str:
         return self.log.read_text(errors="replace")

@@ -65,6 +65,18 @@ def test_killed_and_resumed_ends_bit_identical(name: str, tiny_sd: Path, tmp_pat
     assert histories[0] == histories[1] and len(histories[0]) == 5
 
 
+def test_stopped_before_the_first_checkpoint_and_resumed_is_a_run_from_the_start(tiny_sd: Path, tmp_path: Path) -> None:
+    log, cut = tmp_path / "log", tmp_path / "cut"
+    fate = Fate(environment={"KILL_AT": "2", "COUNT_IN": str(tmp_path / "calls")})
+    assert run(command(tiny_sd, cut), cut, fate, log) == -9
+    assert (cut / "config.yaml").exists() and not (cut / "checkpoints").exists()
+    resumed = run(["--output", str(cut), "--resume"], cut, Fate(), log)  # the rewards are in the run's config.yaml
+    assert resumed == 0, log.read_text()[-2000:]
+    assert "holds no checkpoint yet: the run starts anew" in log.read_text()
+    (state,) = (load_state(path) for path in list_checkpoints(cut / "checkpoints")[-1:])
+    assert state["iteration"] == len(state["history"]) == 5
+
+
 @pytest.mark.parametrize("name", ["dpok", "ddpo", "rwr", "draft"])
 def test_a_checkpoint_of_version_0_1_is_resumed(name: str, tiny_sd: Path, tmp_path: Path) -> None:
     """It holds the state of the algorithm beside that of the run."""

@@ -1,0 +1,47 @@
+"""Adapters as users of the pipelines give them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from .adapter_files import Adapter, read_adapter
+
+Adapters = Mapping[str, Any] | Sequence[Any]
+"""Name -> file, folder, tensors or peft model (see `adapter_files.open_adapter`); or a list of files, which are named by their
+stems; or adapters that are fitted."""
+
+_GIVE = "give a mapping of names to files, for example {'aesthetic': 'aesthetic.safetensors'}, or a list of files"
+
+
+def fit(network: nn.Module, adapters: Adapters) -> list[Adapter]:
+    """Read adapters and fit them to a network; fitted ones are returned as they are.
+
+    Raises:
+        TypeError: neither a mapping nor a list, or another thing in the list.
+        ValueError: there is no adapter, two have the same name, or one does not fit.
+    """
+    if isinstance(adapters, Mapping):
+        found = [read_adapter(str(name), source, network) for name, source in adapters.items()]
+    elif isinstance(adapters, Sequence) and not isinstance(adapters, str | bytes):
+        found = [_listed_adapter(network, adapter) for adapter in adapters]
+    else:
+        raise TypeError(f"adapters is {adapters!r}: {_GIVE}")
+    if not found:
+        raise ValueError(f"there is no adapter to blend: {_GIVE}")
+    names = [adapter.name for adapter in found]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise ValueError(f"two adapters have the name {twice[0]!r}: give a mapping with a name for each")
+    return found
+
+
+def _listed_adapter(network: nn.Module, adapter: Any) -> Adapter:
+    if isinstance(adapter, Adapter):
+        return adapter
+    if isinstance(adapter, str | Path):
+        return read_adapter(Path(adapter).stem, adapter, network)
+    raise TypeError(f"adapters has a {type(adapter).__name__} in its list: {_GIVE}")
