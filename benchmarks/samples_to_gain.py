@@ -40,7 +40,7 @@ from diffusion_blend.training.config import (
 from diffusion_blend.training.models.diffusers_model import DiffusersModel
 from diffusion_blend.training.trainer import Trainer
 
-GAIN = 1.0
+GAIN = 0.5
 """Colourfulness by which the watched pictures must rise; their standard deviation over pictures of one prompt is about 1."""
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.2", "conv2"]
 PROMPTS = 16
@@ -88,11 +88,13 @@ def settings(folder: Path, name: str, seed: int, iterations: int) -> TrainConfig
     )
 
 
-def study(folder: Path, names: Sequence[str], seeds: Sequence[int], iterations: int, minutes: float) -> None:
+def study(
+    folder: Path, names: Sequence[str], seeds: Sequence[int], iterations: int, minutes: float, gain: float
+) -> None:
     """Start the runs or go on with them, in equal shares of the time."""
     until, spent = time.monotonic() + 60 * minutes, dict.fromkeys(itertools.product(seeds, names), 0.0)
     while time.monotonic() < until:
-        going = [(seed, name) for seed, name in spent if not finished(folder, name, seed, iterations)]
+        going = [(seed, name) for seed, name in spent if not finished(folder, name, seed, iterations, gain)]
         if not going:
             return
         seed, name = min(going, key=lambda run: spent[run])
@@ -124,7 +126,7 @@ def watched(folder: Path, name: str, seed: int) -> list[tuple[int, float]]:
     return [(IMAGES * int(float(row["iteration"])), float(row["reward"])) for row in rows]
 
 
-def samples_to_gain(rows: Sequence[tuple[int, float]], gain: float = GAIN) -> int | None:
+def samples_to_gain(rows: Sequence[tuple[int, float]], gain: float) -> int | None:
     """Pictures until the reward is above the first by a gain and stays there on the next watch; None if it never is."""
     for (samples, reward), (_, after) in itertools.pairwise(rows):
         if min(reward, after) - rows[0][1] >= gain:
@@ -132,20 +134,20 @@ def samples_to_gain(rows: Sequence[tuple[int, float]], gain: float = GAIN) -> in
     return None
 
 
-def finished(folder: Path, name: str, seed: int, iterations: int) -> bool:
+def finished(folder: Path, name: str, seed: int, iterations: int, gain: float) -> bool:
     """Whether a run has reached its gain or its last iteration, or has collapsed."""
     rows = watched(folder, name, seed)
     ended = (folder / f"{name}-{seed}" / COLLAPSED).exists() or (bool(rows) and rows[-1][0] >= IMAGES * iterations)
-    return ended or samples_to_gain(rows) is not None
+    return ended or samples_to_gain(rows, gain) is not None
 
 
-def report(folder: Path, names: Sequence[str], seeds: Sequence[int]) -> list[str]:
+def report(folder: Path, names: Sequence[str], seeds: Sequence[int], gain: float) -> list[str]:
     """A table in Markdown: pictures to the gain for every seed, and their median."""
-    lines = [f"| algorithm | pictures until +{GAIN:g}, by seed | median | largest gain seen |", "|---|---|---|---|"]
+    lines = [f"| algorithm | pictures until +{gain:g}, by seed | median | largest gain seen |", "|---|---|---|---|"]
     for name in names:
         found = {seed: watched(folder, name, seed) for seed in seeds}
         runs = {seed: rows for seed, rows in found.items() if rows}
-        reached = [samples_to_gain(rows) for rows in runs.values()]
+        reached = [samples_to_gain(rows, gain) for rows in runs.values()]
         tried = [rows[-1][0] for rows in runs.values()]
         cells = [_cell(folder / f"{name}-{seed}", n, last) for seed, n, last in zip(runs, reached, tried, strict=True)]
         gains = [max(reward for _, reward in rows) - rows[0][1] for rows in runs.values()]
@@ -176,13 +178,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--names", nargs="*", choices=list(SETTINGS), default=list(SETTINGS))
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
     parser.add_argument("--iterations", type=int, default=60)
+    parser.add_argument("--gain", type=float, default=GAIN, help="colourfulness that the watched pictures must gain")
     parser.add_argument("--minutes", type=float, default=1e9, help="of this piece, shared evenly by all runs")
     parser.add_argument("--report", action="store_true")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     if not options.report:
-        study(options.folder, options.names, options.seeds, options.iterations, options.minutes)
-    print("\n".join(report(options.folder, options.names, options.seeds)))
+        study(options.folder, options.names, options.seeds, options.iterations, options.minutes, options.gain)
+    print("\n".join(report(options.folder, options.names, options.seeds, options.gain)))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from .adapters import LayerStack, Spans
 from .additions import add_convolution, add_linear
 from .exchange import RowsDoNotFit, is_exchangeable
 from .layer_calls import LayerCall, bind_linear, scaled_sum
-from .layers import Layer, layer_of, projection
+from .layers import Layer, is_linear, layer_of, projection
 from .plans import Gates
 from .updates import Update
 
@@ -79,7 +79,7 @@ class GatedLayer:
     def bind(self, module: nn.Module, name: str) -> None:
         """Take the layer's operation, so that the updates are applied as the layer applies its weight."""
         self.name = name
-        self.is_linear = hasattr(module, "in_features") and not hasattr(module, "kernel_size")
+        self.is_linear = is_linear(module)
         if self.spans:
             self.project = projection(module, name)
         if self.others:

@@ -25,6 +25,13 @@ class Layer:
     channels: int
 
 
+def own_layer(module: nn.Module) -> nn.Module:
+    """The layer itself, where peft has wrapped it for a LoRA that is loaded beside it."""
+    while isinstance(inner := getattr(module, "base_layer", None), nn.Module):
+        module = inner
+    return module
+
+
 def layer_of(module: nn.Module, name: str) -> Layer:
     """Return how a layer applies a weight.
 
@@ -35,6 +42,7 @@ def layer_of(module: nn.Module, name: str) -> Layer:
     Raises:
         ValueError: a module of another kind, or a transposed convolution.
     """
+    module = own_layer(module)
     if hasattr(module, "kernel_size") and not getattr(module, "transposed", False):
         # The layer's own padding mode, stride and dilation, also where another extension has changed them.
         convolve: Any = module._conv_forward
@@ -92,6 +100,7 @@ def projection(module: nn.Module, name: str) -> Callable[[Tensor, Tensor], Tenso
     Raises:
         ValueError: neither Linear nor an ungrouped convolution.
     """
+    module = own_layer(module)
     if hasattr(module, "kernel_size"):
         if getattr(module, "groups", 1) != 1 or getattr(module, "transposed", False):
             raise ValueError(
@@ -109,11 +118,17 @@ def layer_shape(network: nn.Module, name: str) -> tuple[int, tuple[int, ...]]:
     Raises:
         ValueError: there is no such layer, or `projection` refuses it.
     """
-    module: Any = find_layer(network, name)
+    module: Any = own_layer(find_layer(network, name))
     projection(module, name)
     if hasattr(module, "kernel_size"):
         return module.out_channels, (module.in_channels, *module.kernel_size)
     return module.out_features, (module.in_features,)
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether a layer is Linear, also where peft has wrapped it."""
+    module = own_layer(module)
+    return hasattr(module, "in_features") and not hasattr(module, "kernel_size")
 
 
 def parent_of(name: str, modules: dict[str, nn.Module]) -> str:

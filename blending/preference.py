@@ -5,48 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
+from .any_preference import AnyPreference
 from .kl_weights import kl_weight_factors
-from .schedules import CURVES, Coefficients, CoefficientSchedule, Interpolated, Regional, feather
+from .schedules import CURVES, CoefficientSchedule, Interpolated, Regional, feather
 from .slots import Link, Slots, arrange_weights, loaders_of_nodes
 
 LARGEST_KL_SCALE = 1000
 """Larger KL scales give no picture, so they are mistakes."""
-
-
-class AnyPreference(Protocol):
-    """A PREFERENCE of the nodes: fixed, moving over the run, or different within the image."""
-
-    @property
-    def parts(self) -> tuple[Preference, ...]:
-        """The fixed preferences that it consists of."""
-        ...
-
-    def coefficients(
-        self, names: Sequence[str], kl_weights: Sequence[float | None] = ()
-    ) -> Coefficients | CoefficientSchedule:
-        """The coefficients for a planner; see `Preference.coefficients`."""
-        ...
-
-    def at_kl_scale(self, kl_scale: float) -> AnyPreference:
-        """The same weights at another distance from the base model."""
-        ...
-
-    def arranged(self, loaders: Slots, names: Sequence[str]) -> AnyPreference:
-        """The same preference with one weight per adapter; see `Preference.arranged`."""
-        ...
-
-    def followed_by(self, other: Preference) -> AnyPreference:
-        """Append another preference's weights."""
-        ...
-
-    def described(self, names: Sequence[str]) -> dict[str, Any]:
-        """Plain data for people to read. Weights are in the order of the adapters' names."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -42,8 +42,8 @@ def weight_places(loaders: Slots, nodes: Sequence[int]) -> tuple[int | None, ...
 def loaders_of_nodes(loaders: Slots, names: Sequence[str], nodes: Sequence[int], links: Sequence[Link | None]) -> Slots:
     """Find each weight node's loader where there are more nodes than loaders, because a loader is bypassed or muted.
 
-    The nodes' own connections tell which loader each belongs to, as long as they name different ones, in order. A node for
-    which no loader is left gets one without slots, so that its weights count as 0.
+    The nodes' own connections tell which loader each belongs to, as long as they name all loaders, in order. A node for which
+    no loader is left, or whose connection an earlier node has as well, gets one without slots, so that its weights count as 0.
 
     Args:
         loaders: the slots.
@@ -66,7 +66,9 @@ def loaders_of_nodes(loaders: Slots, names: Sequence[str], nodes: Sequence[int],
         if end is None:  # the next loader, if it is no later node's
             later = next((end for end in ends[node + 1 :] if end is not None), len(loaders))
             end = last + 1 if last + 1 < later else None
-        elif end <= last:
+        elif end == last:  # its own loader is bypassed, so the host hands on the one before
+            end = None
+        elif end < last:
             return loaders
         found.append(() if end is None else loaders[end])
         last = last if end is None else end

@@ -4,6 +4,7 @@ import pytest
 import torch
 from diffusion_blend.blending.adapters import AdapterBank, LowRank
 from diffusion_blend.blending.exchange import RowsDoNotFit
+from diffusion_blend.blending.layers import layer_shape
 from diffusion_blend.blending.side_path import SidePath
 from torch import nn
 
@@ -235,3 +236,30 @@ def test_gates_that_change_at_every_step_keep_no_factors():
                 network(torch.zeros(1, 4))
         assert set(prepared) >= {(1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)}  # a blend's rows stay prepared
     path.remove()
+
+
+class Wrapped(nn.Module):
+    """A layer with another adapter beside it, as peft wraps it: with the attributes of a Linear layer, also a convolution."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.base_layer, self.in_features, self.out_features = layer, layer.weight.shape[1], layer.weight.shape[0]
+
+    def forward(self, x):
+        return self.base_layer(x) + 1.0
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+@torch.no_grad()
+def test_a_wrapped_layer_is_changed_as_the_layer_itself(kind):
+    make, shape = LAYERS[kind]
+    layer, x = make().double(), torch.randn(shape, dtype=torch.double)
+    updates, network = [low_rank(layer, 2, 0)], nn.Module()
+    network.layer = Wrapped(layer)
+    assert layer_shape(network, "layer") == (layer.weight.shape[0], tuple(layer.weight.shape[1:]))
+    path = SidePath(AdapterBank([{"layer": updates}], torch.double))
+    path.install(network)
+    with path.gated(((0.5,),)):
+        result = network.layer(x)
+    path.remove()
+    torch.testing.assert_close(result, patched(layer, updates, (0.5,), x) + 1.0)

@@ -101,12 +101,15 @@ def slots_of(loaders):
     return [[True] * len(loader) for loader in loaders], [name for loader in loaders for name in loader]
 
 
+@pytest.mark.parametrize("bypassed", [False, True])
 @pytest.mark.parametrize("gone", range(3))
-def test_a_loader_that_is_bypassed_takes_its_own_weights_along_and_no_others(gone):
-    """Every node is connected to its own loader; the host drops the connection to the bypassed one."""
+def test_a_loader_that_takes_no_part_takes_its_own_weights_along_and_no_others(gone, bypassed):
+    """Every node is connected to its own loader. The host drops a connection to a muted one, and in place of a bypassed one
+    hands on the loader before it."""
     left = [loader for k, loader in enumerate(CHAIN) if k != gone]
     loaders, names = slots_of(left)
-    links = [None if k == gone else tuple(CHAIN[j] for j in range(k + 1) if j != gone) for k in range(3)]
+    before = [tuple(CHAIN[j] for j in range(k + 1) if j != gone) for k in range(3)]
+    links = [None if k == gone and not (bypassed and before[k]) else before[k] for k in range(3)]
     values = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
     own = dict(zip((name for loader in CHAIN for name in loader), values, strict=True))
     got = Preference(tuple(values), 1.0, (2, 2, 2), tuple(links)).arranged(loaders, names)
