@@ -41,7 +41,7 @@ from diffusion_blend.training.models.diffusers_model import DiffusersModel
 from diffusion_blend.training.trainer import Trainer
 
 GAIN = 0.5
-"""Colourfulness by which the watched pictures must rise; their standard deviation over pictures of one prompt is about 1."""
+"""Colourfulness by which the watched pictures must rise; the standard deviation over an iteration's pictures is about 1."""
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.2", "conv2"]
 PROMPTS = 16
 IMAGES = 32
