@@ -124,6 +124,39 @@ def test_weights_go_with_their_own_loader_where_another_takes_no_part(front: Fro
     assert Pad(front, ids["after"]).look()["message"] == ""
 
 
+@pytest.mark.parametrize(("mode", "said"), [(4, "bypassed"), (2, "muted")])
+def test_a_loader_inside_a_chain_takes_no_part(front: FrontEnd, mode: int, said: str) -> None:
+    """A bypassed loader hands on the one before it, a muted one cuts the chain. The weights of the last stay with it."""
+    ids = build(
+        front,
+        {
+            "first": loader(LORAS[0]),
+            "second": loader(LORAS[1]),
+            "third": loader(LORAS[2]),
+            "one": weights(0.5),
+            "two": weights(0.3),
+            "three": weights(0.2),
+            "sampler": node("BlendedKSampler"),
+        },
+        "first > second.reward_loras",
+        "second > third.reward_loras",
+        "first > one.reward_loras",
+        "second > two.reward_loras",
+        "third > three.reward_loras",
+        "one > two.preference",
+        "two > three.preference",
+        "third > sampler.reward_loras",
+        "three > sampler.preference",
+    )
+    for name, shown in zip(("one", "two", "three"), NAMES, strict=True):
+        has(front, ids[name], [shown])
+    set_mode(front, ids["second"], mode)
+    has(front, ids["three"], NAMES[2:])
+    Pad(front, ids["two"]).wait(f"look.message === 'second is {said}: these weights count as 0' && !look.isProblem")
+    if said == "bypassed":
+        has(front, ids["one"], NAMES[:1])
+
+
 def test_more_weights_than_loaders_stop_the_run(front: FrontEnd) -> None:
     ids = build(
         front,
