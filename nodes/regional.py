@@ -5,7 +5,8 @@ from __future__ import annotations
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..blending.preference import AnyPreference, RegionalPreference
+from ..blending.changing_preference import RegionalPreference
+from ..blending.preference import AnyPreference
 from .samplers import or_equal
 from .schema import PreferenceType, make_schema, preference_input
 

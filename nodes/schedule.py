@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..blending.preference import AnyPreference, PreferenceSchedule
+from ..blending.changing_preference import PreferenceSchedule
+from ..blending.preference import AnyPreference
 from ..blending.schedules import CURVES
 from .samplers import or_equal
 from .schema import PreferenceType, check_finite, make_schema, preference_input

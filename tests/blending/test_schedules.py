@@ -5,10 +5,11 @@ from collections import Counter
 
 import pytest
 import torch
+from diffusion_blend.blending.changing_preference import PreferenceSchedule, RegionalPreference
 from diffusion_blend.blending.combine import combine, evaluate
 from diffusion_blend.blending.draws import round_dependently
 from diffusion_blend.blending.plans import Blend, Soup, Stochastic
-from diffusion_blend.blending.preference import Preference, PreferenceSchedule, RegionalPreference
+from diffusion_blend.blending.preference import Preference
 from diffusion_blend.blending.schedules import (
     CURVES,
     Interpolated,

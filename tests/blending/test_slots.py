@@ -1,7 +1,8 @@
 """Weights keep to their slots: laws over random chains of loaders and weight nodes, and hand-written cases."""
 
 import pytest
-from diffusion_blend.blending.preference import Preference, PreferenceSchedule
+from diffusion_blend.blending.changing_preference import PreferenceSchedule
+from diffusion_blend.blending.preference import Preference
 from diffusion_blend.blending.slots import ignored_weights, loaders_of_nodes, misplaced_weights, weight_places
 from hypothesis import assume, given
 from hypothesis import strategies as st

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from diffusion_blend.blending.preference import Preference, PreferenceSchedule
+from diffusion_blend.blending.changing_preference import PreferenceSchedule
+from diffusion_blend.blending.preference import Preference
 from diffusion_blend.nodes.adapters.files import RewardLoRA, RewardLoRAs
 from diffusion_blend.nodes.duel import PreferenceDuel, PreferenceDuelView
 from diffusion_blend.nodes.engine.duels import make_duel, save_pictures

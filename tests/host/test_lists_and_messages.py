@@ -7,7 +7,8 @@ import pytest
 import torch
 from comfy_adapters import write
 from comfy_world import blend_model, load_loras, preference
-from diffusion_blend.blending.preference import Preference, PreferenceSchedule
+from diffusion_blend.blending.changing_preference import PreferenceSchedule
+from diffusion_blend.blending.preference import Preference
 from diffusion_blend.nodes.adapters.names import LONGEST, cleaned_name
 from diffusion_blend.nodes.engine.graph_lists import lists_beside
 from diffusion_blend.nodes.engine.score_table import Scores

@@ -8,7 +8,8 @@ import re
 import numpy as np
 import pytest
 import torch
-from diffusion_blend.blending.preference import Preference, PreferenceSchedule
+from diffusion_blend.blending.changing_preference import PreferenceSchedule
+from diffusion_blend.blending.preference import Preference
 from diffusion_blend.nodes.adapters.files import RewardLoRA, RewardLoRAs
 from diffusion_blend.nodes.engine.score_table import Scores
 from diffusion_blend.nodes.engine.sweep_points import kl_row, labels, line, simplex

@@ -6,7 +6,8 @@ import re
 
 import numpy as np
 import pytest
-from diffusion_blend.blending.preference import Preference, PreferenceSchedule
+from diffusion_blend.blending.changing_preference import PreferenceSchedule
+from diffusion_blend.blending.preference import Preference
 from diffusion_blend.nodes.adapters.files import RewardLoRA, RewardLoRAs
 from diffusion_blend.nodes.engine.sweep_points import labels, number
 from diffusion_blend.nodes.sweep import PreferenceSweep
