@@ -4,6 +4,7 @@ import gc
 import json
 import struct
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import comfy_models
@@ -150,13 +151,14 @@ def test_the_preference_is_checked_against_the_adapters_early(sd3):
         values = {f"weight_{i}": weight for i, weight in enumerate(weights, 1)}
         return PreferenceWeights.execute(**values, kl_scale=1.0, reward_loras=sd3.loras(2))
 
-    def execute_after(first, *weights):
-        values = {f"weight_{i}": weight for i, weight in enumerate(weights, 1)}
-        return PreferenceWeights.execute(**values, kl_scale=1.0, reward_loras=sd3.loras(2), preference=first.args[0])
-
+    # Two nodes of one loader: the second one's own may be bypassed, and then hands on the first. Its weights count as 0.
+    loras = sd3.loras(2)
+    first, second = (execute(*weights).args[0] for weights in ((0.5, 0.5, 0.5, 0.0), (0.5, 0.0, 0.0, 0.0)))
+    assert loras.arrange(first.followed_by(second)).weights == (0.5, 0.5)
+    unlinked = PreferenceWeights.execute(0.5, 0.0, 0.0, 0.0, 1.0).args[0]
     chained = "weight_1 of Preference Weights number 2 is 0.5, but there is no adapter for it, only sd3-0, sd3-1"
     with pytest.raises(ValueError, match=chained):
-        execute_after(execute(0.5, 0.5, 0.5, 0.0), 0.5, 0.0, 0.0, 0.0)
+        loras.coefficients(replace(first.followed_by(unlinked), links=()))
     with pytest.raises(ValueError, match="All weights are 0 for sd3-0, sd3-1"):
         execute(0.0, 0.0, 0.0, 0.0)
 
