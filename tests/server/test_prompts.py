@@ -93,6 +93,22 @@ def chain(first: tuple[str, ...], second: tuple[str, ...], *weights: tuple[float
     return prompt
 
 
+def unlinked(prompt: comfy_prompts.Prompt) -> comfy_prompts.Prompt:
+    """The same prompt; its Preference Weights are connected to no loader."""
+    changed = {name: item | {"inputs": dict(item["inputs"])} for name, item in prompt.items()}
+    for item in changed.values():
+        if item["class_type"] == "PreferenceWeights":
+            item["inputs"].pop("reward_loras", None)
+    return changed
+
+
+def test_the_weights_of_a_bypassed_loader_count_as_0(server: ComfyServer) -> None:
+    """The host hands on the loader before it, so two nodes are connected to the same one."""
+    bypassed = chain(LORAS[:1], LORAS[1:2], (0.5,), (0.5,), (0.25,))
+    wanted = pixels(server, server.run(comfy_prompts.blended(0.5, 0.25)))
+    assert largest_difference(pixels(server, server.run(bypassed)), wanted) <= 1
+
+
 def test_chained_loaders_and_preferences(server: ComfyServer) -> None:
     """The second node's weight_1 is the second loader's lora_1; a single node reaches both loaders."""
     prompt = chain((LORAS[0], LORAS[2]), (LORAS[1],), (0.0, 0.0), (1.0,))
@@ -131,7 +147,7 @@ def test_a_weight_of_an_empty_slot_counts_as_0(server: ComfyServer) -> None:
         (comfy_prompts.blended(0.0, 0.0), "All weights are 0 for aesthetic, faithful"),
         (comfy_prompts.blended(0.0, 0.0, 0.25), "All weights are 0 for aesthetic, faithful"),
         (
-            chain(LORAS[:1], LORAS[1:2], (0.5,), (0.5,), (0.25,)),
+            unlinked(chain(LORAS[:1], LORAS[1:2], (0.5,), (0.5,), (0.25,))),
             "weight_1 of Preference Weights number 3 is 0.25, but there is no adapter for it, only aesthetic, faithful",
         ),
         (comfy_prompts.blended(0.5, 0.5, files=()), "No LoRA is chosen"),
@@ -169,7 +185,7 @@ REFUSED = {
         "All weights are 0 for aesthetic",
     ),
     "a node without a loader": (
-        chain(LORAS[:1], LORAS[1:2], (0.5,), (0.5,), (0.25,)),
+        unlinked(chain(LORAS[:1], LORAS[1:2], (0.5,), (0.5,), (0.25,))),
         "preference",
         "weight_1 of Preference Weights number 3 is 0.25, but there is no adapter for it",
     ),
