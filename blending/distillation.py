@@ -68,7 +68,7 @@ class FitSettings:
     Args:
         iterations: optimizer steps.
         batch: calls that are repeated for each step.
-        learning_rate: of Adam at the beginning. It falls to 0 as a cosine, see also `BACK_OFF`.
+        learning_rate: of Adam at the beginning. It falls to 0 as a cosine. See also `BACK_OFF`.
         seed: of the order of the calls, and of the goals.
         checks: how often the held-out error is measured, evenly over the iterations.
     """

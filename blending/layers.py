@@ -26,7 +26,7 @@ class Layer:
 
 
 def own_layer(module: nn.Module) -> nn.Module:
-    """The layer itself, where peft has wrapped it for a LoRA that is loaded beside it."""
+    """Return the layer itself, where peft has wrapped it for a loaded LoRA."""
     while isinstance(inner := getattr(module, "base_layer", None), nn.Module):
         module = inner
     return module

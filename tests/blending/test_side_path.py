@@ -239,7 +239,7 @@ def test_gates_that_change_at_every_step_keep_no_factors():
 
 
 class Wrapped(nn.Module):
-    """A layer with another adapter beside it, as peft wraps it: with the attributes of a Linear layer, also a convolution."""
+    """A layer as peft wraps it for a LoRA: with the attributes of a Linear layer, also around a convolution."""
 
     def __init__(self, layer):
         super().__init__()

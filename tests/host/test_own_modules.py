@@ -1,4 +1,4 @@
-"""Adapters are fitted to a MODEL's own modules, whatever a clone of it has put into the network for its runs."""
+"""Adapters are fitted to a MODEL's own modules, also while a clone has put others into the network for its runs."""
 
 import logging
 
