@@ -39,6 +39,9 @@ def check_config(config: SweepConfig) -> None:
     unknown = [method for method in config.methods if method not in METHODS]
     if unknown:
         raise ValueError(f"unknown method {unknown[0]!r}: choose from {', '.join(METHODS)}")
+    repeated = [method for method in METHODS if config.methods.count(method) > 1]
+    if repeated:
+        raise ValueError(f"methods names {repeated[0]!r} {config.methods.count(repeated[0])} times: give it once")
     _check_points(config)
     _check_scheduler(config)
     _check_base_path(config.base.path)
@@ -52,14 +55,43 @@ def check_config(config: SweepConfig) -> None:
             raise ValueError(
                 f"{method} follows the rewards, and there is none named {unscored[0]!r} as that adapter is"
             )
-    for file in config.external_scores:
+    for method in ("morl", "distilled"):
+        for text in getattr(config, method):
+            weights_in(method, text, config)
+    for setting, file in _files(config):
         if not Path(file).is_file():
-            raise ValueError(f"external_scores {file!r}: no such file")
+            raise ValueError(f"{setting} is {file!r}: no such file in {Path.cwd()}")
     mirror = mirror_of(config)
     if mirror is None:
         check_folder(Path(config.output))
     else:
         mirror.check()
+
+
+def weights_in(method: str, text: str, config: SweepConfig) -> tuple[float, ...]:
+    """The preference that a key of ``morl`` or ``distilled`` names, as it is written there.
+
+    Raises:
+        ValueError: no numbers, or not one for each adapter.
+    """
+    try:
+        weights = tuple(float(word) for word in text.split(","))
+    except ValueError as error:
+        raise ValueError(f"{method} {text!r}: give the weights as numbers with commas, like '0.5,0.5'") from error
+    if len(weights) != len(config.adapters):
+        raise ValueError(
+            f"{method} {text!r}: {len(weights)} weights for {len(config.adapters)} adapters: give one for each"
+        )
+    return weights
+
+
+def _files(config: SweepConfig) -> list[tuple[str, str]]:
+    """Settings and the files that they name."""
+    named = {"adapters": config.adapters, "morl": config.morl, "stacked": config.stacked, "distilled": config.distilled}
+    found = [(f"{setting}.{name}", file) for setting, files in named.items() for name, file in files.items()]
+    found += [("conditioned", config.conditioned)] if config.conditioned else []
+    lists = {"cross": config.cross, "external_scores": config.external_scores}
+    return found + [(setting, file) for setting, files in lists.items() for file in files]
 
 
 def mirror_of(config: SweepConfig) -> Mirror | None:

@@ -35,8 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _pool(files: Sequence[Path], kl_weight: float | None, reference: str) -> None:
     from ...artifacts.tables import markdown_table
     from .comparisons import MARGIN
-    from .pooling import TABLES, less_reference, pool, pooled_table, read_differences, read_objectives
+    from .pooling import TABLES, check_alike, less_reference, pool, pooled_table, read_differences, read_objectives
 
+    check_alike(files)
     trainings = "1 training" if len(files) == 1 else f"{len(files)} trainings"
     head = f"{trainings}; mean and half width of the 95 % interval over them\n\n"
     if kl_weight is not None:

@@ -17,8 +17,64 @@ from .figures import label, write_weights
 TABLES = {"against blend": "r(w) - blend", "against trained": "r(w) - MORL, sd"}
 """Tables of a sweep's ``summary.json`` -> the column that is pooled."""
 
+COMMON = (
+    "steps",
+    "eta",
+    "scheduler",
+    "scheduler_options",
+    "guidance_scale",
+    "reward_units",
+    "affine",
+    "prompts",
+)
+"""Settings in which sweeps that are pooled agree. Their adapters have the same names in the same order, too."""
+
 Cells = Mapping[str, Mapping[tuple[float, ...], float]]
 """Method -> preference -> mean difference in one sweep."""
+
+
+def check_alike(files: Sequence[Path]) -> None:
+    """Check that sweeps differ in nothing but the trainings and the noise.
+
+    Args:
+        files: ``summary.json`` or folders of sweeps. A summary without settings (of an earlier version, or shortened by hand) is
+            not checked.
+
+    Raises:
+        ValueError: a setting of `COMMON` or the adapters' names differ.
+    """
+    known = [(file, found) for file in files if (found := _settings(file)) is not None]
+    for file, found in known[1:]:
+        first_file, first = known[0]
+        for name in first:
+            if first[name] != found[name]:
+                raise ValueError(
+                    f"{name} is {first[name]!r} in {first_file} and {found[name]!r} in {file}: pool sweeps of the same settings"
+                )
+
+
+def _settings(file: Path) -> dict[str, Any] | None:
+    settings = _content(file).get("settings")
+    if not isinstance(settings, dict):
+        return None
+    return {"adapters": list(settings.get("adapters", [])), **{name: settings.get(name) for name in COMMON}}
+
+
+def _content(file: Path) -> dict[str, Any]:
+    path = file / "summary.json" if file.is_dir() else file
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _not_a_summary(path, error) from error
+    if not isinstance(content, dict):
+        raise _not_a_summary(path, "no table")
+    return content
+
+
+def _not_a_summary(path: Path, reason: object) -> ValueError:
+    return ValueError(
+        f"{path} is no summary of a sweep ({reason!r}): give folders of finished sweeps, or their summary.json"
+    )
 
 
 def read_differences(file: Path, table: str) -> dict[str, dict[tuple[float, ...], float]]:
@@ -61,18 +117,16 @@ def read_objectives(file: Path, kl_weight: float) -> dict[str, dict[tuple[float,
 def _read(
     file: Path, table: str, value_of: Callable[[Mapping[str, Any]], float | None]
 ) -> dict[str, dict[tuple[float, ...], float]]:
-    path = file / "summary.json" if file.is_dir() else file
+    content = _content(file)
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))[table]
+        rows = content[table]
         found: dict[str, dict[tuple[float, ...], float]] = {}
         for row in rows:
             value = value_of(row)
             if row.get("kl_scale", 1.0) == 1.0 and not row.get("settings") and value is not None:
                 found.setdefault(row["method"], {})[tuple(round(float(w), 6) for w in row["weights"])] = float(value)
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise ValueError(
-            f"{path} is no summary of a sweep ({error!r}): give folders of finished sweeps, or their summary.json"
-        ) from error
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise _not_a_summary(file, error) from error
     return found
 
 

@@ -26,7 +26,7 @@ from ...training.models.schedulers import SchedulerChoice, check_run
 from ...training.prompt_table import PromptTable
 from ...training.prompts import load_prompts
 from .batches import Batches, first_call
-from .checks import check_config
+from .checks import check_config, weights_in
 from .config import SweepConfig
 from .external_scores import keep_scores, read_scores
 from .methods import METHODS
@@ -252,16 +252,5 @@ def weights_of(method: str, given: Mapping[str, str], config: SweepConfig) -> di
         given: its setting.
         config: all settings.
     """
-    return {_key(method, key, config): key for key in given}
-
-
-def _key(method: str, text: str, config: SweepConfig) -> Gates:
-    try:
-        weights = tuple(float(word) for word in text.split(","))
-    except ValueError as error:
-        raise ValueError(f"{method} {text!r}: give the weights as numbers with commas, like '0.5,0.5'") from error
-    if len(weights) != len(config.adapters):
-        raise ValueError(
-            f"{method} {text!r}: {len(weights)} weights for {len(config.adapters)} adapters: give one for each"
-        )
-    return Preference(weights).normalised(list(config.adapters))
+    names = list(config.adapters)
+    return {Preference(weights_in(method, key, config)).normalised(names): key for key in given}

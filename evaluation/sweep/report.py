@@ -37,7 +37,8 @@ def write_report(sweep: Sweep, rows: Sequence[Row]) -> str:
     tables = make_tables(results, adapters, rewards, config)
     text = _markdown(sweep, results, tables)
     write_atomically(folder / "summary.md", text.encode())
-    write_atomically(folder / "summary.json", json.dumps(_plain(tables), indent=1).encode())
+    summary = {"settings": sweep.records.settings(), **_plain(tables)}
+    write_atomically(folder / "summary.json", json.dumps(summary, indent=1).encode())
     write_atomically(folder / "summary.csv", _csv(tables["means"]))
     pairs = [(group[0], group[1]) for group in reward_groups(adapters, rewards) if len(group) == 2]
     if pairs and results:

@@ -123,3 +123,21 @@ def test_other_kl_scales_and_settings_are_left_out(tmp_path: Path) -> None:
     file = tmp_path / "summary.json"
     file.write_text(json.dumps({"against blend": rows}), encoding="utf-8")
     assert read_differences(tmp_path, "against blend") == {"soup": {EVEN: 0.5}}
+
+
+def test_sweeps_of_other_settings_are_not_pooled(tmp_path: Path, capsys: Any) -> None:
+    """Weights are places in the list of adapters, so its order counts, too."""
+    settings = {"adapters": {"a": "1", "b": "2"}, "steps": 10, "eta": 1.0, "seed": 0}
+    others = [{}, {"steps": 20}, {"adapters": {"b": "3", "a": "4"}}, {"adapters": {"a": "3", "b": "4"}, "seed": 1}]
+    files = []
+    for number, other in enumerate(others):
+        folder = write(tmp_path / str(number), {("soup", EVEN): 0.1 * number}, {})
+        tables = json.loads((folder / "summary.json").read_text())
+        (folder / "summary.json").write_text(json.dumps({"settings": {**settings, **other}, **tables}))
+        files.append(str(folder))
+    old = str(write(tmp_path / "old", {("soup", EVEN): 0.7}, {}))
+    assert command.main(["pool", files[0], files[1]]) == 1
+    assert f"steps is 10 in {files[0]} and 20 in {files[1]}: pool sweeps of the same settings" in capsys.readouterr().err
+    assert command.main(["pool", files[0], files[2]]) == 1
+    assert "adapters is ['a', 'b'] in" in capsys.readouterr().err
+    assert command.main(["pool", files[0], files[3], old]) == 0

@@ -64,6 +64,14 @@ def test_a_kl_scale_that_a_method_cannot_take_is_left_out_with_a_line(
 @pytest.mark.parametrize(
     ("over", "message"),
     [
+        ({"methods": ["blend", "soup", "blend"]}, "methods names 'blend' 2 times: give it once"),
+        ({"adapters": {"a": "gone.safetensors"}}, "adapters.a is 'gone.safetensors': no such file in /"),
+        ({"morl": {"0.5,0.5": "gone"}}, "morl.0.5,0.5 is 'gone': no such file"),
+        ({"stacked": {"a": "gone", "b": "gone"}}, "stacked.a is 'gone': no such file"),
+        ({"distilled": {"0.5,0.5": "gone"}}, "distilled.0.5,0.5 is 'gone': no such file"),
+        ({"cross": ["gone"]}, "cross is 'gone': no such file"),
+        ({"conditioned": "gone"}, "conditioned is 'gone': no such file"),
+        ({"external_scores": ["gone"]}, "external_scores is 'gone': no such file"),
         ({"kl_scales": []}, "at least one adapter, one reward, one method and one KL scale"),
         ({"grid": 1_000_000}, "grid 1000000 with 2 adapters is 1,000,001 preferences"),
         ({"etas": {"a": 2.0}, "methods": ["msdda"]}, "etas.a is 2 beside eta 1: both must be above 0 and at most 1"),
