@@ -19,7 +19,7 @@ from ..blending.side_path import SidePath
 from ..blending.step_info import StepInfo
 from .adapter_files import device_of
 from .crosses import split_crosses, with_crosses
-from .given import Adapters, fit
+from .given import Adapters, check_names, fit
 from .methods import Method, Weights, make_planner, ordered_weights
 from .reach import fused_parts, reach_check, with_fused
 from .steps import Count, Steps, call_arguments, steps_of, timestep_of
@@ -190,7 +190,11 @@ class BlendedPipeline:
 
         Returns:
             The pipeline's own result.
+
+        Raises:
+            TypeError, ValueError: see `blend`. An unknown argument that is nearly a known one is refused, too.
         """
+        check_names(self.pipe, kwargs, ("weights", "kl_scale", "method", "draw_seed"))
         given = call_arguments(self.pipe, args, kwargs)
         settings = {"kl_scale": kl_scale, "method": method, "seed": draw_seed}
         with blend(

@@ -1,8 +1,10 @@
-"""Adapters as users of the pipelines give them."""
+"""Adapters and arguments as users of the pipelines give them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import difflib
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,27 @@ Adapters = Mapping[str, Any] | Sequence[Any]
 stems; or adapters that are fitted."""
 
 _GIVE = "give a mapping of names to files, for example {'aesthetic': 'aesthetic.safetensors'}, or a list of files"
+
+_DEPRECATED = ("callback", "callback_steps")
+"""Arguments that diffusers' pipelines read from their ``**kwargs``."""
+
+
+def check_names(pipe: Any, given: Iterable[str], own: Iterable[str]) -> None:
+    """Check the names of arguments for typing errors, because pipelines with ``**kwargs`` ignore names that they do not know.
+
+    Args:
+        pipe: a diffusers pipeline.
+        given: the names of the arguments.
+        own: further names that are right.
+
+    Raises:
+        TypeError: a name is unknown and nearly a known one.
+    """
+    known = [*own, *inspect.signature(pipe.__call__).parameters, *_DEPRECATED]
+    for name in given:
+        near = difflib.get_close_matches(name, known, 1, 0.6)
+        if name not in known and near:
+            raise TypeError(f"{name} is no argument of {type(pipe).__name__}: did you mean {near[0]}?")
 
 
 def fit(network: nn.Module, adapters: Adapters) -> list[Adapter]:

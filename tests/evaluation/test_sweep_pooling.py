@@ -137,7 +137,9 @@ def test_sweeps_of_other_settings_are_not_pooled(tmp_path: Path, capsys: Any) ->
         files.append(str(folder))
     old = str(write(tmp_path / "old", {("soup", EVEN): 0.7}, {}))
     assert command.main(["pool", files[0], files[1]]) == 1
-    assert f"steps is 10 in {files[0]} and 20 in {files[1]}: pool sweeps of the same settings" in capsys.readouterr().err
+    assert (
+        f"steps is 10 in {files[0]} and 20 in {files[1]}: pool sweeps of the same settings" in capsys.readouterr().err
+    )
     assert command.main(["pool", files[0], files[2]]) == 1
     assert "adapters is ['a', 'b'] in" in capsys.readouterr().err
     assert command.main(["pool", files[0], files[3], old]) == 0

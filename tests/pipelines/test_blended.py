@@ -218,6 +218,9 @@ def test_other_types_are_refused_before_anything_runs(tmp_path: Path) -> None:
         ({"weights": [1, 1], "kl_scale": "1"}, TypeError, "kl_scale is '1': it must be a number"),
         ({"weights": [1, 1], "kl_scale": None}, TypeError, "kl_scale is None"),
         ({"weights": [1, 1], "kl_scale": float("nan"), "method": "stacked"}, ValueError, "kl_scale is nan"),
+        ({"weights": [1, 1], "klscale": 2.0}, TypeError, "klscale is no argument .*: did you mean kl_scale"),
+        ({"weights": [1, 1], "drawseed": 1}, TypeError, "did you mean draw_seed"),
+        ({"weights": [1, 1], "num_inference_step": 3}, TypeError, "did you mean num_inference_steps"),
     ):
         with pytest.raises(error, match=message):
             case.blended(**over)
@@ -234,6 +237,13 @@ def test_other_types_are_refused_before_anything_runs(tmp_path: Path) -> None:
     for source, error, message in sources:
         with pytest.raises(error, match=message):
             BlendedPipeline(case.pipe, source)
+
+
+def test_arguments_that_pipelines_take_as_further_ones_are_passed_on(tmp_path: Path) -> None:
+    """Stable Diffusion's pipeline reads ``callback`` from its ``**kwargs``."""
+    case, seen = sd(save_tiny_sd, tmp_path), list[int]()
+    case.blended(weights=[1, 1], callback=lambda step, *_: seen.append(step), callback_steps=1)
+    assert seen == list(range(STEPS))
 
 
 def test_a_list_of_files_is_named_by_their_stems(tmp_path: Path) -> None:
