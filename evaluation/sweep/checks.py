@@ -58,14 +58,14 @@ def check_config(config: SweepConfig) -> None:
     for method in ("morl", "distilled"):
         for text in getattr(config, method):
             weights_in(method, text, config)
-    for setting, file in _files(config):
-        if not Path(file).is_file():
-            raise ValueError(f"{setting} is {file!r}: no such file in {Path.cwd()}")
     mirror = mirror_of(config)
     if mirror is None:
         check_folder(Path(config.output))
     else:
         mirror.check()
+    for setting, file in _files(config):
+        if not Path(file).is_file():
+            raise ValueError(f"{setting} is {file!r}: no such file in {Path.cwd()}")
 
 
 def weights_in(method: str, text: str, config: SweepConfig) -> tuple[float, ...]:

@@ -49,6 +49,7 @@ REFUSED = {
     "images_per_point is 0": [*SWEEP, "--images", "0"],
     "unknown method 'magic'": [*SWEEP, "--methods", "[magic]"],
     "there is none named 'b'": [*SWEEP, "--adapters.b", "b", "--methods", "[code]"],
+    "adapters.a is 'a.safetensors': no such file": SWEEP,
     "file.txt is a file": ["sweep", "--output", "file.txt", *SWEEP[3:]],
     "no rewards": ["score", "--images", "[file.txt]", "--prompts", "file.txt", "--rewards", "[]"],
     "no such picture": ["score", "--images", "[none.png]", "--prompts", "file.txt", "--rewards", "[colourfulness]"],
@@ -96,13 +97,14 @@ def test_the_probe_sees_heavy_libraries(tmp_path: Path) -> None:
 
 def test_a_missing_library_is_named_and_nothing_is_made(tmp_path: Path) -> None:
     hidden = "import sys; sys.modules['torch'] = None\n" + PROBE
+    (tmp_path / "a.safetensors").write_bytes(b"")
     cases = [["evaluate", "exact", "--output", "out"], [*SWEEP], [*TRAIN]]
     done = subprocess.run(
         [sys.executable, "-P", "-c", hidden], input=json.dumps(cases), capture_output=True, text=True, cwd=tmp_path
     )
     for status, _, err, _ in json.loads(done.stdout):
         assert status == 2 and "torch is not installed" in err and 'pip install "diffusion-blend[training]"' in err
-    assert list(tmp_path.iterdir()) == []
+    assert [file.name for file in tmp_path.iterdir()] == ["a.safetensors"]
 
 
 @pytest.mark.parametrize("content", ["images: 3\nout: there\n", "images_per_point: 3\noutput: there\n"])
