@@ -22,6 +22,7 @@ from ..host import Patcher
 from .base_weights import BaseWeights
 from .files import RewardLoRA, RewardLoRAs
 from .fitting import fit_adapter
+from .reader import read_patches
 from .report import TEXT_ENCODER
 
 SUFFIXES = (
@@ -241,7 +242,7 @@ def _text_layers(used: Sequence[tuple[RewardLoRA, float]], baked: Baked) -> dict
         tensors = {key: tensor for key, tensor in adapter.tensors.items() if TEXT_ENCODER.match(key)}
         for name, pair in _text_pairs(adapter, tensors, baked):
             spellings.setdefault(name.split(".")[0] if "." in name else "kohya", adapter.file)
-            layers.setdefault(name, []).append((coefficient * adapter.strength, pair))
+            layers.setdefault(name, []).append((coefficient * adapter.text_strength, pair))
     if len(spellings) > 1 and "kohya" in spellings:
         files = ", ".join(sorted(set(spellings.values())))
         raise ValueError(
@@ -253,7 +254,7 @@ def _text_layers(used: Sequence[tuple[RewardLoRA, float]], baked: Baked) -> dict
 
 def _text_pairs(adapter: RewardLoRA, tensors: Mapping[str, Tensor], baked: Baked) -> Iterator[tuple[str, LowRank]]:
     names = {key.removesuffix(end) for key in tensors for end in SUFFIXES if key.endswith(end)}
-    patches = comfy.lora.load_lora(dict(tensors), {name: name for name in names}, log_missing=False)
+    patches, _ = read_patches(adapter, tensors, {name: name for name in names})
     read: set[str] = set()
     for name, patch in patches.items():
         factors: Any = patch.weights if isinstance(patch, comfy.weight_adapter.WeightAdapterBase) else ()

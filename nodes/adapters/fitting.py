@@ -73,10 +73,18 @@ def bank_patcher(loras: RewardLoRAs, model: Patcher) -> Any:
         if fitted is None:
             weights = BaseWeights(model)
             fitted = _fitted(loras, model, weights)
-            made[patches_of(model) if weights.used else None] = fitted
+            _remember(made, patches_of(model) if weights.used else None, fitted)
     if fitted.said:
         notify(fitted.said)
     return fitted.patcher
+
+
+def _remember(made: dict[Any, Fitted], state: Any, fitted: Fitted) -> None:
+    """Store a bank for a state of the model's own patches, and forget those of states before the last one."""
+    earlier = [known for known in made if known not in (None, state)]
+    for known in earlier[:-1]:
+        del made[known]
+    made[state] = fitted
 
 
 def _fitted(loras: RewardLoRAs, model: Patcher, weights: BaseWeights) -> Fitted:

@@ -18,7 +18,7 @@ ONE_CALL = (
 
 ONE_CALL_CROSS = (
     "Cross adapters are loaded, with which one model call a step comes near to the blend: use Blend Model with the method "
-    "'soup'. The method '{}' does not use them."
+    "'soup'. The method '{}' {}."
 )
 
 
@@ -91,7 +91,8 @@ def check_stacked(loras: RewardLoRAs) -> None:
 def note_stacked(method: str, loras: RewardLoRAs) -> None:
     """Say that a whole group, or cross adapters, need one call only, where a method that takes another way is used."""
     if loras.crosses:
-        notify(ONE_CALL_CROSS.format(method))
+        use = "uses them only in its steps after the blended ones" if method == "early" else "does not use them"
+        notify(ONE_CALL_CROSS.format(method, use))
     if len(loras.adapters) > 1 and is_stacked_group(groups_of(loras)):
         notify(ONE_CALL.format(method))
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import comfy.model_management
-import comfy.model_sampling
 import comfy.sample
 import comfy.samplers
 import torch
@@ -26,7 +25,7 @@ from ..schema import SamplingWithoutSampler
 from .attach import attach
 from .custom_sampling import sample_with
 from .gated import CANDIDATE
-from .msdda import ChosenRow, ancestral_transition, flow_transition
+from .msdda import ChosenRow, transition_of
 from .notices import notify
 
 if TYPE_CHECKING:
@@ -107,9 +106,7 @@ def sample_corrected(
     extra_args = extra_args or {}
     noise = CandidateNoise(extra_args.get("seed"), batch_index)
     samplers = [default_noise_sampler(x, seed=_seed(noise, extra_args, k)) for k in range(particles)]
-    sampling = model.inner_model.inner_model.model_sampling
-    transition = flow_transition if isinstance(sampling, comfy.model_sampling.CONST) else ancestral_transition
-    noise_scale = getattr(sampling, "noise_scale", 1.0) if transition is flow_transition else 1.0
+    transition, noise_scale = transition_of(model.inner_model.inner_model.model_sampling)
     weights = Particles(x.shape[0], particles, resample_below)
     uniform = noise.uniform(x.shape[0])
     candidates = _start(model, x, sigmas, noise, particles)

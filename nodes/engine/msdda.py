@@ -70,9 +70,12 @@ def ancestral_transition(sigma: float, sigma_next: float, eta: float) -> Transit
 def flow_transition(sigma: float, sigma_next: float, eta: float) -> Transition:
     """The Euler ancestral step of rectified flow, ``x = (1 - sigma) x0 + sigma noise``.
 
-    ``sigma_down = sigma_next (1 + (sigma_next / sigma - 1) eta)``; the step goes down to it and is then scaled and
-    re-noised to sigma_next. At sigma_next = 0 the mean is D and s is the limit of ``s / sigma_next``.
+    ``sigma_down = sigma_next (1 + (sigma_next / sigma - 1) eta)``. The step goes down to sigma_down and is then scaled and
+    re-noised to sigma_next. At sigma_next = 0 the mean is D and s is the limit of ``s / sigma_next``. The deviation is in units
+    of the model's ``noise_scale``.
     """
+    if sigma_next == sigma:  # at the level of pure noise the scale below would be 0 / 0
+        return Transition(1.0, 0.0, 0.0)
     share = max(0.0, 1 + (sigma_next / sigma - 1) * eta)
     if sigma_next == 0:
         return Transition(0.0, 1.0, math.sqrt(1 - share**2))
@@ -80,6 +83,17 @@ def flow_transition(sigma: float, sigma_next: float, eta: float) -> Transition:
     scale = (1 - sigma_next) / (1 - down)
     ratio = down / sigma
     return Transition(scale * ratio, scale * (1 - ratio), math.sqrt(max(0.0, sigma_next**2 - (down * scale) ** 2)))
+
+
+def transition_of(sampling: Any) -> tuple[Callable[[float, float, float], Transition], float]:
+    """Return the ancestral step of a model's kind, and the scale of its noise.
+
+    Args:
+        sampling: the host's ``model_sampling``.
+    """
+    if isinstance(sampling, comfy.model_sampling.CONST):
+        return flow_transition, getattr(sampling, "noise_scale", 1.0)
+    return ancestral_transition, 1.0
 
 
 def sample_msdda(
@@ -116,8 +130,7 @@ def sample_msdda(
     """
     extra_args = extra_args or {}
     noise = default_noise_sampler(x, seed=extra_args.get("seed"))
-    sampling = model.inner_model.inner_model.model_sampling
-    transition = flow_transition if isinstance(sampling, comfy.model_sampling.CONST) else ancestral_transition
+    transition, noise_scale = transition_of(model.inner_model.inner_model.model_sampling)
     levels = [float(sigma) for sigma in sigmas]
     ones = x.new_ones([x.shape[0]])
     for i in trange(len(levels) - 1, disable=disable):
@@ -133,12 +146,16 @@ def sample_msdda(
             preview = combine((prediction.clone() for prediction in denoised), mix)
             callback({"x": x, "i": i, "sigma": sigmas[i], "sigma_hat": sigmas[i], "denoised": preview})
         steps = [transition(levels[i], levels[i + 1], factor.eta) for factor in factors]
+        if levels[i] == levels[i + 1]:
+            # Schedules of more steps than the model has levels repeat some. Nothing moves, and the host draws its noise.
+            noise(sigmas[i], sigmas[i + 1])
+            continue
         means = [x * step.a + prediction * step.b for prediction, step in zip(denoised, steps, strict=True)]
         x, deviation = fuse_gaussians(means, [step.s for step in steps], mix)
         if levels[i + 1] > 0:
             if renormalise:
                 deviation = renormalised_deviation(steps, mix, levels[i], levels[i + 1])
-            x = x + noise(sigmas[i], sigmas[i + 1]) * deviation
+            x = x + noise(sigmas[i], sigmas[i + 1]) * (deviation * noise_scale)
     return x
 
 

@@ -7,10 +7,9 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-import comfy.model_sampling
 import comfy.samplers
 from torch import Tensor
 
@@ -24,7 +23,7 @@ from ..schema import SamplingOfWholeRuns
 from .attach import attach
 from .corrected import models_of
 from .custom_sampling import sample_with
-from .msdda import Transition, ancestral_transition, flow_transition
+from .msdda import Transition, transition_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -110,14 +109,14 @@ class Probe:
             transition: the sampler's step, where its path weights are measured and it adds noise.
         """
         denoised: dict[str, Tensor] = {}
-        for self.method in METHODS:
-            if self.method == "blend" and self.weighed and transition is not None:
+        for method in METHODS:
+            if method == "blend" and self.weighed and transition is not None:
                 self._weigh(predict, transition)
-                self.method = "blend"
+            self.method = method
             start = time.perf_counter()
-            denoised[self.method] = predict()
-            float(denoised[self.method].flatten()[0])  # waits for the device
-            self.seconds[self.method].append(time.perf_counter() - start)
+            denoised[method] = predict()
+            float(denoised[method].flatten()[0])  # waits for the device
+            self.seconds[method].append(time.perf_counter() - start)
         self.method = ""
         self.steps.append(step)
         gap, effect = linearity_gap(denoised["blend"], denoised["soup"], denoised["base"])
@@ -183,8 +182,9 @@ class ProbedModel:
     def _transition(self, step: int) -> Transition | None:
         if not self._probe.weighed or self._levels[step + 1] == 0:
             return None
-        flow = isinstance(self._model.inner_model.inner_model.model_sampling, comfy.model_sampling.CONST)
-        return (flow_transition if flow else ancestral_transition)(self._levels[step], self._levels[step + 1], 1.0)
+        transition, noise_scale = transition_of(self._model.inner_model.inner_model.model_sampling)
+        made = transition(self._levels[step], self._levels[step + 1], 1.0)
+        return replace(made, s=made.s * noise_scale)
 
 
 def probe_run(

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import comfy.lora
@@ -191,6 +192,25 @@ def test_text_encoder_weights_go_along(folder):
     expected = picture(*stacked)
     assert difference(picture(*baked), expected) < 1e-5
     assert difference(picture(baked[0], world[1]), expected) > 1e-3
+
+
+def test_factors_of_the_training_go_along(folder):
+    """The network's and the text encoders' factors differ where a file's header says so (scale "as trained")."""
+    world = LoadMiniature.execute(2).args[:2]
+    tensors = adapter_of_both(*world, 3)
+    loras = load_loras([Path(write(folder, "bake-factors", tensors)).name], [0.8])
+    loras = replace(loras, adapters=(replace(loras.adapters[0], scales=(1.5, 0.4)),))
+    _, name, _ = bake(world[0], loras, preference(1.0))
+    baked = comfy.sd.load_lora_for_models(*world, read(folder, name)[0], 1.0, 1.0)
+    wanted = comfy.sd.load_lora_for_models(*world, dict(tensors), 0.8 * 1.5, 0.8 * 0.4)
+    assert difference(picture(*baked), picture(*wanted)) < 1e-5
+
+
+def test_a_damaged_half_for_the_text_encoder_is_named(sd15, folder):
+    tensors = lora(LINEAR) | {"lora_te_text_model_encoder_layers_0_mlp_fc1.lora_up.weight": torch.zeros(4, 2)}
+    file = Path(write(folder, "bake-half", tensors)).name
+    with pytest.raises(ValueError, match=rf"{file}: .*fc1.lora_up.weight has no lora_down.weight beside it"):
+        bake(sd15.model, load_loras([file]), preference(1.0))
 
 
 def test_other_kinds_of_the_text_encoder_are_left_out_and_said(sd15, folder):

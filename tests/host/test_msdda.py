@@ -1,11 +1,23 @@
 """MSDDA in the host: equal to the blend for equal variances of the steps, and to the closed form for unequal ones."""
 
+import itertools
+
+import comfy.model_sampling
+import comfy.sample
+import comfy.samplers
 import comfy_models
 import pytest
 import torch
-from comfy_world import difference, preference
+from comfy_world import blend_model, difference, preference
 from diffusion_blend.blending.msdda import step_factors
-from diffusion_blend.nodes.engine.msdda import ancestral_transition, factors_of, flow_transition, renormalised_deviation
+from diffusion_blend.nodes.engine import msdda as engine
+from diffusion_blend.nodes.engine.msdda import (
+    ancestral_transition,
+    factors_of,
+    flow_transition,
+    renormalised_deviation,
+    transition_of,
+)
 from diffusion_blend.nodes.samplers import BlendedKSampler, MSDDASampler
 
 
@@ -31,10 +43,6 @@ def test_with_equal_etas_it_is_blended_ksampler_with_euler_ancestral(world, kl_s
 
 @pytest.mark.parametrize("eta", [0.3, 0.7])
 def test_equal_etas_below_one_are_the_hosts_ancestral_sampler_of_that_eta(world, eta):
-    import comfy.sample
-    import comfy.samplers
-    from comfy_world import blend_model
-
     weights = preference(0.4, 0.6, kl_scale=0.8)
     model = blend_model(world.model, world.loras(2), weights)
     run = world.sampling(steps=4)
@@ -55,6 +63,51 @@ def test_equal_etas_below_one_are_the_hosts_ancestral_sampler_of_that_eta(world,
         seed=5,
     )
     assert difference(msdda(world, weights, (eta,) * 4, steps=4), expected) < 1e-5
+
+
+def test_levels_that_repeat_move_nothing(world):
+    """A small denoise asks for more levels than the model has, and "simple" repeats some. The host's sampler moves nothing."""
+    run = {"scheduler": "simple", "steps": 8, "denoise": 0.005}
+    model = world.model
+    sampler = comfy.samplers.KSampler(model, 8, model.load_device, "euler", "simple", 0.005, model.model_options)
+    assert any(a == b for a, b in itertools.pairwise(sampler.sigmas.tolist()))
+    weights = preference(0.2, 0.8)
+    inputs = world.node_sampling(sampler_name="euler_ancestral", **run)
+    blended = BlendedKSampler.execute(model, world.loras(2), weights, **inputs).args[0]["samples"]
+    found = msdda(world, weights, **run)
+    assert torch.isfinite(found).all()
+    # The host's own ancestral sampler divides by 0 for a flow model that stays at pure noise.
+    assert difference(found, blended) < 1e-5 or (world.kind == "sd3" and torch.isnan(blended).any())
+    assert torch.isfinite(msdda(world, weights, (0.3, 0.9, 1.0, 1.0), True, **run)).all()
+
+
+def test_the_noise_of_models_with_another_noise_scale(sd3, monkeypatch):
+    """Such models (HiDream-O1) get that many times the noise in every step: the host's ``s_noise``."""
+    weights = preference(0.4, 0.6)
+    model = blend_model(sd3.model, sd3.loras(2), weights)
+    run, device = sd3.sampling(steps=4), sd3.model.load_device
+    sigmas = comfy.samplers.KSampler(model, 4, device, "euler", "normal", 1.0, model.model_options).sigmas
+    latent = run["latent"]["samples"]
+    noise, sampler = comfy.sample.prepare_noise(latent, 5), comfy.samplers.ksampler("euler_ancestral", {"s_noise": 2.0})
+    given = (run["positive"], run["negative"], latent)
+    expected = comfy.sample.sample_custom(model, noise, 4.0, sampler, sigmas, *given, seed=5)
+    plain = msdda(sd3, weights, steps=4)
+    monkeypatch.setattr(engine, "transition_of", lambda _: (flow_transition, 2.0))
+    assert difference(msdda(sd3, weights, steps=4), expected) < 1e-5 < difference(plain, expected)
+
+
+def test_a_flow_models_noise_scale_is_read():
+    """Older hosts have none, and other kinds of models do not use it."""
+    scaled, plain, other = (
+        type("Sampling", bases, values)()
+        for bases, values in (
+            ((comfy.model_sampling.CONST,), {"noise_scale": 8.0}),
+            ((comfy.model_sampling.CONST,), {}),
+            ((comfy.model_sampling.EPS,), {"noise_scale": 8.0}),
+        )
+    )
+    found = [transition_of(sampling) for sampling in (scaled, plain, other)]
+    assert found == [(flow_transition, 8.0), (flow_transition, 1.0), (ancestral_transition, 1.0)]
 
 
 def test_unequal_etas_change_the_image_and_favour_the_quieter_adapter(sd3):

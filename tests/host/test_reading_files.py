@@ -7,12 +7,14 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import comfy.lora
 import comfy_models
+import nodes as host_nodes
 import pytest
 import safetensors.torch
 import torch
 from comfy_adapters import kohya, write
-from comfy_world import load_loras
+from comfy_world import blend_model, load_loras, preference
 from diffusion_blend.nodes.adapters.files import RewardLoRAs, read_lora
 from diffusion_blend.nodes.adapters.fitting import bank_patcher
 from diffusion_blend.nodes.inputs import LoadRewardLoRAs
@@ -33,6 +35,19 @@ def test_files_that_are_no_safetensors_are_refused(loras_folder, tmp_path):
     write(tmp_path, "nothing", {})
     with pytest.raises(ValueError, match="nothing.safetensors holds no tensors"):
         read_lora(str(tmp_path / "nothing.safetensors"), 1.0)
+
+
+def with_scale(tensors, model):
+    """The LoRA as a DoRA, with the norms of the model's weights as scales."""
+    hosts, weights = comfy.lora.model_lora_keys_unet(model.model, {}), model.model.state_dict()
+    scaled = dict(tensors)
+    for key in tensors:
+        name, end, _ = key.partition(".lora_up.weight")
+        if end and isinstance(hosts[name], str):
+            weight = weights[hosts[name]].float()
+            scaled[f"{name}.dora_scale"] = 1.1 * weight.flatten(1).norm(dim=1)[:, None]
+    assert len(scaled) > len(tensors)
+    return scaled
 
 
 KINDS = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)
@@ -174,6 +189,21 @@ def test_a_model_is_fitted_once_and_let_go_with_the_model(sd3):
     del other
     gc.collect()
     assert len(loras.banks) == 1
+
+
+def test_banks_of_earlier_loras_on_the_model_are_let_go(sd3, loras_folder):
+    """A DoRA reads the weights that an earlier Load LoRA changes, so each strength there makes another bank."""
+    file = write(loras_folder, "banks-dora", with_scale(kohya("sd3", 4), sd3.model))
+    loras = load_loras([Path(file).name])
+    plain = sd3.sample(blend_model(sd3.model, loras, preference(1.0)))
+    images = []
+    for strength in (0.1, 0.2, 0.3, 0.4):
+        (changed,) = host_nodes.LoraLoaderModelOnly().load_lora_model_only(sd3.model, sd3.files[0], strength)
+        images.append(sd3.sample(blend_model(changed, loras, preference(1.0))))
+        assert len(loras.banks[sd3.model.model]) <= 2
+    again = sd3.sample(blend_model(changed, loras, preference(1.0)))
+    assert torch.equal(again, images[-1]) and len({float(image.sum()) for image in (plain, *images)}) == 5
+    assert torch.equal(sd3.sample(blend_model(sd3.model, loras, preference(1.0))), plain)
 
 
 def test_a_changed_file_is_read_again(loras_folder):
