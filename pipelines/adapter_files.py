@@ -23,6 +23,7 @@ from ..blending.kl_weights import parse_kl_weight
 from ..blending.layers import layer_shape
 from ..blending.updates import LowRank, Update
 from .adapter_kinds import updates_of_kind
+from .in_memory import scaling_in_memory, tensors_in_memory
 from .names import diffusers_names, layer_names
 from .scaling import Scaling, read_config, scaling_of, stored_config
 
@@ -31,7 +32,10 @@ logger = logging.getLogger("diffusion_blend")
 Updates = dict[str, list[Update]]
 """Layer name in the network -> the adapter's updates of it."""
 
-_TEXT = ("lora_te", "text_encoder.", "text_encoder_2.", "text_encoder_3.")
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
+"""A pipeline's text encoders, by diffusers' names."""
+
+_TEXT = ("lora_te", *(f"{encoder}." for encoder in TEXT_ENCODERS))
 _PREFIXES = ("base_model.model.", "unet.", "transformer.", "diffusion_model.")
 _PART = re.compile(
     r"(?P<layer>.+?)(?:\.lora_|\.lora\.|(?P<old>_lora)\.)(?P<part>down|up|A|B)(?:\.\w+)?\.weight"
@@ -56,6 +60,8 @@ class AdapterFile:
         group: its place in a group of adapters that were trained together; None where the file names none.
         fingerprint: of all its tensors; see `groups.fingerprint`.
         baked_at: the coefficients of the adapters that it was baked from, as its header says; None where it says nothing.
+        texts: the text encoders' tensors, by their keys, where they were asked for.
+        text_scalings: name of a text encoder -> as ``scaling``, for its layers.
     """
 
     name: str
@@ -66,6 +72,8 @@ class AdapterFile:
     group: Group | None = None
     fingerprint: str = ""
     baked_at: tuple[float, ...] | None = None
+    texts: dict[str, Tensor] = field(default_factory=dict)
+    text_scalings: Mapping[str, Scaling] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -89,16 +97,17 @@ class Adapter:
     fingerprint: str = ""
 
 
-def open_adapter(name: str, source: Any) -> AdapterFile:
+def open_adapter(name: str, source: Any, *, with_texts: bool = False) -> AdapterFile:
     """Read an adapter.
 
     Args:
         name: the user's name for it.
         source: a ``.safetensors`` file; a folder that peft's ``save_pretrained`` wrote; a mapping of tensors; or a peft
             model, whose first adapter is taken.
+        with_texts: return the text encoders' tensors, too. Without it one warning says that they are left out.
 
     Returns:
-        The adapter's numbers. Text-encoder weights are left out, and one warning says so.
+        The adapter's numbers.
 
     Raises:
         TypeError: a mapping of other things than tensors.
@@ -107,19 +116,23 @@ def open_adapter(name: str, source: Any) -> AdapterFile:
     if isinstance(source, str | Path):
         tensors, metadata, scaling, digest = _read(name, find_file(str(source)))
     else:
-        tensors, metadata, scaling = _in_memory(name, source), {}, _model_scaling(source)
+        tensors, metadata, scaling = tensors_in_memory(name, source), {}, scaling_in_memory(source)
         digest = hashlib.sha256(save({key: tensors[key].contiguous() for key in sorted(tensors)})).hexdigest()
     _check_numbers(_label(name, source), tensors)
     mark = fingerprint(tensors)
-    if any(key.startswith(_TEXT) for key in tensors):
+    texts = {key: tensors.pop(key) for key in list(tensors) if key.startswith(_TEXT)}
+    if texts and not with_texts:
         logger.warning("adapter %s: the text-encoder weights are not blended", name)
-    tensors = {key: tensor for key, tensor in tensors.items() if not key.startswith(_TEXT)}
+        texts = {}
     _check_kind(name, tensors)
     try:
         kl_weight, group = parse_kl_weight(metadata.get("diffusion_blend.kl_weight")), parse_group(metadata)
+        text_scalings = {part: scaling_of(stored_config(metadata, (part,))) for part in TEXT_ENCODERS}
     except ValueError as error:
         raise ValueError(f"{_label(name, source)}: {error}") from error
-    return AdapterFile(name, tensors, kl_weight, digest, scaling, group, mark, _baked_at(metadata))
+    return AdapterFile(
+        name, tensors, kl_weight, digest, scaling, group, mark, _baked_at(metadata), texts, text_scalings
+    )
 
 
 def _baked_at(metadata: Mapping[str, str]) -> tuple[float, ...] | None:
@@ -175,32 +188,6 @@ def _check_numbers(label: str, tensors: Mapping[str, Tensor]) -> None:
 def _is_factor(key: str) -> bool:
     match = _PART.fullmatch(key)
     return match is not None and match["part"] is not None
-
-
-def _in_memory(name: str, source: Any) -> dict[str, Tensor]:
-    if isinstance(source, Mapping):
-        for key, tensor in source.items():
-            if not isinstance(key, str) or not isinstance(tensor, Tensor):
-                raise TypeError(
-                    f"adapter {name!r} is a mapping with {key!r}: {tensor!r}: give a mapping of keys to tensors, or the path of "
-                    "a .safetensors file"
-                )
-        return dict(source)
-    if not hasattr(source, "peft_config"):
-        raise ValueError(
-            f"adapter {name!r} is a {type(source).__name__}: give a .safetensors file, a folder of peft, a mapping of tensors, "
-            "or a peft model"
-        )
-    from peft import get_peft_model_state_dict
-
-    return get_peft_model_state_dict(source, adapter_name=next(iter(source.peft_config)))
-
-
-def _model_scaling(source: Any) -> Scaling:
-    if isinstance(source, Mapping):
-        return Scaling()
-    config = next(iter(source.peft_config.values()))
-    return scaling_of(config.to_dict())
 
 
 def _check_kind(name: str, tensors: Mapping[str, Tensor]) -> None:

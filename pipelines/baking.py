@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -19,21 +17,11 @@ from ..blending.layers import find_layer
 from ..blending.plans import is_significant
 from ..blending.preference import Preference
 from ..blending.updates import LowRank, Update
-from .adapter_files import Adapter, read_adapter
-
-logger = logging.getLogger("diffusion_blend")
+from .adapter_files import Adapter, AdapterFile, fit_adapter, open_adapter
+from .text_pairs import text_pairs
 
 NETWORKS = ("unet", "transformer")
 """The denoiser's folder in a diffusers base."""
-
-_TEXT = ("lora_te", "text_encoder")
-_ENDS = {
-    ".lora_up.weight": "up",
-    ".lora_down.weight": "down",
-    ".lora_B.weight": "up",
-    ".lora_A.weight": "down",
-    ".alpha": "alpha",
-}
 
 
 @dataclass
@@ -133,8 +121,9 @@ def bake_files(
     """
     if len(files) != len(weights):
         raise ValueError(f"{len(weights)} weights for {len(files)} adapters: give one for each file")
-    network, is_unet, several = skeleton(base, with_weights=any(map(_multiplies_weights, files)))
-    adapters = [read_adapter(Path(file).stem, file, network) for file in files]
+    opened = [open_adapter(Path(file).stem, file, with_texts=True) for file in files]
+    network, is_unet, several = skeleton(base, with_weights=any(map(_multiplies_weights, opened)))
+    adapters = [fit_adapter(file, network) for file in opened]
     names = [adapter.name for adapter in adapters]
     found = Preference(tuple(weights), kl_scale).coefficients(names, [adapter.kl_weight for adapter in adapters])
     coefficients = [float(c) for c in found]
@@ -145,19 +134,15 @@ def bake_files(
     baked = BakedFile(is_unet=is_unet)
     for layer, updates in _network_updates(adapters, coefficients).items():
         baked.layers[layer] = _reduced(baked, layer, _summed(layer, updates, network), rank)
-    for layer, pairs in _text_pairs(files, coefficients, is_unet, several).items():
+    for layer, pairs in text_pairs(opened, coefficients, is_unet, several).items():
         baked.texts[layer] = _reduced(baked, layer, join_pairs(pairs), rank)
     baked.metadata = _metadata(files, weights, kl_scale, coefficients, rank)
     return baked
 
 
-def _multiplies_weights(file: str) -> bool:
+def _multiplies_weights(file: AdapterFile) -> bool:
     """Whether a file holds DoRA, which scales the base's own weights."""
-    try:
-        with safe_open(file, framework="pt") as opened:
-            return any("dora_scale" in key or "magnitude" in key for key in opened.keys())  # noqa: SIM118
-    except (OSError, SafetensorError):
-        return False  # the reader says what is wrong with the file
+    return any("dora_scale" in key or "magnitude" in key for key in file.tensors)
 
 
 def _network_updates(
@@ -180,54 +165,6 @@ def _summed(layer: str, updates: Sequence[tuple[float, Update]], network: nn.Mod
     parts = [c * dense_difference(update, lambda: weight.detach().float()) for c, update in updates]
     difference = torch.stack(parts).sum(0)
     return reduce_rank(difference, min(difference.flatten(1).shape))[0]
-
-
-def _text_pairs(
-    files: Sequence[str], coefficients: Sequence[float], is_unet: bool, several: bool
-) -> dict[str, list[tuple[float, LowRank]]]:
-    """The text encoders' pairs of all files, under kohya's names beside a UNet and diffusers' names beside a transformer."""
-    layers: dict[str, list[tuple[float, LowRank]]] = {}
-    for file, coefficient in zip(files, coefficients, strict=True):
-        if not is_significant(coefficient):
-            continue
-        parts, others = _text_parts(file)
-        for layer, part in parts.items():
-            name = _kohya_text(layer, several) if is_unet else layer
-            if not {"up", "down"} <= part.keys() or name.startswith("lora_te") != is_unet:
-                others += 1
-                continue
-            rank = part["down"].shape[0]
-            scale = float(part["alpha"]) / rank if "alpha" in part else 1.0
-            pair = LowRank(part["down"].float(), part["up"].float().flatten(1))
-            layers.setdefault(name, []).append((coefficient * scale, pair))
-        if others:
-            logger.warning(
-                "%s: %d text-encoder parts are not plain LoRA of this base's naming, and are left out", file, others
-            )
-    return layers
-
-
-def _text_parts(file: str) -> tuple[dict[str, dict[str, Tensor]], int]:
-    parts: dict[str, dict[str, Tensor]] = {}
-    others = 0
-    with safe_open(file, framework="pt") as opened:
-        for key in opened.keys():  # noqa: SIM118
-            if not key.startswith(_TEXT):
-                continue
-            end = next((end for end in _ENDS if key.endswith(end)), None)
-            if end is None:
-                others += 1
-            else:
-                parts.setdefault(key.removesuffix(end), {})[_ENDS[end]] = opened.get_tensor(key)
-    return parts, others
-
-
-def _kohya_text(layer: str, several: bool) -> str:
-    if layer.startswith("lora_te"):
-        return layer
-    encoder, _, rest = layer.partition(".")
-    number = "2" if encoder.endswith("_2") else "1" if several else ""
-    return f"lora_te{number}_{rest.replace('.', '_')}"
 
 
 def _reduced(baked: BakedFile, layer: str, pair: LowRank, rank: int) -> LowRank:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,15 +37,19 @@ class Scaling:
         return alpha / rank**0.5 if self.stabilised else alpha / rank
 
 
-def stored_config(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """The peft configuration that diffusers stores in a file's header, of the denoiser; empty where there is none.
+def stored_config(metadata: Mapping[str, str], parts: Sequence[str] = ("unet", "transformer")) -> dict[str, Any]:
+    """The peft configuration that diffusers stores in a file's header; empty where there is none.
+
+    Args:
+        metadata: the header.
+        parts: names of the pipeline's part, the denoiser or a text encoder.
 
     Raises:
         ValueError: the entry is damaged.
     """
     text = metadata.get(_STORED, "{}")
     stored = read_config(text, f"its header entry {_STORED}")
-    return {key.partition(".")[2]: value for key, value in stored.items() if key.startswith(("unet.", "transformer."))}
+    return {key.partition(".")[2]: value for key, value in stored.items() if key.partition(".")[0] in parts}
 
 
 def read_config(text: str, what: str) -> dict[str, Any]:

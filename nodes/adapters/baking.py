@@ -28,6 +28,7 @@ from .report import TEXT_ENCODER
 SUFFIXES = (
     *(".lora_up.weight", ".lora_down.weight", ".alpha", ".dora_scale", ".lora_A.weight", ".lora_B.weight"),
     *(".lora.up.weight", ".lora.down.weight", ".lora_mid.weight", ".lora_A.default.weight", ".lora_B.default.weight"),
+    *(".lora_linear_layer.up.weight", ".lora_linear_layer.down.weight"),
 )
 
 

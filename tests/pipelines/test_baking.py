@@ -1,5 +1,6 @@
 """``diffusion-blend bake``: diffusers loads the file itself, and makes the picture of its own weighted adapters."""
 
+import copy
 import json
 import logging
 from pathlib import Path
@@ -7,11 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers.utils import convert_state_dict_to_diffusers
 from diffusion_blend import command
 from diffusion_blend.blending.layers import layer_shape
 from diffusion_blend.pipelines import BlendedPipeline
 from diffusion_blend.pipelines.baking import bake_files, skeleton
 from lora_bases import Base
+from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -156,3 +159,32 @@ def test_other_kinds_of_the_text_encoder_are_left_out_and_said(tmp_path: Path, c
     with caplog.at_level(logging.WARNING, logger="diffusion_blend"):
         bake_files(str(base.path), base.files[:1], [1.0])
     assert "1 text-encoder parts are not plain LoRA" in caplog.text
+
+
+def test_files_that_diffusers_saved_are_baked_with_the_factors_of_their_headers(tmp_path: Path, caplog: Any) -> None:
+    """The network's and the text encoder's alpha differ. A folder of peft is baked, too."""
+    base = Base("sd", tmp_path)
+    torch.manual_seed(3)
+    configs = {
+        "unet": LoraConfig(r=2, lora_alpha=1, target_modules=["to_q"], init_lora_weights=False),
+        "text_encoder": LoraConfig(r=2, lora_alpha=6, target_modules=["q_proj", "out_proj"], init_lora_weights=False),
+    }
+    parts: dict[str, Any] = {}
+    for part, config in configs.items():
+        network = inject_adapter_in_model(config, copy.deepcopy(getattr(base.pipe, part)))
+        parts[f"{part}_lora_layers"] = convert_state_dict_to_diffusers(get_peft_model_state_dict(network))
+        parts[f"{part}_lora_adapter_metadata"] = config.to_dict()
+    base.pipe.save_lora_weights(tmp_path / "saved", **parts)
+    source, output = str(tmp_path / "saved" / "pytorch_lora_weights.safetensors"), tmp_path / "baked.safetensors"
+    with caplog.at_level(logging.WARNING, logger="diffusion_blend"):
+        output.write_bytes(bake_files(str(base.path), [source], [1.0]).content())
+    assert "not blended" not in caplog.text
+    wanted = base.picture({source: 1.0})
+    torch.testing.assert_close(base.picture({str(output): 1.0}), wanted, rtol=1e-4, atol=1e-4)
+    only = {key: value for key, value in parts.items() if key.startswith("unet")}
+    base.pipe.save_lora_weights(tmp_path / "saved", **only)
+    assert float((base.picture({source: 1.0}) - wanted).abs().max()) > 1e-3
+    configs["unet"].save_pretrained(tmp_path / "peft")
+    save_file(parts["unet_lora_layers"], tmp_path / "peft" / "adapter_model.safetensors")
+    folder = bake_files(str(base.path), [str(tmp_path / "peft")], [1.0])
+    assert len(folder.layers) == sum(name.endswith("to_q") for name, _ in base.network.named_modules())
