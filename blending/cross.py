@@ -8,7 +8,7 @@ where one adapter has all the weight, and 1 halfway between two.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .groups import CROSS, Group
 from .plans import Gates, Plan, Planner
@@ -48,12 +48,7 @@ class Crossed:
     def _extended(self, plan: Plan) -> Plan:
         gates = tuple(tuple(own + cross_gates(own, self.pairs) for own in row) for row in plan.gates)
         inner = plan.without_residual
-        return replace_gates(plan, gates, None if inner is None else self._extended(inner))
-
-
-def replace_gates(plan: Plan, gates: tuple[tuple[Gates, ...], ...], without_residual: Plan | None) -> Plan:
-    """The same plan with other rows of gates."""
-    return Plan(gates, plan.mix, plan.residual_mix, plan.extrapolation, without_residual)
+        return replace(plan, gates=gates, without_residual=None if inner is None else self._extended(inner))
 
 
 def is_cross(group: Group | None) -> bool:

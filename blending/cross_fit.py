@@ -15,7 +15,7 @@ from .cross import Pair, cross_gates
 from .distillation import Goal
 from .gated_updates import Updates
 from .groups import CROSS
-from .layers import find_layer, layer_shape
+from .layers import find_layer, layer_shape, projection
 from .updates import BiasDifference, LowRank
 
 POOL = (0.5, 0.25, 0.75, 0.0, 1.0)
@@ -63,10 +63,11 @@ def start_cross(
 
 def _takes_pairs(network: nn.Module, layer: str) -> bool:
     """Whether a layer can have a low-rank update: normalisations, embeddings and grouped convolutions cannot."""
-    module = find_layer(network, layer)
-    if hasattr(module, "kernel_size"):
-        return getattr(module, "groups", 1) == 1 and not getattr(module, "transposed", False)
-    return hasattr(module, "in_features")
+    try:
+        projection(find_layer(network, layer), layer)
+    except ValueError:
+        return False
+    return True
 
 
 def check_number(adapters: int) -> None:

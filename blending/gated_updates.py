@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .layer_calls import LayerCall, bind_linear, scaled_sum
-from .layers import Layer, find_layer, layer_of
+from .layers import Layer, find_layer, is_linear, layer_of
 from .updates import LowRank, ParameterDifference, Update
 
 Updates = Mapping[str, Sequence[Update]]
@@ -80,8 +80,7 @@ class GatedUpdates:
         used = [(self.gates[index], update) for index, update in updates if self.gates[index] != 0]
         if not used:
             return None
-        linear = hasattr(module, "in_features") and not hasattr(module, "kernel_size")
-        call = bind_linear(name, args, kwargs) if linear else LayerCall(args[0] if args else kwargs["input"])
+        call = bind_linear(name, args, kwargs) if is_linear(module) else LayerCall(args[0] if args else kwargs["input"])
         own = module.forward(call.x) if call.fused else output
         return scaled_sum(output, _change(used, layer, call.x, own), call.scale)
 

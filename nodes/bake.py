@@ -287,7 +287,8 @@ def report(baked: Baked, name: str, fit_text: str = "") -> str:
     elif baked.errors:
         text += f"The reduced rank leaves an error of {baked.error:.2%} of the update."
     else:
-        text += "The sum is exact."
+        kinds = {str(tensor.dtype).removeprefix("torch.") for tensor in baked.tensors.values()} - {"float32"}
+        text += f"The sum is exact, but for the rounding to {kinds.pop()}." if kinds else "The sum is exact."
     if baked.dense:
         text += f" {len(baked.dense)} layers are no low-rank products and are stored whole: choose a rank to make them smaller."
     if baked.left_out:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..blending.preference import AnyPreference, Preference
 from .adapters.files import RewardLoRAs
 from .engine.duels import LARGEST_SEED, SAME_NOISE, SEED_MODES, Duel, make_duel, save_pictures, seed_of
-from .schema import DuelType, PreferenceType, check_finite, make_schema, reward_loras_input
+from .schema import DuelType, PreferenceType, check_finite, kl_scale_input, make_schema, reward_loras_input
 
 ALIASES = ["find my taste", "which is better", "compare two", "a/b test", "vote", "rate images", "diffusion blend"]
 
@@ -33,8 +31,8 @@ class PreferenceDuel(io.ComfyNode):
                     multiline=True,
                     tooltip="Your votes; Preference Duel View writes them here. You can type them: 1 or 2 for the better picture, 0 for equal, x for both bad, then run again. Empty begins anew.",
                 ),
-                _kl_input("kl_scale_from", 0.5, "The smallest KL scale that is tried."),
-                _kl_input(
+                kl_scale_input("kl_scale_from", 0.5, "The smallest KL scale that is tried."),
+                kl_scale_input(
                     "kl_scale_to", 1.5, "The largest KL scale that is tried. The same as the smallest: it stays there."
                 ),
                 io.Combo.Input(
@@ -123,7 +121,3 @@ class PreferenceDuelView(io.ComfyNode):
         sides = [ui.PreviewImage(batch, cls=cls).as_dict()["images"] for batch in images]
         # Not under "images": the front end would show these once more, one by one.
         return io.NodeOutput(ui={"duel": [duel[0].described() | {"sides": [list(side) for side in sides]}]})
-
-
-def _kl_input(name: str, default: float, tooltip: str) -> Any:
-    return io.Float.Input(name, default=default, min=-5.0, max=5.0, step=0.05, round=0.001, tooltip=tooltip)

@@ -195,7 +195,8 @@ def _pareto(
             "No scores, no Pareto figure",
             ["Connect scores: two Score Images, one after the other,", "each with a Load Reward Model."],
         )
-    across_name, up_name = wanted[0] or means.names[0], wanted[1] or (*means.names, "")[1]
+    across_name = wanted[0] or next((name for name in means.names if name != wanted[1]), means.names[0])
+    up_name = wanted[1] or next((name for name in means.names if name != across_name), "")
     if not up_name:
         return card(
             "One reward alone has no trade-off",

@@ -50,12 +50,6 @@ class Patcher(Protocol):
     def set_additional_models(self, key: str, models: list[Any]) -> None: ...
 
 
-class Guider(Protocol):
-    """``comfy.samplers.CFGGuider``: its options are a copy for the run."""
-
-    model_options: dict[str, Any]
-
-
 class Executor(Protocol):
     """``comfy.patcher_extension.WrapperExecutor``: the next wrapper, or the wrapped function itself."""
 

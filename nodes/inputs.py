@@ -15,7 +15,15 @@ from .adapters.files import RewardLoRAs, read_lora
 from .adapters.groups import loaded
 from .engine.miniature import shipped_adapters
 from .engine.wanted_prompt import problem_of_weights
-from .schema import PreferenceType, RewardLoRAsType, make_schema, preference_input, reward_loras_input
+from .schema import (
+    PreferenceType,
+    RewardLoRAsType,
+    kl_scale_input,
+    make_schema,
+    preference_input,
+    reward_loras_input,
+    weight_input,
+)
 
 FIRST, LATER = range(1, 5), range(5, 9)
 """The numbers of the slots that every workflow has, and of those that were added later and are optional."""
@@ -122,14 +130,10 @@ class PreferenceWeights(io.ComfyNode):
             ],
             inputs=[
                 *(_weight_input(number, default) for number, default in enumerate((0.5, 0.5, 0.0, 0.0), start=1)),
-                io.Float.Input(
+                kl_scale_input(
                     "kl_scale",
-                    default=1.0,
-                    min=-5.0,
-                    max=5.0,
-                    step=0.05,
-                    round=0.001,
-                    tooltip="Distance from the base model: 0 is the base, 1 the blend of the adapters, above 1 exaggerates, below 0 goes the other way.",
+                    1.0,
+                    "Distance from the base model: 0 is the base, 1 the blend of the adapters, above 1 exaggerates, below 0 goes the other way.",
                 ),
                 reward_loras_input(
                     optional=True,
@@ -251,13 +255,5 @@ def _scale_input() -> Any:
 
 
 def _weight_input(number: int, default: float, optional: bool = False) -> Any:
-    return io.Float.Input(
-        f"weight_{number}",
-        default=default,
-        optional=optional,
-        min=0.0,
-        max=1.0,
-        step=0.01,
-        round=0.0001,
-        tooltip=f"How much of adapter {number}, relative to the sum of all weights.",
-    )
+    tooltip = f"How much of adapter {number}, relative to the sum of all weights."
+    return weight_input(number, default, tooltip, optional)

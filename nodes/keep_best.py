@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from .engine.score_table import Scores, joined, utilities
-from .schema import ScoresType, make_schema
+from .schema import ScoresType, make_schema, weight_input
 
 AMONG = ("all together", "each batch")
 SCALES = ("z-scores", "raw")
@@ -169,12 +169,5 @@ def _line(index: int, name: str, value: float, table: Scores) -> str:
 
 
 def _weight_input(position: int) -> Any:
-    return io.Float.Input(
-        f"weight_{position}",
-        default=1.0 if position == 1 else 0.0,
-        min=0.0,
-        max=1.0,
-        step=0.01,
-        round=0.0001,
-        tooltip=f"How much reward {position} of the scores counts, relative to the sum of all weights.",
-    )
+    tooltip = f"How much reward {position} of the scores counts, relative to the sum of all weights."
+    return weight_input(position, 1.0 if position == 1 else 0.0, tooltip)

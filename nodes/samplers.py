@@ -24,6 +24,7 @@ from .schema import (
     SamplingWithoutSampler,
     check_finite,
     draws_input,
+    kl_scale_input,
     make_schema,
     model_input,
     preference_input,
@@ -87,14 +88,10 @@ class KLScaleSampler(io.ComfyNode):
                 model_input(),
                 reward_loras_input(),
                 *sampling_inputs(),
-                io.Float.Input(
+                kl_scale_input(
                     "kl_scale",
-                    default=1.0,
-                    min=-5.0,
-                    max=5.0,
-                    step=0.05,
-                    round=0.001,
-                    tooltip="Distance from the base model: 0 is the base, 1 the adapters, above 1 exaggerates, below 0 goes the other way.",
+                    1.0,
+                    "Distance from the base model: 0 is the base, 1 the adapters, above 1 exaggerates, below 0 goes the other way.",
                 ),
                 preference_input(
                     tooltip="The adapters' weights; equal ones without it. The KL scale of this node counts.",

@@ -67,6 +67,25 @@ def make_schema(**keywords: Any) -> io.Schema:
     return io.Schema(category=CATEGORY, **{name: value for name, value in keywords.items() if name in known})
 
 
+def kl_scale_input(name: str, default: float, tooltip: str) -> Any:
+    """An input for a KL scale."""
+    return io.Float.Input(name, default=default, min=-5.0, max=5.0, step=0.05, round=0.001, tooltip=tooltip)
+
+
+def weight_input(number: int, default: float, tooltip: str, optional: bool = False) -> Any:
+    """An input for one weight of a preference."""
+    return io.Float.Input(
+        f"weight_{number}",
+        default=default,
+        optional=optional,
+        min=0.0,
+        max=1.0,
+        step=0.01,
+        round=0.0001,
+        tooltip=tooltip,
+    )
+
+
 def check_finite(**values: float) -> None:
     """Refuse numbers that are not finite. The widgets cannot give them, but the API takes ``NaN``.
 

@@ -11,7 +11,7 @@ from .adapters.files import RewardLoRAs
 from .engine import sweep_points
 from .engine.graph_lists import length_of_sweep, lists_beside
 from .engine.notices import notify
-from .schema import PreferenceType, check_finite, make_schema, reward_loras_input
+from .schema import PreferenceType, check_finite, kl_scale_input, make_schema, reward_loras_input
 
 KINDS = ("simplex", "line", "kl scales")
 
@@ -55,8 +55,8 @@ class PreferenceSweep(io.ComfyNode):
                     max=100,
                     tooltip="Simplex only: steps from one adapter to the next. 4 are 5 points for two adapters, 15 for three, 35 for four.",
                 ),
-                _kl_input("kl_scale_from", 0.0, "The first KL scale of a row of KL scales; 0 is the base model."),
-                _kl_input(
+                kl_scale_input("kl_scale_from", 0.0, "The first KL scale of a row of KL scales; 0 is the base model."),
+                kl_scale_input(
                     "kl_scale_to", 2.0, "The last KL scale of a row of KL scales; 1 is the blend, 2 exaggerates."
                 ),
                 PreferenceType.Input(
@@ -193,7 +193,3 @@ def _plain(name: str, preference: AnyPreference | None) -> Preference | None:
             f"{name} changes over time or space: connect plain Preference Weights, or sweep its KL scales (kind: kl scales)."
         )
     return preference
-
-
-def _kl_input(name: str, default: float, tooltip: str) -> Any:
-    return io.Float.Input(name, default=default, min=-5.0, max=5.0, step=0.05, round=0.001, tooltip=tooltip)

@@ -61,7 +61,7 @@ def _shading(posterior: Posterior, search: Search, best: Option) -> list[list[fl
     points = np.column_stack([mixtures, np.full(len(mixtures), best.kl_scale)])
     mean, variance = posterior.moments(points)
     height = (mean - mean.min()) / max(float(np.ptp(mean)), 1e-9)
-    sure = 1 - np.sqrt(variance / np.maximum(Posterior([]).variance(points), 1e-12))
+    sure = 1 - np.sqrt(variance / np.maximum(Posterior([], search.kernel).variance(points), 1e-12))
     rows = np.column_stack([mixtures, height, np.clip(sure, 0, 1)])
     return [[round(float(value), 3) for value in row] for row in rows]
 

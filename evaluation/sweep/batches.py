@@ -29,7 +29,7 @@ def unit_size(config: SweepConfig) -> int:
 
 def first_call(config: SweepConfig, device: torch.device) -> int:
     """Pictures of the first network call."""
-    return min(AUTO_CPU, AUTO_UNIT) if config.batch == "auto" and device.type == "cpu" else unit_size(config)
+    return AUTO_CPU if config.batch == "auto" and device.type == "cpu" else unit_size(config)
 
 
 class Batches:

@@ -122,8 +122,8 @@ def conditioned(runner: MethodRunner, recipe: Mapping[str, Any], chunk: Chunk, c
     names = [adapter.name for adapter in runner.adapters]
     weights = dict(zip(names, recipe["weights"], strict=True))
     texts = [with_preference(prompt, weights) for prompt in chunk.prompts]
-    told = replace(chunk, conditioning=runner.network.base.encode(texts))
-    return morl(runner, recipe, told, cost)
+    asked = replace(chunk, conditioning=runner.network.base.encode(texts))
+    return morl(runner, recipe, asked, cost)
 
 
 def corrected(runner: MethodRunner, recipe: Mapping[str, Any], chunk: Chunk, cost: Cost) -> Samples:

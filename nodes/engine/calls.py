@@ -155,9 +155,7 @@ class ModelCall:
     def foreign_wrappers(self) -> bool:
         """Whether other nodes wrap the network's calls from here on."""
         wrappers = self.transformer_options.get("wrappers", {})
-        return any(wrappers.get(kind) for kind in (WrappersMP.DIFFUSION_MODEL,)) or (
-            len(wrappers.get(WrappersMP.APPLY_MODEL, {})) > 1
-        )
+        return bool(wrappers.get(WrappersMP.DIFFUSION_MODEL)) or len(wrappers.get(WrappersMP.APPLY_MODEL, {})) > 1
 
     @property
     def kind(self) -> Hashable:

@@ -201,7 +201,10 @@ def distil(
         gated = GatedUpdates(network, [updates])
         with layers_called({id(module) for module in gated.modules}):
             done = total - settings.iterations
-            report = lambda number, _: advance(done + number, total)  # noqa: E731
+
+            def report(number: int, _: int) -> None:
+                advance(done + number, total)
+
             fitted = fit(gated, factors, examples, checked, lambda _: Goal(), [Goal()], settings.schedule, report)
         for name, (key, _) in baked.pairs.items():
             pair: Any = updates[name][0]

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import folder_paths
-import torch
-from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from ...blending.preference import Preference
+from ..figures.drawing import picture
 from .sweep_points import labels
 
 KEPT = "diffusion_blend_taste/picture"
@@ -121,8 +120,7 @@ def save_pictures(images: Tensor, option: str) -> None:
     for number, image in enumerate(images, counter):
         chunk = PngInfo()
         chunk.add_text(OPTION, option)
-        pixels = (image.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
-        Image.fromarray(pixels).save(Path(folder) / f"{name}_{number:05}_.png", pnginfo=chunk)
+        picture(image).save(Path(folder) / f"{name}_{number:05}_.png", pnginfo=chunk)
 
 
 def seed_of(seed: int, mode: str, votes: int) -> int:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
@@ -21,6 +20,7 @@ from comfy_execution.utils import get_executing_context
 
 from ...blending.preference import AnyPreference, Preference
 from ..adapters.files import RewardLoRAs
+from .server import on_prompt
 
 KEY = "diffusion_blend"
 """The name of the entry, which is the keyword of the text chunk in a PNG."""
@@ -128,9 +128,7 @@ class BlendRecords:
 
 def install() -> None:
     """Register the prompt handler with the running server, if there is one."""
-    server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
-    if server is not None:
-        server.add_on_prompt_handler(BlendRecords())
+    on_prompt(BlendRecords())
 
 
 def _class_of(node: Any) -> Any:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-import sys
 
 from comfy_execution.utils import get_executing_context
+
+from .server import running_server
 
 logger = logging.getLogger("diffusion_blend")
 
@@ -18,6 +19,6 @@ def notify(text: str) -> None:
     """
     logger.info("%s", text)
     context = get_executing_context()
-    server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+    server = running_server()
     if context is not None and server is not None:
         server.send_progress_text(text, context.node_id)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import sys
+import asyncio
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
+
+from .server import running_server
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".preview.png", ".preview.jpg")
 LIST, PICTURE = "/diffusion_blend/previews", "/diffusion_blend/preview"
@@ -25,17 +27,24 @@ def install(files: Callable[[], Iterable[str]], path_of: Callable[[str], str]) -
         files: the adapters that may be chosen. No other name is answered.
         path_of: the file of a chosen adapter.
     """
-    server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+    server = running_server()
     if server is None:
         return
     from aiohttp import web  # the host's own server has loaded it
 
     @server.routes.get(LIST)
     async def list_previews(_: Any) -> Any:
-        return web.json_response([file for file in files() if picture_of(path_of(file)) is not None])
+        def having() -> list[str]:
+            return [file for file in files() if picture_of(path_of(file)) is not None]
+
+        return web.json_response(await asyncio.to_thread(having))  # a folder on a network drive takes its time
 
     @server.routes.get(PICTURE)
     async def send_preview(request: Any) -> Any:
         wanted = request.query.get("file", "")
-        picture = picture_of(path_of(wanted)) if wanted in set(files()) else None
+
+        def found() -> Path | None:
+            return picture_of(path_of(wanted)) if wanted in files() else None
+
+        picture = await asyncio.to_thread(found)
         return web.Response(status=404) if picture is None else web.FileResponse(picture)

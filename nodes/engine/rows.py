@@ -107,6 +107,7 @@ class RowEvaluator:
             self.most_rows = 1
             self._say(ONE_BY_ONE)
             return None
+        predictions = None
         try:
             predictions = target.predict(call, rows)
         except RowsDoNotFit:
@@ -114,6 +115,7 @@ class RowEvaluator:
             return None
         except torch.cuda.OutOfMemoryError:
             self.most_rows = len(rows) // 2
+        if predictions is None:  # outside of the handler, whose traceback holds the failed call's tensors
             comfy.model_management.soft_empty_cache()
             return None
         if self._is_due(call, key):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
+
+from .server import running_server
 
 FOLDER = Path(__file__).absolute().parents[2]  # as installed: a link keeps the name that the host knows
 RENAMED = {
@@ -22,7 +23,7 @@ RENAMED = {
 
 def install() -> None:
     """Serve the templates by their earlier names, too, from the running server, if there is one."""
-    server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+    server = running_server()
     if server is None:
         return
     from aiohttp import web  # the host's own server has loaded it

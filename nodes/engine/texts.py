@@ -31,7 +31,6 @@ class RunTexts:
     """The conditionings of one run, for each adapter.
 
     Args:
-        count: of the adapters.
         base: by the conditioning's id, as the host made it.
         adapters: by the conditioning's id and the adapter's index; only where they differ from the base.
         soups: by the conditioning's id: coefficients and conditioning.
@@ -123,10 +122,10 @@ def texts_of_run(guider: Any, noise: Tensor, adapters: int, **options: Any) -> R
         if source is not cond:
             # The host has copied a conditioning of the other branch for its area, with that one's id.
             cond["uuid"] = uuid.uuid5(cond["uuid"], kind)
-            base[cond["uuid"]] = base[source["uuid"]]
-            found = [index for key, index in changed if key == source["uuid"]]
-            changed |= {(cond["uuid"], index): changed[source["uuid"], index] for index in found}
-            soups |= {cond["uuid"]: soups[source["uuid"]]} if source["uuid"] in soups else {}
+            own, theirs = cond["uuid"], source["uuid"]
+            base[own] = base[theirs]
+            changed |= {(own, index): conds for (key, index), conds in changed.items() if key == theirs}
+            soups |= {own: soups[theirs]} if theirs in soups else {}
             continue
         texts = _texts(cond)
         _check(cond, texts, adapters)

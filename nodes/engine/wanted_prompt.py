@@ -5,7 +5,6 @@ The host gives a node's ``validate_inputs`` the node's own values only. Which ad
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from contextvars import ContextVar
 from pathlib import PurePath
@@ -13,6 +12,7 @@ from typing import Any
 
 from ...blending.preference import Preference
 from ...blending.slots import Slots
+from .server import on_prompt
 
 LOADER, WEIGHTS = "LoadRewardLoRAs", "PreferenceWeights"
 PASSING = frozenset({"PreferenceSchedule", "RegionalPreference"})
@@ -33,9 +33,7 @@ def remember(request: dict[str, Any]) -> dict[str, Any]:
 
 def install() -> None:
     """Register the prompt handler with the running server, if there is one."""
-    server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
-    if server is not None:
-        server.add_on_prompt_handler(remember)
+    on_prompt(remember)
 
 
 def problem_of_weights(node_id: str | None) -> str:

@@ -89,6 +89,36 @@ def test_early_blends_its_first_steps_and_extrapolates_the_residual_after_them(c
             assert plan.mix == (*blend.mix, 0) and plan.residual_mix == (*blend.mix, -1)
 
 
+TABLE = {
+    (10, 0.5): "BBCRCRRRRR",
+    (20, 0.25): "BBCRCRRRRRRRRRRRRRRR",
+    (10, 0.45): "BBCRCRRRRR",
+    (10, 0.4): "BCRCRRRRRR",
+    (10, 0.3): "BBCRRRRRRR",
+    (4, 0.5): "BCRR",
+    (4, 1.0): "BBBB",
+    (4, 0.0): "SSSS",
+}
+"""Steps and share -> what each step is: B the blend, C the blend whose residual is cached, R the soup plus the extrapolated
+residual, S the soup. The residual is extrapolated from two steps, between which one step is left out to know its change."""
+
+
+@pytest.mark.parametrize(("count", "share"), TABLE)
+def test_the_steps_of_early_by_a_written_table(count, share):
+    blend = Blend((0.2, 0.3))(at_step())
+
+    def letter(plan):
+        if plan.extrapolation is not None:
+            return "R"
+        if plan == blend:
+            return "B"
+        return "S" if len(plan.gates) == 1 else "C"
+
+    assert (
+        "".join(letter(EarlyBlend((0.2, 0.3), share)(at_step(i, count))) for i in range(count)) == TABLE[count, share]
+    )
+
+
 @given(coefficients, st.integers(1, 100))
 def test_early_is_the_blend_at_share_1_and_the_soup_at_share_0(c, count):
     for index in range(count):

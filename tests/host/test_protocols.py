@@ -15,7 +15,6 @@ from diffusion_blend.nodes import host
 CLASSES = {
     host.Network: comfy.model_base.BaseModel,
     host.Patcher: comfy.model_patcher.ModelPatcher,
-    host.Guider: comfy.samplers.CFGGuider,
     host.Executor: comfy.patcher_extension.WrapperExecutor,
     host.Sampler: comfy.samplers.KSAMPLER,
     host.Denoiser: comfy.samplers.KSamplerX0Inpaint,
