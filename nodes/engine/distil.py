@@ -202,7 +202,7 @@ def distil(
         with layers_called({id(module) for module in gated.modules}):
             done = total - settings.iterations
 
-            def report(number: int, _: int) -> None:
+            def report(number: int, _: float | None) -> None:
                 advance(done + number, total)
 
             fitted = fit(gated, factors, examples, checked, lambda _: Goal(), [Goal()], settings.schedule, report)
