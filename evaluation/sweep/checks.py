@@ -49,6 +49,9 @@ def check_config(config: SweepConfig) -> None:
         raise ValueError(f"base.frames is {config.base.frames}: a sweep compares images and no videos, so set it to 1")
     check_names(list(config.rewards.values()))
     _check_names(config)
+    _check_etas(config)
+    _check_method_weights(config)
+    _check_affine(config)
     for method in config.methods:
         unscored = [name for name in config.adapters if name not in config.rewards]
         if METHODS[method].follows_rewards and unscored:
@@ -184,16 +187,27 @@ def _check_names(config: SweepConfig) -> None:
     for name in [*config.rewards, *config.adapters]:
         if name in RESERVED or name.startswith("w_"):
             raise ValueError(f"the name {name!r} is taken by a column of the table: choose another")
-    for name, eta in config.etas.items():
-        if name not in config.adapters:
-            raise ValueError(f"etas names {name!r}, which is none of the adapters {list(config.adapters)}")
-        if not 0 < eta <= 1 or (config.eta == 0 and "msdda" in config.methods):
-            raise ValueError(f"etas.{name} is {eta:g} beside eta {config.eta:g}: both must be above 0 and at most 1")
     if config.stacked and set(config.stacked) != set(config.adapters):
         raise ValueError(
             f"stacked names {list(config.stacked)}, but the adapters are {list(config.adapters)}: give a file of the group for "
             "each adapter's name"
         )
+    for name in config.reward_folders:
+        if name not in config.rewards.values():
+            raise ValueError(
+                f"reward_folders names {name!r}, which is not among the rewards {list(config.rewards.values())}"
+            )
+
+
+def _check_etas(config: SweepConfig) -> None:
+    for name, eta in config.etas.items():
+        if name not in config.adapters:
+            raise ValueError(f"etas names {name!r}, which is none of the adapters {list(config.adapters)}")
+        if not 0 < eta <= 1 or (config.eta == 0 and "msdda" in config.methods):
+            raise ValueError(f"etas.{name} is {eta:g} beside eta {config.eta:g}: both must be above 0 and at most 1")
+
+
+def _check_method_weights(config: SweepConfig) -> None:
     for name, weights in config.method_weights.items():
         if name not in config.methods or name == "base":
             raise ValueError(
@@ -203,13 +217,11 @@ def _check_names(config: SweepConfig) -> None:
             raise ValueError(
                 f"method_weights.{name} is empty: give preferences, or leave it out for those of all methods"
             )
+
+
+def _check_affine(config: SweepConfig) -> None:
     for name, numbers in config.affine.items():
         if name not in config.rewards or len(numbers) != 2 or not all(map(math.isfinite, numbers)) or numbers[0] == 0:
             raise ValueError(
                 f"affine.{name} is {numbers}: give a reward's name and two numbers, a factor that is not 0 and an offset"
-            )
-    for name in config.reward_folders:
-        if name not in config.rewards.values():
-            raise ValueError(
-                f"reward_folders names {name!r}, which is not among the rewards {list(config.rewards.values())}"
             )

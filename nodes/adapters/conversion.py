@@ -47,17 +47,7 @@ def convert(patch: Any, target: Target, strength: float, weights: BaseWeights, m
     """
     if not isinstance(patch, comfy.weight_adapter.WeightAdapterBase):
         return _plain(patch, target, strength, weights)
-    if any(isinstance(part, Tensor) and not bool(torch.isfinite(part.float()).all()) for part in patch.weights):
-        raise ValueError("it holds NaN or infinite numbers.")
-    if any(isinstance(part, Tensor) and part.ndim == 0 for part in patch.weights):
-        raise ValueError("a factor of it is a single number.")
-    if patch.name == "lora" and patch.weights[5] is not None and not isinstance(patch.weights[5], list):
-        raise ValueError("its reshape_weight is a single number, not a shape.")
-    if patch.name == "lora" and patch.weights[5] is not None and tuple(patch.weights[5]) != target.shape:
-        raise OtherShape(
-            f"it changes the layer's shape from {list(target.shape)} to {list(patch.weights[5])}, as control LoRAs do, which "
-            "have their effect on the MODEL before the blend, by Load LoRA."
-        )
+    _check(patch, target)
     scale = magnitude if magnitude is not None else dora_scale(patch)
     if patch.name in FACTORED and scale is None:
         return _factored(patch, target, strength, weights)
@@ -70,6 +60,24 @@ def convert(patch: Any, target: Target, strength: float, weights: BaseWeights, m
     if magnitude is not None:
         raise ValueError("its magnitude vector belongs to a layer that no DoRA trainer changes.")
     return _dense(patch, target, strength, weights)
+
+
+def _check(patch: Any, target: Target) -> None:
+    """Refuse an update that cannot be computed, or whose layer has another shape with it."""
+    if any(isinstance(part, Tensor) and not bool(torch.isfinite(part.float()).all()) for part in patch.weights):
+        raise ValueError("it holds NaN or infinite numbers.")
+    if any(isinstance(part, Tensor) and part.ndim == 0 for part in patch.weights):
+        raise ValueError("a factor of it is a single number.")
+    shape = patch.weights[5] if patch.name == "lora" else None
+    if shape is None:
+        return
+    if not isinstance(shape, list):
+        raise ValueError("its reshape_weight is a single number, not a shape.")
+    if tuple(shape) != target.shape:
+        raise OtherShape(
+            f"it changes the layer's shape from {list(target.shape)} to {shape}, as control LoRAs do, which have their effect on "
+            "the MODEL before the blend, by Load LoRA."
+        )
 
 
 def convert_chain(entries: list[Any], key: str, network: Any, weights: BaseWeights) -> Updates:

@@ -182,7 +182,10 @@ def test_a_request_without_metadata_gets_some(graph, extra_data):
     assert request["extra_data"]["extra_pnginfo"] == {KEY: {"sampler": []}}
 
 
-def test_outside_a_prompt_nothing_is_recorded(sd3):
+def test_outside_a_prompt_nothing_is_recorded(sd3, monkeypatch):
     from comfy_world import preference
 
+    extra = {}
+    monkeypatch.setattr(BlendedKSampler, "hidden", SimpleNamespace(extra_pnginfo=extra))
     BlendedKSampler.execute(sd3.model, sd3.loras(1), preference(1.0), **sd3.node_sampling(steps=1))
+    assert extra == {}

@@ -76,10 +76,12 @@ def test_run_as_shipped_asks_for_a_lora(server: ComfyServer) -> None:
 
 def test_a_checkpoint_has_an_address() -> None:
     """So that the front end offers the download."""
-    for path in (CHECKOUT / "workflows").glob("*.json"):
-        for node in json.loads(path.read_text())["nodes"]:
-            if node["type"] == "CheckpointLoaderSimple":
-                (model,) = node["properties"]["models"]
-                assert model["name"] == node["widgets_values"][0]
-                assert model["directory"] == "checkpoints"
-                assert model["url"].startswith("https://") and model["url"].endswith("/" + model["name"])
+    files = (CHECKOUT / "workflows").glob("*.json")
+    nodes = [node for path in files for node in json.loads(path.read_text())["nodes"]]
+    loaders = [node for node in nodes if node["type"] == "CheckpointLoaderSimple"]
+    assert loaders
+    for node in loaders:
+        (model,) = node["properties"]["models"]
+        assert model["name"] == node["widgets_values"][0]
+        assert model["directory"] == "checkpoints"
+        assert model["url"].startswith("https://") and model["url"].endswith("/" + model["name"])
