@@ -62,9 +62,13 @@ SEEDS = {("sd3", "ddpo"): 6, ("flux", "dpok"): 6, ("flux", "rwr"): 6}
 
 
 def cell(family: str, name: str, seed: int, output: Path) -> TrainConfig:
-    """Settings with which a seed takes seconds. Policy gradients have more noise, and UNets are fast: more samples."""
+    """Settings with which a seed takes seconds. UNets are fast, and policy gradients have more noise: more samples.
+
+    With 32 samples, rwr on Flux raised the reward clearly in three of four seeds only.
+    """
     unet = family in ("sd", "sdxl")
-    samples = 96 if unet or name in ("dpok", "ddpo", "grpo") else 32
+    noisy = name in ("dpok", "ddpo", "grpo") or (family, name) == ("flux", "rwr")
+    samples = 96 if unet or noisy else 32
     flow: dict[str, Any] = {
         "base": {"resolution": 16 if family == "wan" else 8},
         "adapter": {"targets": ["to_v", "to_out.0"]},
