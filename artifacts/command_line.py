@@ -89,7 +89,9 @@ def _renamed_content(file: str, renamed: Mapping[str, str]) -> str:
 
     try:
         content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+    except UnicodeDecodeError:
+        raise SystemExit(f"{file} is no text in UTF-8: save it as UTF-8") from None
+    except (OSError, yaml.YAMLError):
         return file  # the parser reports a file that it cannot read
     found = [old for old in renamed if isinstance(content, dict) and _holder(content, old) is not None]
     for old in found:

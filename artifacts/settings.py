@@ -7,6 +7,9 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+LARGEST_SEED = 2**32 - 1
+"""Of numpy's random numbers."""
+
 
 def bounded(
     default: Any, *, minimum: float | None = None, above: float | None = None, maximum: float | None = None
@@ -31,10 +34,10 @@ def check_bounds(settings: Any, prefix: str = "") -> None:
 
     Raises:
         ValueError: a number is not finite or outside its bounds. The message has the setting's dotted name, the value and
-            the bounds.
+            the bounds. Numbers without bounds must be finite, too.
     """
     for name, value, metadata in _fields(settings, prefix):
-        if isinstance(value, str):  # a word that stands for a number, such as auto
+        if isinstance(value, bool | str):  # a word that stands for a number, such as auto
             continue
         minimum, above, maximum = (metadata.get(bound) for bound in ("minimum", "above", "maximum"))
         low = (minimum is None or value >= minimum) and (above is None or value > above)
@@ -47,7 +50,7 @@ def _fields(settings: Any, prefix: str) -> Iterator[tuple[str, Any, dict[str, An
         value = getattr(settings, field.name)
         if dataclasses.is_dataclass(value):
             yield from _fields(value, f"{prefix}{field.name}.")
-        elif "minimum" in field.metadata:
+        elif "minimum" in field.metadata or isinstance(value, float):
             yield f"{prefix}{field.name}", value, dict(field.metadata)
 
 

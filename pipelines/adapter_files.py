@@ -24,7 +24,7 @@ from ..blending.layers import layer_shape
 from ..blending.updates import LowRank, Update
 from .adapter_kinds import updates_of_kind
 from .in_memory import scaling_in_memory, tensors_in_memory
-from .names import diffusers_names, layer_names
+from .names import TWICE, diffusers_names, layer_names
 from .scaling import Scaling, read_config, scaling_of, stored_config
 
 logger = logging.getLogger("diffusion_blend")
@@ -214,22 +214,38 @@ def fit_adapter(file: AdapterFile, network: nn.Module) -> Adapter:
     Raises:
         ValueError: a layer of the file is not in the network, has another shape there, or lacks a factor.
     """
-    factors: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in file.tensors.items():
-        layer, part = _parse(key)
-        factors.setdefault(layer, {})[part] = tensor
+    factors = _factors(file)
     plain = {layer: parts for layer, parts in factors.items() if set(parts) <= {"down", "up", "alpha"}}
     scaled = {layer: _scaled_pair(file, layer, parts) for layer, parts in plain.items()}
     update: Updates = {}
-    for layer, (down, up) in diffusers_names(scaled, network).items():
-        update[layer] = [_fitting(file.name, layer, down, up, network)]
     others = {layer: parts for layer, parts in factors.items() if layer not in plain}
-    for layer, name in layer_names(file.name, list(others), network).items():
+    try:
+        named, further = diffusers_names(scaled, network), layer_names(list(others), network)
+    except ValueError as error:
+        raise ValueError(f"adapter {file.name!r}: {error}") from error
+    for layer, (down, up) in named.items():
+        update[layer] = [_fitting(file.name, layer, down, up, network)]
+    for layer, name in further.items():
+        if name in update:
+            raise ValueError(f"adapter {file.name!r} has two updates of the layer {name!r}, {TWICE}")
         try:
             update[name] = updates_of_kind(others[layer], network, name, partial(file.scaling.of, layer))
         except ValueError as error:
             raise ValueError(f"adapter {file.name!r} does not fit this base in layer {layer!r}: {error}") from error
     return Adapter(file.name, update, file.kl_weight, file.digest, file.group, file.fingerprint)
+
+
+def _factors(file: AdapterFile) -> dict[str, dict[str, Tensor]]:
+    """Layer, as in the file without its prefix -> its tensors by part."""
+    keys: dict[tuple[str, str], str] = {}
+    factors: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in file.tensors.items():
+        place = layer, part = _parse(key)
+        if place in keys:
+            raise ValueError(f"adapter {file.name!r}: {keys[place]!r} and {key!r} are one part of a layer, {TWICE}")
+        keys[place] = key
+        factors.setdefault(layer, {})[part] = tensor
+    return factors
 
 
 def _scaled_pair(file: AdapterFile, layer: str, parts: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ from ..blending.side_path import SidePath
 from ..blending.step_info import StepInfo
 from .adapter_files import device_of
 from .crosses import split_crosses, with_crosses
-from .given import Adapters, check_names, fit
+from .given import Adapters, check_counts, check_names, fit
 from .methods import Method, Weights, make_planner, ordered_weights
 from .reach import fused_parts, reach_check, with_fused
 from .steps import Count, Steps, call_arguments, steps_of, timestep_of
@@ -59,10 +59,11 @@ def blend(
         The network.
 
     Raises:
-        TypeError: adapters, weights or a KL scale of another type.
+        TypeError: adapters, weights, a KL scale or a count of another type.
         ValueError: an adapter that does not fit, or weights, a method or a KL scale that cannot be.
         RuntimeError: in the first call, none of the adapters' layers was reached.
     """
+    check_counts(images=images, seed=seed, **({} if callable(steps) else {"steps": steps}))
     fitted, crosses = split_crosses(fit(network, adapters))
     planner = make_planner(method, fitted, ordered_weights(weights, [a.name for a in fitted]), kl_scale)
     planner = with_crosses(planner, fitted, crosses)
@@ -195,6 +196,7 @@ class BlendedPipeline:
             TypeError, ValueError: see `blend`. An unknown argument that is nearly a known one is refused, too.
         """
         check_names(self.pipe, kwargs, ("weights", "kl_scale", "method", "draw_seed"))
+        check_counts(draw_seed=draw_seed)
         given = call_arguments(self.pipe, args, kwargs)
         settings = {"kl_scale": kl_scale, "method": method, "seed": draw_seed}
         with blend(

@@ -40,6 +40,24 @@ def check_names(pipe: Any, given: Iterable[str], own: Iterable[str]) -> None:
             raise TypeError(f"{name} is no argument of {type(pipe).__name__}: did you mean {near[0]}?")
 
 
+def check_counts(**counts: Any) -> None:
+    """Check whole numbers that a user gives.
+
+    Args:
+        counts: by name; ``seed`` and ``draw_seed`` may be 0, the others count at least one thing.
+
+    Raises:
+        TypeError: no whole number.
+        ValueError: too small.
+    """
+    for name, value in counts.items():
+        if isinstance(value, bool) or not hasattr(value, "__index__"):
+            raise TypeError(f"{name} is {value!r}: it must be a whole number")
+        least = 0 if name.endswith("seed") else 1
+        if int(value) < least:
+            raise ValueError(f"{name} is {value}: it must be a whole number of at least {least}")
+
+
 def fit(network: nn.Module, adapters: Adapters) -> list[Adapter]:
     """Read adapters and fit them to a network; fitted ones are returned as they are.
 

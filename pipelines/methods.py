@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from ..blending.groups import is_stacked_group, missing_members, stacking_refusal
@@ -37,10 +37,10 @@ def make_planner(method: str, adapters: Sequence[Adapter], weights: Sequence[flo
     """
     kl_scale = _number(kl_scale, "kl_scale")
     _note_group(method, adapters)
-    if method == "stacked":
+    if method == "stacked":  # as diffusers adds them
         return Soup(tuple(kl_scale * weight for weight in Preference(tuple(weights), kl_scale).weights))
     planners: dict[str, Callable[[Gates], Planner]] = {"blend": Blend, "stochastic": Stochastic, "soup": Soup}
-    if method not in planners:
+    if not isinstance(method, str) or method not in planners:
         raise ValueError(f"method is {method!r}: choose from {', '.join([*planners, 'stacked'])}")
     names = [adapter.name for adapter in adapters]
     known = [adapter.kl_weight for adapter in adapters]
@@ -83,7 +83,8 @@ def ordered_weights(weights: Weights, names: Sequence[str]) -> list[float]:
 
 
 def _listed(weights: Any) -> list[Any]:
-    if isinstance(weights, Iterable) and not isinstance(weights, str | bytes) and getattr(weights, "ndim", 1) == 1:
+    listed = isinstance(weights, Sequence) and not isinstance(weights, str | bytes)
+    if listed or getattr(weights, "ndim", 0) == 1:  # of numpy and torch
         return list(weights)
     raise TypeError(
         f"weights is {weights!r}: give one number per adapter, for example weights=[0.3, 0.7], or a mapping of the adapters' "

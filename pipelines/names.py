@@ -23,6 +23,9 @@ _LOADERS = {
 """Class of a network -> the class of diffusers that knows its names in other trainers' files."""
 
 
+TWICE = "and only one update of a layer counts: remove one of them from the file"
+
+
 def diffusers_names(factors: Factors, network: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
     """Rename layers to the network's own names.
 
@@ -35,6 +38,9 @@ def diffusers_names(factors: Factors, network: nn.Module) -> dict[str, tuple[Ten
 
     Returns:
         The same factors; a fused projection may have become several. A name that nobody knows is left as it is.
+
+    Raises:
+        ValueError: two names are of one layer.
     """
     known = {name for name, _ in network.named_modules()}
     flat = {name.replace(".", "_"): name for name in known}
@@ -46,20 +52,22 @@ def diffusers_names(factors: Factors, network: nn.Module) -> dict[str, tuple[Ten
         found = layer if layer in known else flat.get(bare)
         if found is None:
             return _by_diffusers(factors, network)
+        twice = next((other for other, name in named.items() if name == found), None)
+        if twice is not None:
+            raise ValueError(f"{twice!r} and {layer!r} are two names of one layer, {TWICE}")
         named[layer] = found
     return {named[layer]: pair for layer, pair in factors.items()}
 
 
-def layer_names(adapter: str, layers: Sequence[str], network: nn.Module) -> dict[str, str]:
+def layer_names(layers: Sequence[str], network: nn.Module) -> dict[str, str]:
     """The network's names of layers whose updates are not plain LoRA.
 
     Args:
-        adapter: the user's name for it, for the message.
         layers: as in the file, without the file's prefix.
         network: a UNet or a transformer.
 
     Raises:
-        ValueError: a layer of the file is several layers of the network.
+        ValueError: a layer of the file is several layers of the network, or two names are of one layer.
     """
     # A pair that holds its layer's number goes through the same renaming.
     marks = {layer: (torch.full((1, 1), float(i)), torch.ones(96, 1)) for i, layer in enumerate(layers)}
@@ -68,8 +76,7 @@ def layer_names(adapter: str, layers: Sequence[str], network: nn.Module) -> dict
         layer = layers[round(float(mark))]
         if layer in names:
             raise ValueError(
-                f"adapter {adapter!r}: {layer!r} is one layer in the file and several in diffusers, which only plain LoRA can "
-                "be split into"
+                f"{layer!r} is one layer in the file and several in diffusers, which only plain LoRA can be split into"
             )
         names[layer] = name
     return names

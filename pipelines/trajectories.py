@@ -111,6 +111,21 @@ def _mapped(value: Any, change: Callable[[Any], Any]) -> Any:
     return value
 
 
+def usable_device(name: str) -> torch.device:
+    """A device that this machine has.
+
+    Raises:
+        ValueError: it has none of this name.
+    """
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).split("\n")[0]
+        raise ValueError(f"--device {name} cannot be used here ({reason}): give cpu, cuda or auto") from error
+    return device
+
+
 def load_pipeline(base: str, settings: Settings) -> Any:
     """Load a diffusers folder for a fit: whole, frozen, with checkpointing of activations where the network has it.
 
@@ -120,7 +135,7 @@ def load_pipeline(base: str, settings: Settings) -> Any:
     from diffusers import DiffusionPipeline
 
     automatic = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(automatic if settings.device == "auto" else settings.device)
+    device = usable_device(automatic if settings.device == "auto" else settings.device)
     try:
         pipe: Any = DiffusionPipeline.from_pretrained(
             base,

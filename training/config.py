@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ..artifacts.settings import bounded
+from ..artifacts.settings import LARGEST_SEED, bounded
 from .algorithm_config import AlgorithmConfig as AlgorithmConfig
 
 AUTHORS_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
@@ -150,7 +150,7 @@ class PromptConfig:
 
     source: str = "short_drawbench"
     count: int = bounded(0, minimum=0)
-    seed: int = 0
+    seed: int = bounded(0, minimum=0, maximum=LARGEST_SEED)
     cache: str = ""
 
 
@@ -174,7 +174,7 @@ class RunConfig:
     """
 
     iterations: int = bounded(1000, minimum=1)
-    seed: int = 0
+    seed: int = bounded(0, minimum=0, maximum=LARGEST_SEED)
     save_every: int = bounded(25, minimum=1)
     keep: int = bounded(2, minimum=1)
     watch_every: int = bounded(25, minimum=0)

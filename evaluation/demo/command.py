@@ -13,7 +13,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from ...artifacts.command_line import EARLIER, check_options, present_spelling, run_command
 from ...artifacts.files import check_folder
-from ...miniature.reward_names import REWARD_NAMES
+from ...miniature.reward_names import REWARD_NAMES, SHIPPED_BASE
 
 RENAMED = {**EARLIER, "divisions": "grid", "images": "images_per_point"}
 """Earlier spellings of options, which are still accepted."""
@@ -177,7 +177,7 @@ def _settings(options: Namespace, adapters: dict[str, Path], stacked: dict[str, 
         measure_kl=False,
         reward_units="kl_weight",  # the rewards' own units cannot be compared
         save_images=len(PROMPTS),
-        base=BaseConfig(path="miniature" if options.model is None else str(options.model)),
+        base=BaseConfig(path=SHIPPED_BASE if options.model is None else str(options.model)),
         prompts=PromptConfig(source=str(prompts)),
     )
 

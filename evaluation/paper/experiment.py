@@ -61,6 +61,7 @@ def load_experiment(name: str, output: Path, overrides: str = "") -> Experiment:
         raise ValueError(
             f"{file}: it needs title, form ({' or '.join(FORMS)}), sweep, and may have common and train; it has {list(content)}"
         )
+    _check_sections(file, content)
     common = merged(_mapping(find_file(f"{FOLDER}/train.yaml")), content.get("common") or {})
     trainings = {
         adapter: _parsed(TrainConfig, merged(common, own) | {"output": str(output / "train" / adapter)})
@@ -71,6 +72,16 @@ def load_experiment(name: str, output: Path, overrides: str = "") -> Experiment:
         sources: dict[str, Any] = dict(settings.get(key) or {})
         settings[key] = {entry: _trained_file(source, trainings, output) for entry, source in sources.items()}
     return Experiment(str(content["title"]), content["form"], trainings, _parsed(SweepConfig, settings))
+
+
+def _check_sections(file: Path, content: Mapping[str, Any]) -> None:
+    """Refuse sections that are no mappings, as a file of changes may have them."""
+    trainings = content.get("train") or {}
+    sections = {"sweep": content["sweep"], "common": content.get("common") or {}, "train": trainings}
+    sections |= {f"train.{name}": own for name, own in trainings.items()} if isinstance(trainings, Mapping) else {}
+    for name, section in sections.items():
+        if not isinstance(section, Mapping):
+            raise ValueError(f"{file}, or the changes to it: {name} is {section!r}: it must be a mapping of settings")
 
 
 def trained_file(adapter: str, output: Path) -> Path:

@@ -8,7 +8,7 @@ import math
 import re
 from pathlib import Path
 
-from ...artifacts.files import check_folder
+from ...artifacts.files import check_folder, find_file
 from ...artifacts.remote import Mirror, is_url
 from ...artifacts.settings import check_bounds
 from ...miniature.reward_names import CONDITIONED_BASE, REWARD_NAMES
@@ -66,9 +66,6 @@ def check_config(config: SweepConfig) -> None:
         check_folder(Path(config.output))
     else:
         mirror.check()
-    for setting, file in _files(config):
-        if not Path(file).is_file():
-            raise ValueError(f"{setting} is {file!r}: no such file in {Path.cwd()}")
 
 
 def weights_in(method: str, text: str, config: SweepConfig) -> tuple[float, ...]:
@@ -95,6 +92,17 @@ def _files(config: SweepConfig) -> list[tuple[str, str]]:
     found += [("conditioned", config.conditioned)] if config.conditioned else []
     lists = {"cross": config.cross, "external_scores": config.external_scores}
     return found + [(setting, file) for setting, files in lists.items() for file in files]
+
+
+def check_files(config: SweepConfig) -> None:
+    """Find files that are not there, before the libraries that read them are imported, which takes seconds.
+
+    Raises:
+        ValueError: naming the setting and the file.
+    """
+    for setting, file in _files(config):
+        if not Path(file).exists() and not find_file(file).exists():
+            raise ValueError(f"{setting} is {file!r}: no such file in {Path.cwd()}")
 
 
 def mirror_of(config: SweepConfig) -> Mirror | None:

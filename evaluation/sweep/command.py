@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ...artifacts.command_line import parse_settings, run_command
-from .checks import check_config, mirror_of
+from .checks import check_config, check_files, mirror_of
 from .config import SweepConfig
 
 logger = logging.getLogger("diffusion_blend")
@@ -33,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _sweep(config: SweepConfig) -> None:
     check_config(config)  # before torch is imported
+    check_files(config)
     from ...artifacts.workers import Worker
     from .prepare import prepare
     from .report import write_report

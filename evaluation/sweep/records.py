@@ -35,7 +35,7 @@ class Records:
     def settings(self) -> dict[str, Any] | None:
         """The settings that the folder was made with; None for a new folder."""
         file = self.folder / "settings.json"
-        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+        return _read(file, "it cannot be made again: start in a new folder") if file.exists() else None
 
     def compare(self, settings: Mapping[str, Any]) -> None:
         """Check that a folder is new, or was made with these settings; rewards are compared by `add_rewards`.
@@ -90,7 +90,7 @@ class Records:
     def rewards(self) -> dict[str, str]:
         """Every reward that was asked of the folder, name -> reward; those of the first call first."""
         known: dict[str, str] = dict((self.settings() or {}).get("rewards", {}))
-        added = [json.loads(file.read_text()) for file in (self.folder / "rewards").glob("*.json")]
+        added = [_read(file) for file in (self.folder / "rewards").glob("*.json")]
         return known | {entry["name"]: entry["reward"] for entry in sorted(added, key=lambda entry: entry["name"])}
 
     def add_points(self, points: Sequence[Point]) -> None:
@@ -115,7 +115,7 @@ class Records:
             most[key] = max(most.get(key, 0), int(images))
         found: list[Point] = []
         for key, images in most.items():
-            entry = json.loads((self.folder / "points" / f"{key}.{images}.json").read_text())
+            entry = _read(self.folder / "points" / f"{key}.{images}.json")
             weights = tuple(entry["weights"])
             found.append(Point(entry["method"], weights, entry["kl_scale"], entry["recipe"], entry["settings"], images))
         return sorted(found, key=lambda point: point.order)
@@ -153,13 +153,20 @@ class Records:
     def rows(self, recipe: str, images: Sequence[int]) -> list[Row] | None:
         """A finished unit's rows; None while it is not finished."""
         try:
-            return json.loads(self.unit(recipe, images).read_text(encoding="utf-8"))
+            return _read(self.unit(recipe, images))
         except FileNotFoundError:
             return None
 
     def write_samples(self, rows: Sequence[Row]) -> None:
         """Write ``samples.csv``."""
         write_atomically(self.folder / "samples.csv", csv_bytes(rows))
+
+
+def _read(file: Path, remedy: str = "remove it, and what it records is made again") -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged ({error}): {remedy}") from error
 
 
 def _check_same(known: Mapping[str, str], asked: Mapping[str, str], folder: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusion_blend.evaluation.sweep.checks import check_config
+from diffusion_blend.evaluation.sweep.checks import check_config, check_files
 from diffusion_blend.training.config import BaseConfig
 from sweeps import settings, sweep, write_adapter
 from tiny_pipelines import save_tiny_sd
@@ -65,13 +65,8 @@ def test_a_kl_scale_that_a_method_cannot_take_is_left_out_with_a_line(
     ("over", "message"),
     [
         ({"methods": ["blend", "soup", "blend"]}, "methods names 'blend' 2 times: give it once"),
-        ({"adapters": {"a": "gone.safetensors"}}, "adapters.a is 'gone.safetensors': no such file in /"),
-        ({"morl": {"0.5,0.5": "gone"}}, "morl.0.5,0.5 is 'gone': no such file"),
-        ({"stacked": {"a": "gone", "b": "gone"}}, "stacked.a is 'gone': no such file"),
-        ({"distilled": {"0.5,0.5": "gone"}}, "distilled.0.5,0.5 is 'gone': no such file"),
-        ({"cross": ["gone"]}, "cross is 'gone': no such file"),
-        ({"conditioned": "gone"}, "conditioned is 'gone': no such file"),
-        ({"external_scores": ["gone"]}, "external_scores is 'gone': no such file"),
+        ({"seed": -1}, "seed is -1: it must be a whole number of at least 0"),
+        ({"claim_expiry": float("nan")}, "claim_expiry is nan"),
         ({"kl_scales": []}, "at least one adapter, one reward, one method and one KL scale"),
         ({"grid": 1_000_000}, "grid 1000000 with 2 adapters is 1,000,001 preferences"),
         ({"etas": {"a": 2.0}, "methods": ["msdda"]}, "etas.a is 2 beside eta 1: both must be above 0 and at most 1"),
@@ -94,6 +89,24 @@ def test_wrong_settings_are_refused_before_anything_is_loaded(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         check_config(replace(settings(tmp_path / "out", *world), **over))
+
+
+@pytest.mark.parametrize(
+    ("over", "message"),
+    [
+        ({"adapters": {"a": "gone.safetensors"}}, "adapters.a is 'gone.safetensors': no such file in /"),
+        ({"morl": {"0.5,0.5": "gone"}}, "morl.0.5,0.5 is 'gone': no such file"),
+        ({"stacked": {"a": "gone", "b": "gone"}}, "stacked.a is 'gone': no such file"),
+        ({"distilled": {"0.5,0.5": "gone"}}, "distilled.0.5,0.5 is 'gone': no such file"),
+        ({"cross": ["gone"]}, "cross is 'gone': no such file"),
+        ({"conditioned": "gone"}, "conditioned is 'gone': no such file"),
+        ({"external_scores": ["gone"]}, "external_scores is 'gone': no such file"),
+    ],
+)
+def test_files_that_are_not_there_are_named(over: dict[str, Any], message: str, world: World, tmp_path: Path) -> None:
+    check_files(settings(tmp_path / "out", *world))
+    with pytest.raises(ValueError, match=message):
+        check_files(replace(settings(tmp_path / "out", *world), **over))
 
 
 def test_noise_scales_for_msdda_do_not_matter_to_other_methods(world: World, tmp_path: Path) -> None:

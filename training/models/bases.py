@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def load_base(config: BaseConfig, device: torch.device, *, allow_download: bool)
     if config.precision == "fp16" and device.type == "cpu":
         raise ValueError("base.precision fp16 needs a GPU: use fp32 or bf16 on the CPU")
     if ":" in config.path and not Path(config.path).exists():
-        return _call(config.path, config.frames)
+        return _call(config.path, config.frames, config.resolution)
     pipeline = read_pipeline(config, DTYPES[config.precision], allow_download=allow_download)
     if config.shard:
         shard(getattr(pipeline, "transformer", None) or pipeline.unet, device)
@@ -67,18 +68,27 @@ def base_from_pipeline(pipeline: Any, name: str, resolution: int, device: torch.
     return take_apart(pipeline, name, resolution, device)
 
 
-def _call(path: str, frames: int) -> Base:
+def _call(path: str, frames: int, resolution: int) -> Base:
     """Call a function of the user's own."""
     if frames > 1:
         raise ValueError(
             f"base.frames is {frames}, but {path} is a function of your own, which decides the frames itself: set "
             "base.frames to 1"
         )
+    if resolution:
+        raise ValueError(
+            f"base.resolution is {resolution}, but {path} is a function of your own, which decides the resolution itself: leave "
+            "base.resolution out"
+        )
     module, _, function = path.partition(":")
     try:
-        base = getattr(importlib.import_module(module), function)()
+        make = getattr(importlib.import_module(module), function)
+        inspect.signature(make).bind()
     except (ImportError, AttributeError) as error:
         raise ValueError(f"base {path!r}: cannot import it as module:function ({error})") from error
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"base {path!r}: it must be a function that takes no arguments ({error})") from error
+    base = make()
     if not isinstance(base, Base):
         raise ValueError(f"base {path!r} returned {type(base).__name__}: it must return a diffusers_model.Base")
     return base

@@ -194,7 +194,7 @@ def scheduler_class(choice: SchedulerChoice) -> Any:
 def _built(kind: Any, config: Mapping[str, Any], choice: SchedulerChoice) -> Any:
     try:
         return kind.from_config(dict(config))
-    except (ImportError, ValueError, NotImplementedError, TypeError) as error:
+    except (ImportError, ValueError, NotImplementedError, TypeError, RuntimeError) as error:
         raise ValueError(f"scheduler {choice.name} cannot be built for this base: {error}") from error
 
 
