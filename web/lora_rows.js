@@ -6,6 +6,7 @@
 import { app } from '../../scripts/app.js'
 import { LOADER, NONE, numbered, widgetOf } from './pad/adapters.js'
 import { reorderWithNumbers } from './pad/carry.js'
+import { openNames } from './pad/context_menu.js'
 import { keepFresh, retire } from './pad/live.js'
 import { previewOf, refreshPreviews } from './pad/previews.js'
 import { ROW_HEIGHT, RowsView } from './pad/rows_view.js'
@@ -83,11 +84,10 @@ const lastLinked = (node) =>
 function openList(node, index, event, done) {
   const values = widgetOf(node, `lora_${index + 1}`)?.options?.values ?? []
   const list = typeof values === 'function' ? values() : values
-  const { LiteGraph } = /** @type {any} */ (window)
   const canvas = /** @type {any} */ (app.canvas)
   canvas.constructor.active_canvas ??= canvas // the search looks there for the node whose list this is
   canvas.current_node = node
-  new LiteGraph.ContextMenu(list, { event, className: 'dark', callback: done })
+  openNames(list, event, done)
 }
 
 /** @param {any} node */
