@@ -13,6 +13,7 @@ import { ROW_HEIGHT, RowsView } from './pad/rows_view.js'
 import { setHidden, showHolder } from './pad/numbers.js'
 import { theme } from './pad/theme.js'
 import { warn } from './pad/toast.js'
+import { changed } from './pad/undo.js'
 import { say } from './pad/words.js'
 
 /** @type {(node: any) => number} */
@@ -45,10 +46,8 @@ function writeRow(node, index, row) {
   }
 }
 
-/** One step of undo: the front end looks at the graph when a change ends. */
 function commit() {
-  app.canvas?.emitBeforeChange?.()
-  app.canvas?.emitAfterChange?.()
+  changed()
   app.canvas?.setDirty(true, true)
 }
 

@@ -15,6 +15,7 @@ import { onRemembered } from './pad/remembered.js'
 import { watchRuns } from './pad/runs.js'
 import { KL_SCALE, readState } from './pad/state.js'
 import { takeSeedsBack } from './pad/thumbnails.js'
+import { changed } from './pad/undo.js'
 import { MIN_HEIGHT, PreferencePad } from './pad/view.js'
 import { say, setLanguage } from './pad/words.js'
 
@@ -43,9 +44,7 @@ function actionsOf(node, pad, refresh) {
       redraw()
     },
     commit() {
-      // One step of undo: the front end looks at the graph when a change ends.
-      app.canvas?.emitBeforeChange?.()
-      app.canvas?.emitAfterChange?.()
+      changed()
       if (runsOnRelease(node)) void app.queuePrompt(0)
     },
     openMenu(event) {

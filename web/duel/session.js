@@ -5,6 +5,7 @@ import { widgetOf } from '../pad/adapters.js'
 import { origin } from '../pad/links.js'
 import { ownersOfWeights } from '../pad/places.js'
 import { theme } from '../pad/theme.js'
+import { changing } from '../pad/undo.js'
 
 const [DUEL, WEIGHTS] = ['PreferenceDuel', 'PreferenceWeights']
 const [SHOWN, MANUAL] = ['diffusion_blend_duel', 'diffusion_blend_duel_manual']
@@ -94,10 +95,10 @@ export class Session {
 
   /** @type {(text: string) => void} Write the votes as typing them would, as one step of undo. */
   write(text) {
-    app.canvas?.emitBeforeChange?.()
-    this.votes.value = text
-    this.votes.callback?.(text, app.canvas, this.duelNode)
-    app.canvas?.emitAfterChange?.()
+    changing(() => {
+      this.votes.value = text
+      this.votes.callback?.(text, app.canvas, this.duelNode)
+    })
     this.note = ''
   }
 

@@ -15,6 +15,7 @@ import { app } from '../../../scripts/app.js'
 import { openEntries } from './context_menu.js'
 import { keyOfNode } from './node_ids.js'
 import { forgetAll, rememberedOf } from './remembered.js'
+import { changing } from './undo.js'
 import { say } from './words.js'
 
 const PRESETS = 'diffusion_blend_presets'
@@ -97,11 +98,7 @@ function keep(node, name, value) {
 }
 
 /** @type {(node: any, name: string, value: unknown) => void} A property is saved with the workflow, and undone with it. */
-function setProperty(node, name, value) {
-  keep(node, name, value)
-  app.canvas?.emitBeforeChange?.()
-  app.canvas?.emitAfterChange?.()
-}
+const setProperty = (node, name, value) => changing(() => keep(node, name, value))
 
 /** @type {(node: any, numbers: Record<string, number>) => Promise<void>} A preset of the same name is replaced. */
 async function savePreset(node, numbers) {
