@@ -6,7 +6,7 @@
 import { api } from '../../scripts/api.js'
 import { app } from '../../scripts/app.js'
 import { numberOf, numbered } from './pad/adapters.js'
-import { keepFresh, retire } from './pad/live.js'
+import { followLife } from './pad/live.js'
 import { writeNumber } from './pad/numbers.js'
 import { slotsOf } from './pad/places.js'
 import { KL_SCALE } from './pad/state.js'
@@ -19,6 +19,7 @@ import { withLine, withVote, withoutLast } from './duel/votes.js'
 import { say, setLanguage } from './duel/words.js'
 
 const NODE = 'PreferenceDuelView'
+const ENDS = ['execution_error', 'execution_interrupted', 'execution_success']
 
 /** @type {(session: Session, refresh: () => void) => import('./duel/view.js').DuelActions} */
 function actionsOf(session, refresh) {
@@ -108,44 +109,37 @@ function addView(node) {
   refresh()
   const [width, height] = node.computeSize()
   node.setSize([Math.max(node.size[0], width, MIN_WIDTH), Math.max(node.size[1], height)])
-  followRuns(node, session, refresh)
-  followLife(node, session, { node, element: view.element, refresh })
+  showPairs(node, session, refresh)
+  followSession(node, session, { node, element: view.element, refresh })
 }
 
 /** @type {(node: any, session: Session, refresh: () => void) => void} */
-function followRuns(node, session, refresh) {
-  const { onExecuted, onRemoved } = node
+function showPairs(node, session, refresh) {
+  const { onExecuted } = node
   node.onExecuted = function (/** @type {any} */ output, /** @type {any[]} */ ...rest) {
     const duel = output?.duel?.[0]
     if (duel) session.made(duel)
     refresh()
     return onExecuted?.call(this, output, ...rest)
   }
-  const ended = () => {
-    session.running = false
-    refresh()
-  }
-  const events = ['execution_error', 'execution_interrupted', 'execution_success']
-  events.forEach((event) => api.addEventListener(event, ended))
-  node.onRemoved = function (/** @type {any[]} */ ...args) {
-    events.forEach((event) => api.removeEventListener(event, ended))
-    return onRemoved?.apply(this, args)
-  }
 }
 
-/** @type {(node: any, session: Session, view: import('./pad/live.js').LivePad) => void} */
-function followLife(node, session, view) {
-  const { onAdded, onRemoved } = node
-  node.onAdded = function (/** @type {any[]} */ ...args) {
+/** @type {(node: any, session: Session, view: import('./pad/live.js').LivePad) => void} Follow the runs while the node is in a graph. */
+function followSession(node, session, view) {
+  const ended = () => {
+    session.running = false
+    view.refresh()
+  }
+  const added = () => {
     sessions.add(session)
-    keepFresh(view)
-    return onAdded?.apply(this, args)
+    ENDS.forEach((event) => api.addEventListener(event, ended))
   }
-  node.onRemoved = function (/** @type {any[]} */ ...args) {
+  const removed = () => {
     sessions.delete(session)
-    retire(view)
-    return onRemoved?.apply(this, args)
+    ENDS.forEach((event) => api.removeEventListener(event, ended))
+    session.running = false // the end of the run is not heard
   }
+  followLife(node, view, added, removed)
 }
 
 app.registerExtension({

@@ -7,7 +7,7 @@ import { app } from '../../scripts/app.js'
 import { LOADER, NONE, numbered, widgetOf } from './pad/adapters.js'
 import { reorderWithNumbers } from './pad/carry.js'
 import { openNames } from './pad/context_menu.js'
-import { keepFresh, retire } from './pad/live.js'
+import { followLife } from './pad/live.js'
 import { previewOf, refreshPreviews } from './pad/previews.js'
 import { ROW_HEIGHT, RowsView } from './pad/rows_view.js'
 import { setHidden, showHolder } from './pad/numbers.js'
@@ -161,19 +161,6 @@ function hideWidgets(node, shown) {
 /** @type {(node: any) => void} A value that a subgraph's own node holds is chosen there. */
 function showPromoted(node) {
   for (const name of KINDS.flatMap((kind) => numbered(node, kind))) showHolder(node, name)
-}
-
-/** @type {(node: any, live: import('./pad/live.js').LivePad) => void} */
-function followLife(node, live) {
-  const { onAdded, onRemoved } = node
-  node.onAdded = function (/** @type {any[]} */ ...args) {
-    keepFresh(live)
-    return onAdded?.apply(this, args)
-  }
-  node.onRemoved = function (/** @type {any[]} */ ...args) {
-    retire(live)
-    return onRemoved?.apply(this, args)
-  }
 }
 
 app.registerExtension({

@@ -5,7 +5,7 @@
 
 import { app } from '../../scripts/app.js'
 import { numberOf, numbered, widgetOf } from './pad/adapters.js'
-import { keepFresh, refreshAll, retire } from './pad/live.js'
+import { followLife, keepFresh, refreshAll, retire } from './pad/live.js'
 import { layersVersion } from './pad/layers.js'
 import { PAD_WIDGET, tendHost } from './pad/host_pads.js'
 import { markLabels, markNumbers } from './pad/marks.js'
@@ -116,19 +116,6 @@ function addPad(node, owner) {
   widget.onRemove = function () {
     retire(live)
     onRemove?.call(this)
-  }
-}
-
-/** @type {(node: any, pad: import('./pad/live.js').LivePad) => void} Refresh the pad as long as its node is in a graph. */
-function followLife(node, pad) {
-  const { onAdded, onRemoved } = node
-  node.onAdded = function (/** @type {any[]} */ ...args) {
-    keepFresh(pad)
-    return onAdded?.apply(this, args)
-  }
-  node.onRemoved = function (/** @type {any[]} */ ...args) {
-    retire(pad)
-    return onRemoved?.apply(this, args)
   }
 }
 

@@ -6,6 +6,7 @@ import { origin } from '../pad/links.js'
 import { ownersOfWeights } from '../pad/places.js'
 import { theme } from '../pad/theme.js'
 import { changing } from '../pad/undo.js'
+import { duelOf } from './saved.js'
 
 const [DUEL, WEIGHTS] = ['PreferenceDuel', 'PreferenceWeights']
 const [SHOWN, MANUAL] = ['diffusion_blend_duel', 'diffusion_blend_duel_manual']
@@ -42,7 +43,7 @@ export class Session {
 
   /** @returns {import('./view.js').Duel | null} the pair for the votes of now, else the last one */
   get duel() {
-    return this.pairs.get(this.votes?.value ?? '') ?? this.node.properties?.[SHOWN] ?? null
+    return this.pairs.get(this.votes?.value ?? '') ?? duelOf(this.node.properties?.[SHOWN])
   }
 
   /** @returns {any} the Preference Weights that the best preference is written into */
