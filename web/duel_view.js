@@ -5,9 +5,13 @@
 
 import { api } from '../../scripts/api.js'
 import { app } from '../../scripts/app.js'
-import { numbered, widgetOf } from './pad/adapters.js'
-import { keepFresh, retire } from './pad/live.js'
+import { numberOf, numbered } from './pad/adapters.js'
+import { followLife } from './pad/live.js'
+import { writeNumber } from './pad/numbers.js'
 import { slotsOf } from './pad/places.js'
+import { KL_SCALE } from './pad/state.js'
+import { changing } from './pad/undo.js'
+import { say as sayOfPad } from './pad/words.js'
 import { Session, sessions } from './duel/session.js'
 import './duel/shading.js'
 import { DuelView, MIN_HEIGHT, MIN_WIDTH } from './duel/view.js'
@@ -15,6 +19,7 @@ import { withLine, withVote, withoutLast } from './duel/votes.js'
 import { say, setLanguage } from './duel/words.js'
 
 const NODE = 'PreferenceDuelView'
+const ENDS = ['execution_error', 'execution_interrupted', 'execution_success']
 
 /** @type {(session: Session, refresh: () => void) => import('./duel/view.js').DuelActions} */
 function actionsOf(session, refresh) {
@@ -39,8 +44,7 @@ function actionsOf(session, refresh) {
     run: () => void session.run().then(refresh),
     take() {
       const { duel, target } = session
-      if (duel && target) takeBest(duel, target)
-      session.note = target ? say('taken', { title: target.title }) : say('takeNone')
+      session.note = duel && target ? takeBest(duel, target) : say('takeNone')
       refresh()
     },
     narrow() {
@@ -61,26 +65,27 @@ function actionsOf(session, refresh) {
   }
 }
 
-/** @type {(duel: import('./duel/view.js').Duel, target: any) => void} The weights of the slots that hold an adapter. */
+/**
+ * Writes the best preference where a run reads the numbers. Nothing is written where a link sets one of them.
+ *
+ * @type {(duel: import('./duel/view.js').Duel, target: any) => string} what to tell the artist
+ */
 function takeBest({ best }, target) {
   const slots = slotsOf(target).slots
   const left = [...best.weights]
-  app.canvas?.emitBeforeChange?.()
-  numbered(target, 'weight').forEach((name, i) => {
-    const used = slots ? slots[i]?.used : true
-    setWidget(target, name, used ? (left.shift() ?? 0) : 0)
+  const wanted = numbered(target, 'weight').map((name, i) => {
+    const used = slots ? Boolean(slots[i]?.used) : true
+    return { name, value: used ? (left.shift() ?? 0) : 0, used }
   })
-  setWidget(target, 'kl_scale', best.kl_scale)
-  app.canvas?.emitAfterChange?.()
+  wanted.push({ name: KL_SCALE, value: best.kl_scale, used: true })
+  const stuck = wanted.find(({ name, value, used }) => {
+    const now = numberOf(target, name)
+    return used && now.linked && now.value !== value
+  })
+  if (stuck) return sayOfPad('linked', { weight: stuck.name })
+  changing(() => wanted.forEach(({ name, value }) => writeNumber(target, name, value)))
   app.canvas?.setDirty(true, true)
-}
-
-/** @type {(node: any, name: string, value: number) => void} */
-function setWidget(node, name, value) {
-  const widget = widgetOf(node, name)
-  if (!widget) return
-  widget.value = value
-  widget.callback?.(value, app.canvas, node)
+  return say('taken', { title: target.title })
 }
 
 /** @param {any} node */
@@ -104,44 +109,37 @@ function addView(node) {
   refresh()
   const [width, height] = node.computeSize()
   node.setSize([Math.max(node.size[0], width, MIN_WIDTH), Math.max(node.size[1], height)])
-  followRuns(node, session, refresh)
-  followLife(node, session, { node, element: view.element, refresh })
+  showPairs(node, session, refresh)
+  followSession(node, session, { node, element: view.element, refresh })
 }
 
 /** @type {(node: any, session: Session, refresh: () => void) => void} */
-function followRuns(node, session, refresh) {
-  const { onExecuted, onRemoved } = node
+function showPairs(node, session, refresh) {
+  const { onExecuted } = node
   node.onExecuted = function (/** @type {any} */ output, /** @type {any[]} */ ...rest) {
     const duel = output?.duel?.[0]
     if (duel) session.made(duel)
     refresh()
     return onExecuted?.call(this, output, ...rest)
   }
-  const ended = () => {
-    session.running = false
-    refresh()
-  }
-  const events = ['execution_error', 'execution_interrupted', 'execution_success']
-  events.forEach((event) => api.addEventListener(event, ended))
-  node.onRemoved = function (/** @type {any[]} */ ...args) {
-    events.forEach((event) => api.removeEventListener(event, ended))
-    return onRemoved?.apply(this, args)
-  }
 }
 
-/** @type {(node: any, session: Session, view: import('./pad/live.js').LivePad) => void} */
-function followLife(node, session, view) {
-  const { onAdded, onRemoved } = node
-  node.onAdded = function (/** @type {any[]} */ ...args) {
+/** @type {(node: any, session: Session, view: import('./pad/live.js').LivePad) => void} Follow the runs while the node is in a graph. */
+function followSession(node, session, view) {
+  const ended = () => {
+    session.running = false
+    view.refresh()
+  }
+  const added = () => {
     sessions.add(session)
-    keepFresh(view)
-    return onAdded?.apply(this, args)
+    ENDS.forEach((event) => api.addEventListener(event, ended))
   }
-  node.onRemoved = function (/** @type {any[]} */ ...args) {
+  const removed = () => {
     sessions.delete(session)
-    retire(view)
-    return onRemoved?.apply(this, args)
+    ENDS.forEach((event) => api.removeEventListener(event, ended))
+    session.running = false // the end of the run is not heard
   }
+  followLife(node, view, added, removed)
 }
 
 app.registerExtension({

@@ -6,12 +6,14 @@
 import { app } from '../../scripts/app.js'
 import { LOADER, NONE, numbered, widgetOf } from './pad/adapters.js'
 import { reorderWithNumbers } from './pad/carry.js'
-import { keepFresh, retire } from './pad/live.js'
+import { openNames } from './pad/context_menu.js'
+import { followLife } from './pad/live.js'
 import { previewOf, refreshPreviews } from './pad/previews.js'
 import { ROW_HEIGHT, RowsView } from './pad/rows_view.js'
 import { setHidden, showHolder } from './pad/numbers.js'
 import { theme } from './pad/theme.js'
 import { warn } from './pad/toast.js'
+import { changed } from './pad/undo.js'
 import { say } from './pad/words.js'
 
 /** @type {(node: any) => number} */
@@ -44,10 +46,8 @@ function writeRow(node, index, row) {
   }
 }
 
-/** One step of undo: the front end looks at the graph when a change ends. */
 function commit() {
-  app.canvas?.emitBeforeChange?.()
-  app.canvas?.emitAfterChange?.()
+  changed()
   app.canvas?.setDirty(true, true)
 }
 
@@ -83,11 +83,10 @@ const lastLinked = (node) =>
 function openList(node, index, event, done) {
   const values = widgetOf(node, `lora_${index + 1}`)?.options?.values ?? []
   const list = typeof values === 'function' ? values() : values
-  const { LiteGraph } = /** @type {any} */ (window)
   const canvas = /** @type {any} */ (app.canvas)
   canvas.constructor.active_canvas ??= canvas // the search looks there for the node whose list this is
   canvas.current_node = node
-  new LiteGraph.ContextMenu(list, { event, className: 'dark', callback: done })
+  openNames(list, event, done)
 }
 
 /** @param {any} node */
@@ -162,19 +161,6 @@ function hideWidgets(node, shown) {
 /** @type {(node: any) => void} A value that a subgraph's own node holds is chosen there. */
 function showPromoted(node) {
   for (const name of KINDS.flatMap((kind) => numbered(node, kind))) showHolder(node, name)
-}
-
-/** @type {(node: any, live: import('./pad/live.js').LivePad) => void} */
-function followLife(node, live) {
-  const { onAdded, onRemoved } = node
-  node.onAdded = function (/** @type {any[]} */ ...args) {
-    keepFresh(live)
-    return onAdded?.apply(this, args)
-  }
-  node.onRemoved = function (/** @type {any[]} */ ...args) {
-    retire(live)
-    return onRemoved?.apply(this, args)
-  }
 }
 
 app.registerExtension({

@@ -5,7 +5,7 @@
 
 import { app } from '../../scripts/app.js'
 import { numberOf, numbered, widgetOf } from './pad/adapters.js'
-import { keepFresh, refreshAll, retire } from './pad/live.js'
+import { followLife, keepFresh, refreshAll, retire } from './pad/live.js'
 import { layersVersion } from './pad/layers.js'
 import { PAD_WIDGET, tendHost } from './pad/host_pads.js'
 import { markLabels, markNumbers } from './pad/marks.js'
@@ -15,6 +15,7 @@ import { onRemembered } from './pad/remembered.js'
 import { watchRuns } from './pad/runs.js'
 import { KL_SCALE, readState } from './pad/state.js'
 import { takeSeedsBack } from './pad/thumbnails.js'
+import { changed } from './pad/undo.js'
 import { MIN_HEIGHT, PreferencePad } from './pad/view.js'
 import { say, setLanguage } from './pad/words.js'
 
@@ -43,9 +44,7 @@ function actionsOf(node, pad, refresh) {
       redraw()
     },
     commit() {
-      // One step of undo: the front end looks at the graph when a change ends.
-      app.canvas?.emitBeforeChange?.()
-      app.canvas?.emitAfterChange?.()
+      changed()
       if (runsOnRelease(node)) void app.queuePrompt(0)
     },
     openMenu(event) {
@@ -117,19 +116,6 @@ function addPad(node, owner) {
   widget.onRemove = function () {
     retire(live)
     onRemove?.call(this)
-  }
-}
-
-/** @type {(node: any, pad: import('./pad/live.js').LivePad) => void} Refresh the pad as long as its node is in a graph. */
-function followLife(node, pad) {
-  const { onAdded, onRemoved } = node
-  node.onAdded = function (/** @type {any[]} */ ...args) {
-    keepFresh(pad)
-    return onAdded?.apply(this, args)
-  }
-  node.onRemoved = function (/** @type {any[]} */ ...args) {
-    retire(pad)
-    return onRemoved?.apply(this, args)
   }
 }
 

@@ -131,6 +131,31 @@ def test_removing_closes_the_gap_and_adding_makes_a_row(front: FrontEnd) -> None
     assert [name for name, *_ in front.page.evaluate(SHOWN, pad.loader)] == [*NAMES[1:], "Choose a LoRA"]
 
 
+STRENGTH = f"(id) => {ELEMENT}.querySelector('[data-part=strength]').value"
+
+
+@pytest.mark.parametrize(
+    ("typed", "wanted"), [("", 0.5), ("e", 0.5), ("-", 0.5), ("0", 0), ("1.5", 1.5), ("25", 20), ("-1e9", -20)]
+)
+def test_a_strength_is_a_number_within_its_bounds(front: FrontEnd, typed: str, wanted: float) -> None:
+    """An empty field, or text that is no number, would read as 0 and switch the adapter off."""
+    pad = preference_pad.make(front, LORAS[:1])
+    field = front.page.locator(".diffusion-blend-rows [data-part=strength]").first
+
+    def write(text: str) -> None:
+        field.click(click_count=3)
+        front.page.keyboard.press("Delete")
+        front.page.keyboard.type(text)
+        front.page.keyboard.press("Tab")
+        front.settle()
+
+    write("0.5")
+    for _ in range(2):  # the second time, the bound is already the value
+        write(typed)
+        assert front.page.evaluate(VALUES, pad.loader)["strength_1"] == wanted
+        assert float(front.page.evaluate(STRENGTH, pad.loader)) == wanted
+
+
 def test_choosing_uses_the_hosts_list_with_its_search(front: FrontEnd) -> None:
     pad = preference_pad.make(front, LORAS[:1])
     click(front, pad.loader, 0, "name")

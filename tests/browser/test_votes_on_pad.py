@@ -7,13 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 from comfy_browser import FrontEnd
-from diffusion_blend.preference_learning.landscape import landscape, pad_mixtures
-from diffusion_blend.preference_learning.search import Search
-from diffusion_blend.preference_learning.votes import FIRST, Option, Vote
-from duel_page import NODE, Duel, load
+from diffusion_blend.preference_learning.landscape import pad_mixtures
+from duel_page import FILES, MAKE, NODE, Duel, learned, load
 from preference_pad import Pad
 
-FILES = [f"{name}.safetensors" for name in ("soft", "vivid", "warm", "bright", "plain")]
 PANEL = ".diffusion-blend-compare"
 CELLS = """(id) => {
     const pad = app.graph.getNodeById(id).widgets.find((w) => w.name === 'preference_pad').element
@@ -30,22 +27,6 @@ CELLS = """(id) => {
         cells: parts.map((part) => [...middle(part), Number(part.getAttribute('fill-opacity'))]),
         dots: [...pad.querySelectorAll('[data-part=shading] > circle')].map((dot) => Number(dot.getAttribute('r'))),
     }
-}"""
-MAKE = """([files, duel]) => {
-    app.graph.clear()
-    const [loader, node, asking, view] = ['LoadRewardLoRAs', 'PreferenceWeights', 'PreferenceDuel', 'PreferenceDuelView']
-        .map((type) => LiteGraph.createNode(type))
-    for (const made of [loader, node, asking, view]) app.graph.add(made)
-    for (const [i, made] of [loader, node, asking, view].entries()) made.pos = [100 + 420 * i, 100]
-    for (let i = 1; i <= 8; i++) {
-        loader.widgets.find((w) => w.name === `lora_${i}`).value = files[i - 1] ?? 'None'
-        node.widgets.find((w) => w.name === `weight_${i}`).value = i <= files.length ? 1 / files.length : 0
-    }
-    loader.connect(0, node, node.findInputSlot('reward_loras'))
-    loader.connect(0, asking, asking.findInputSlot('reward_loras'))
-    asking.connect(3, view, view.findInputSlot('duel'))
-    view.properties.diffusion_blend_duel = duel
-    return node.id
 }"""
 AT = """async (places) => {
     const { weightsAt } = await import('/extensions/diffusion-blend/pad/coordinates.js')
@@ -78,17 +59,6 @@ def choose(front: FrontEnd, node: Any, entry: str) -> None:
     x, y = Pad(front, node).on_screen((150, 200))[0]
     front.page.mouse.click(x, y, button="right")
     front.page.locator(".litecontextmenu .litemenu-entry", has_text=entry).first.click()
-
-
-def learned(count: int) -> dict[str, Any]:
-    """What four votes teach about five adapters: the first is better than every other."""
-    search = Search(count)
-    alone = [Option(tuple(float(i == j) for j in range(count))) for i in range(count)]
-    votes = [Vote(alone[0], other, FIRST) for other in alone[1:]]
-    names = [name.removesuffix(".safetensors") for name in FILES[:count]]
-    said = {"votes": "", "count": len(votes), "options": ["", ""], "labels": ["", ""], "narrow": "", "sides": [[], []]}
-    pair = [[*alone[0].weights, 1.0], [*alone[1].weights, 1.0]]
-    return said | {"names": names, "pair": pair} | landscape(search, votes, search.posterior(votes))
 
 
 @pytest.mark.parametrize("count", [2, 3, 4, 5])

@@ -7,6 +7,9 @@ from typing import Any
 
 import make_workflows
 from comfy_browser import FrontEnd
+from diffusion_blend.preference_learning.landscape import landscape
+from diffusion_blend.preference_learning.search import Search
+from diffusion_blend.preference_learning.votes import FIRST, Option, Vote
 from playwright.sync_api import Page
 from workflow_taste import find_my_taste_no_downloads
 
@@ -19,6 +22,24 @@ WRITE = f"""([type, name, value]) => {{
     widget.value = value
     widget.callback?.(value)
 }}"""
+
+FILES = [f"{name}.safetensors" for name in ("soft", "vivid", "warm", "bright", "plain")]
+MAKE = """([files, duel]) => {
+    app.graph.clear()
+    const [loader, node, asking, view] = ['LoadRewardLoRAs', 'PreferenceWeights', 'PreferenceDuel', 'PreferenceDuelView']
+        .map((type) => LiteGraph.createNode(type))
+    for (const made of [loader, node, asking, view]) app.graph.add(made)
+    for (const [i, made] of [loader, node, asking, view].entries()) made.pos = [100 + 420 * i, 100]
+    for (let i = 1; i <= 8; i++) {
+        loader.widgets.find((w) => w.name === `lora_${i}`).value = files[i - 1] ?? 'None'
+        node.widgets.find((w) => w.name === `weight_${i}`).value = i <= files.length ? 1 / files.length : 0
+    }
+    loader.connect(0, node, node.findInputSlot('reward_loras'))
+    loader.connect(0, asking, asking.findInputSlot('reward_loras'))
+    asking.connect(3, view, view.findInputSlot('duel'))
+    view.properties.diffusion_blend_duel = duel
+    return node.id
+}"""
 
 
 class Duel:
@@ -86,3 +107,14 @@ def load(front: FrontEnd, steps: int = 1) -> Duel:
     duel.part("run").click()
     duel.wait("choose")
     return duel
+
+
+def learned(count: int) -> dict[str, Any]:
+    """What four votes teach about five adapters: the first is better than every other."""
+    search = Search(count)
+    alone = [Option(tuple(float(i == j) for j in range(count))) for i in range(count)]
+    votes = [Vote(alone[0], other, FIRST) for other in alone[1:]]
+    names = [name.removesuffix(".safetensors") for name in FILES[:count]]
+    said = {"votes": "", "count": len(votes), "options": ["", ""], "labels": ["", ""], "narrow": "", "sides": [[], []]}
+    pair = [[*alone[0].weights, 1.0], [*alone[1].weights, 1.0]]
+    return said | {"names": names, "pair": pair} | landscape(search, votes, search.posterior(votes))

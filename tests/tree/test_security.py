@@ -1,6 +1,7 @@
 """The shipped source contains no code made from data, no unsafe readers, and no network in a node."""
 
 import ast
+import re
 import subprocess
 from pathlib import Path
 
@@ -52,6 +53,14 @@ LATE_IMPORTS = {
 LATE_PROCESSES = {"rewards/guarded.py"}
 # Configurations and vocabularies: JSON and text, no weights.
 NO_WEIGHTS = ("Processor", "Tokenizer")
+
+# JavaScript that makes elements or code from text.
+FROM_TEXT = re.compile(
+    r"\b(innerHTML|outerHTML|insertAdjacentHTML|createContextualFragment|srcdoc|DOMParser|setHTMLUnsafe|eval|Function)\b"
+    r"|\bdocument\.write|\b(setTimeout|setInterval)\(\s*['\"`]"
+)
+# The host's menu reads text as HTML on older front ends. One file opens it, with plain text.
+MENU, OPENS_MENUS = "ContextMenu", "web/pad/context_menu.js"
 
 
 def called(node):
@@ -168,3 +177,38 @@ def test_no_shipped_file_is_a_pickle_or_a_program():
     endings = {".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".bin", ".npy", ".npz", ".so", ".pyd", ".dll", ".exe", ".whl"}
     assert [name for name in names if Path(name).suffix in endings] == []
     assert len(names) > 100
+
+
+def offences_of_script(source, file):
+    """Return forbidden words in the code of a script. Comments do not count."""
+    code = re.sub(r"/\*.*?\*/|(?<!:)//[^\n]*", "", source, flags=re.DOTALL)
+    yield from (found.group() for found in FROM_TEXT.finditer(code))
+    if MENU in code and file != OPENS_MENUS:
+        yield MENU
+
+
+def test_no_script_makes_elements_or_code_from_text():
+    scripts = sorted((ROOT / "web").rglob("*.js"))
+    found = {
+        (str(path.relative_to(ROOT)), word)
+        for path in scripts
+        for word in offences_of_script(path.read_text(), str(path.relative_to(ROOT)))
+    }
+    assert found == set()
+    assert len(scripts) > 30
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "element.innerHTML = name",
+        "element.insertAdjacentHTML('beforeend', name)",
+        "document.write(name)",
+        "new Function(text)()",
+        "setTimeout('go()', 5)",
+        "new LiteGraph.ContextMenu(entries, { event })",
+    ],
+)
+def test_each_of_it_would_be_found_in_a_script(line):
+    assert list(offences_of_script(line, "web/any.js"))
+    assert list(offences_of_script(f"// {line}\n/* {line} */", "web/any.js")) == []

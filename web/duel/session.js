@@ -5,6 +5,8 @@ import { widgetOf } from '../pad/adapters.js'
 import { origin } from '../pad/links.js'
 import { ownersOfWeights } from '../pad/places.js'
 import { theme } from '../pad/theme.js'
+import { changing } from '../pad/undo.js'
+import { duelOf } from './saved.js'
 
 const [DUEL, WEIGHTS] = ['PreferenceDuel', 'PreferenceWeights']
 const [SHOWN, MANUAL] = ['diffusion_blend_duel', 'diffusion_blend_duel_manual']
@@ -41,7 +43,7 @@ export class Session {
 
   /** @returns {import('./view.js').Duel | null} the pair for the votes of now, else the last one */
   get duel() {
-    return this.pairs.get(this.votes?.value ?? '') ?? this.node.properties?.[SHOWN] ?? null
+    return this.pairs.get(this.votes?.value ?? '') ?? duelOf(this.node.properties?.[SHOWN])
   }
 
   /** @returns {any} the Preference Weights that the best preference is written into */
@@ -94,10 +96,10 @@ export class Session {
 
   /** @type {(text: string) => void} Write the votes as typing them would, as one step of undo. */
   write(text) {
-    app.canvas?.emitBeforeChange?.()
-    this.votes.value = text
-    this.votes.callback?.(text, app.canvas, this.duelNode)
-    app.canvas?.emitAfterChange?.()
+    changing(() => {
+      this.votes.value = text
+      this.votes.callback?.(text, app.canvas, this.duelNode)
+    })
     this.note = ''
   }
 

@@ -1,11 +1,11 @@
 /** The layer of votes on the pad: how good each mixture is by the votes, and where the votes say little. */
 
-import { app } from '../../../scripts/app.js'
 import { VIOLET, svg } from '../pad/drawing.js'
 import { addLayer } from '../pad/layers.js'
 import { refreshSoon } from '../pad/live.js'
 import { addEntries } from '../pad/menu.js'
 import { weightsFor } from '../pad/remembered.js'
+import { changing } from '../pad/undo.js'
 import { canCompare, openCompare } from './compare.js'
 import { sessionOf } from './session.js'
 import { say } from './words.js'
@@ -91,8 +91,8 @@ addEntries((node) => {
 
 /** @type {(node: any, hidden: boolean) => void} A property is saved with the workflow, and undone with it. */
 function setHidden(node, hidden) {
-  node.properties[HIDDEN] = hidden
-  app.canvas?.emitBeforeChange?.()
-  app.canvas?.emitAfterChange?.()
+  changing(() => {
+    node.properties[HIDDEN] = hidden
+  })
   refreshSoon()
 }

@@ -68,6 +68,28 @@ export function retire(pad) {
   timer = undefined
 }
 
+/**
+ * Refreshes a pad as long as its node is in a graph, which it can leave and enter again.
+ *
+ * @param {any} node
+ * @param {LivePad} pad
+ * @param {() => void} [added] is called when the node enters a graph
+ * @param {() => void} [removed] is called when the node leaves the graph
+ */
+export function followLife(node, pad, added, removed) {
+  const { onAdded, onRemoved } = node
+  node.onAdded = function (/** @type {any[]} */ ...args) {
+    added?.()
+    keepFresh(pad)
+    return onAdded?.apply(this, args)
+  }
+  node.onRemoved = function (/** @type {any[]} */ ...args) {
+    removed?.()
+    retire(pad)
+    return onRemoved?.apply(this, args)
+  }
+}
+
 /** @type {(pad: LivePad, inert: boolean) => void} */
 function setInert({ element }, inert) {
   if (inert) element.dataset.state = REMOVED
@@ -78,9 +100,23 @@ function setInert({ element }, inert) {
 
 /** Refresh every pad; the timer calls this. */
 export function refreshAll() {
-  for (const pad of live) pad.refresh()
+  for (const pad of live) refreshOne(pad)
   const shown = document.querySelectorAll(`[class^=diffusion-blend][data-state=${REMOVED}]`)
   shown.forEach((removed) => replaceRemoved(/** @type {HTMLElement} */ (removed)))
+}
+
+/** @type {WeakSet<LivePad>} The pads whose last refresh failed. */
+const failing = new WeakSet()
+
+/** @type {(pad: LivePad) => void} A pad that fails says so once, and does not stop the others. */
+function refreshOne(pad) {
+  try {
+    pad.refresh()
+    failing.delete(pad)
+  } catch (error) {
+    if (!failing.has(pad)) console.error('Diffusion Blend: a pad cannot be refreshed.', error)
+    failing.add(pad)
+  }
 }
 
 /** @param {HTMLElement} removed the element of a removed node, on screen */

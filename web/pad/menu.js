@@ -12,23 +12,28 @@
  */
 
 import { app } from '../../../scripts/app.js'
+import { openEntries } from './context_menu.js'
 import { keyOfNode } from './node_ids.js'
 import { forgetAll, rememberedOf } from './remembered.js'
+import { changing } from './undo.js'
 import { say } from './words.js'
 
 const PRESETS = 'diffusion_blend_presets'
 const LOCKED = 'diffusion_blend_locked'
 const RUNS = 'diffusion_blend_run_on_release'
 
-/** @typedef {{ content: string, callback: () => void }} Entry */
+/** @typedef {import('./context_menu.js').Entry} Entry */
 /** @type {((node: any) => Entry[])[]} */
 const makers = []
 
 /** @type {(maker: (node: any) => Entry[]) => void} Other modules add entries for a Preference Weights. */
 export const addEntries = (maker) => void makers.push(maker)
 
+/** @type {(value: any) => boolean} A workflow can hold anything. */
+const isPreset = (value) => typeof value?.name === 'string' && value.numbers !== null && typeof value.numbers === 'object'
+
 /** @type {(node: any) => Preset[]} */
-const presetsOf = (node) => (Array.isArray(node.properties?.[PRESETS]) ? node.properties[PRESETS] : [])
+const presetsOf = (node) => (Array.isArray(node.properties?.[PRESETS]) ? node.properties[PRESETS].filter(isPreset) : [])
 
 /** @type {(node: any) => boolean} Whether a run starts when the pointer lets go. */
 export const runsOnRelease = (node) => node.properties?.[RUNS] === true
@@ -56,8 +61,7 @@ export function openMenu(node, event, actions) {
   const images = rememberedOf(keyOfNode(node)).length
   if (images) entries.push({ content: say('forgetImages', { number: images }), callback: () => forgetAll(keyOfNode(node)) })
   entries.push(...makers.flatMap((make) => make(node)))
-  const { LiteGraph } = /** @type {any} */ (window)
-  new LiteGraph.ContextMenu(entries, { event })
+  openEntries(entries, event)
 }
 
 /**
@@ -94,11 +98,7 @@ function keep(node, name, value) {
 }
 
 /** @type {(node: any, name: string, value: unknown) => void} A property is saved with the workflow, and undone with it. */
-function setProperty(node, name, value) {
-  keep(node, name, value)
-  app.canvas?.emitBeforeChange?.()
-  app.canvas?.emitAfterChange?.()
-}
+const setProperty = (node, name, value) => changing(() => keep(node, name, value))
 
 /** @type {(node: any, numbers: Record<string, number>) => Promise<void>} A preset of the same name is replaced. */
 async function savePreset(node, numbers) {

@@ -2,6 +2,7 @@
 
 import { app } from '../../../scripts/app.js'
 import { holderOf, numberOf, numbered, widgetOf } from './adapters.js'
+import { plain } from './context_menu.js'
 
 /** @type {WeakMap<object, string | undefined>} The labels that the host gave, in its language. */
 const labels = new WeakMap()
@@ -42,10 +43,14 @@ export function writeNumber(node, name, value) {
   widget.callback?.(value, app.canvas, owner)
 }
 
-/** @type {(widget: any, name: string | undefined) => boolean} The adapter's name, or the host's label without one. */
+/**
+ * Sets the adapter's name as the label, or the host's label without one. The host's menus show labels, too.
+ *
+ * @type {(widget: any, name: string | undefined) => boolean} whether the label is new
+ */
 function setLabel(widget, name) {
   if (!labels.has(widget)) labels.set(widget, widget.label)
-  const label = name || labels.get(widget)
+  const label = name ? plain(name) : labels.get(widget)
   if (widget.label === label) return false
   widget.label = label
   return true

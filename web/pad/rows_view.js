@@ -156,8 +156,10 @@ export class RowsView {
     number.dataset.part = 'strength'
     number.onkeydown = (/** @type {KeyboardEvent} */ event) => event.stopPropagation()
     number.onchange = () => {
-      const value = Math.min(20, Math.max(-20, Number(number.value)))
-      this.actions.change(index, { strength: Number.isFinite(value) ? value : row.strength })
+      const typed = number.valueAsNumber // NaN for an empty field and for text that is no number
+      const strength = Number.isNaN(typed) ? row.strength : Math.min(20, Math.max(-20, typed))
+      number.value = String(strength)
+      if (strength !== row.strength) this.actions.change(index, { strength })
     }
     return number
   }
