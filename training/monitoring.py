@@ -84,8 +84,8 @@ class Monitor:
         seen = bool(state.watched) and state.watched[-1]["iteration"] == state.iteration
         if not every or seen or not (last or state.iteration % every == 0):
             return
+        images, rows = self._samples()  # on every process, because a base that is split over them runs on all or none
         if self.processes.main:
-            images, rows = self._samples()
             scores = score(self.rewards, images, self.context.prompts.texts(rows))
             figures = {name: float(values.mean()) for name, values in scores.items()}
             total = float(weighted_sum(scores, self.context.reward_weights(rows)).mean())

@@ -1,7 +1,7 @@
 """Runs two training iterations of each algorithm on all processes of the launcher, and saves adapters and figures.
 
 ``accelerate launch ... two_processes.py BASE OUT ALGORITHM ...`` makes a folder for each algorithm in OUT. An algorithm's name
-with ``+shard`` splits the base over the processes.
+with ``+shard`` splits the base over the processes, and the run is watched as well, because the default settings watch it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def run(base: str, out: Path, wish: str, accelerator: Accelerator) -> None:
         algorithm={"buffer": 100 * share, "updates": 2, "statistics_minimum": 2},
         optimizer={"accumulate": share, "learning_rate": 1e-3},
         value={"batch": 6 * share},
-        run={"iterations": 2},
+        run={"iterations": 2, "watch_every": int(option == "shard"), "watch_samples": 2},
     )
     model = DiffusersModel(
         load_base(BaseConfig(path=base, shard=option == "shard"), torch.device("cpu"), allow_download=False),
@@ -41,6 +41,8 @@ def run(base: str, out: Path, wish: str, accelerator: Accelerator) -> None:
     )
     trainer = Trainer(config, model, {"redness": redness}, {}, PROMPTS, accelerator)
     trainer.run()
+    if option == "shard":
+        model.base.unet.reshard()  # FSDP2 leaves the root's own weights gathered after a pass that is not differentiated
     own = [value.to_local() if isinstance(value, DTensor) else value for value in model.base.unet.parameters()]
     numbers = {"held": sum(map(torch.numel, own)), "whole": sum(map(torch.numel, model.base.unet.parameters()))}
     (out / f"rank{accelerator.process_index}.json").write_text(json.dumps(numbers))

@@ -19,6 +19,11 @@ SUPPORT = Path(__file__).parents[1] / "support"
 
 
 ALGORITHMS = ("dpok", "ddpo")
+ENVIRONMENT = {
+    "PYTHONPATH": os.pathsep.join(filter(None, (str(SUPPORT), os.environ.get("PYTHONPATH")))),
+    "OMP_NUM_THREADS": "1",
+    "ACCELERATE_USE_CPU": "true",
+}
 
 
 def launch(processes: int, base: Path, out: Path, *runs: str) -> None:
@@ -28,7 +33,7 @@ def launch(processes: int, base: Path, out: Path, *runs: str) -> None:
     words += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     done = subprocess.run(
         [*words, str(SUPPORT / "two_processes.py"), str(base), str(out), *runs],
-        env={**os.environ, "PYTHONPATH": str(SUPPORT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+        env={**os.environ, **ENVIRONMENT},
         capture_output=True,
         text=True,
     )
@@ -39,9 +44,8 @@ def start_on(machines: tuple[Machine, Machine], command: list[str]) -> list[subp
     """Start one process of a training on each machine."""
     common = [sys.executable, "-P", "-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "1"]
     common += ["--master_addr", machines[0].address, "--master_port", "29533"]
-    environment = {"PYTHONPATH": str(SUPPORT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     return [
-        machine.start([*common, "--node_rank", str(rank), *command], environment)
+        machine.start([*common, "--node_rank", str(rank), *command], ENVIRONMENT)
         for rank, machine in enumerate(machines)
     ]
 
