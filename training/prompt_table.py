@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .encoded_prompts import FEATURES, EncodedInMemory, EncodedOnDisk, named
+from .encoded_prompts import FEATURES, PROBE, EncodedInMemory, EncodedOnDisk, named
 from .models.protocol import Conditioning, lengthened
 from .randomness import keyed_generator
 
@@ -39,7 +39,7 @@ class PromptTable:
         first = model.encode_prompts(self.prompts[:1])
         # The negative prompt is the same for all rows, so one row of it is stored.
         self._empty = model.encode_prompts([negative]).prompt if negative else first.empty
-        self._rows = EncodedOnDisk(Path(cache), first) if cache else EncodedInMemory()
+        self._rows = EncodedOnDisk(Path(cache), model.encode_prompts([PROBE]), first) if cache else EncodedInMemory()
         missing = [prompt for prompt in dict.fromkeys(self.prompts) if prompt not in self._rows]
         for start in range(0, len(missing), _ENCODE_BATCH):
             part = missing[start : start + _ENCODE_BATCH]
