@@ -12,6 +12,7 @@ from accelerate.utils import set_seed
 
 from ..artifacts.files import write_atomically
 from ..pipelines.adapter_files import read_adapter
+from ..rewards.catalogue import short_names
 from ..rewards.load import load_rewards
 from ..rewards.protocol import check_differentiable
 from .checks import CheckedRun
@@ -77,10 +78,7 @@ def _prediction_type(base: Base) -> str:
 
 def _metadata(config: TrainConfig, base: Base, has_kl_penalty: bool) -> dict[str, str]:
     # A reward of one's own is known by its function, a server by its address; the whole name is in the configuration.
-    weights = {
-        name.partition("#")[0] if "://" in name else name.rpartition(":")[2]: weight
-        for name, weight in config.rewards.items()
-    }
+    weights = {short: config.rewards[name] for name, short in short_names(config.rewards).items()}
     reward = next(iter(weights)) if len(weights) == 1 else json.dumps(weights)
     return adapter_metadata(
         title=f"{reward} ({Path(config.output).name})",
