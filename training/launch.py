@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from datetime import timedelta
 from pathlib import Path
 
 import yaml
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import InitProcessGroupKwargs, set_seed
 
 from ..artifacts.files import write_atomically
 from ..pipelines.adapter_files import read_adapter
@@ -33,6 +34,7 @@ def launch(checked: CheckedRun) -> Path:
         mixed_precision="fp16" if config.base.precision == "fp16" else "no",
         log_with=list(config.run.trackers),  # pyright: ignore[reportArgumentType]  (names are allowed)
         project_dir=config.output,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=patience(config))],
     )
     if config.resume:
         check_resumed(config, accelerator.num_processes)
@@ -69,6 +71,22 @@ def launch(checked: CheckedRun) -> Path:
         return trainer.run()
     finally:
         accelerator.end_training()  # closes the trackers and, with several processes, the process group
+
+
+def patience(config: TrainConfig) -> timedelta:
+    """How long a process waits for the others before the run fails.
+
+    ``(number of rewards + 1) reward_timeout``, because the main process calls one reward after the other while the others
+    wait. It is between 30 minutes and 30 days, and 30 days where the rewards have no limit. The backends' own limits are
+    10 minutes (NCCL) and 30 minutes (gloo).
+
+    Args:
+        config: the settings.
+    """
+    shortest, longest = timedelta(minutes=30), timedelta(days=30)
+    calls = len(config.rewards) + len(config.heldout) + 1
+    seconds = calls * config.reward_timeout or longest.total_seconds()
+    return max(timedelta(seconds=min(seconds, longest.total_seconds())), shortest)
 
 
 def _prediction_type(base: Base) -> str:
