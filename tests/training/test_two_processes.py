@@ -55,7 +55,7 @@ def results(tiny_sd: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folders ``one`` and ``two``: all algorithms, trained by one process and by two."""
     folder = tmp_path_factory.mktemp("processes")
     launch(1, tiny_sd, folder / "one", *ALGORITHMS)
-    launch(2, tiny_sd, folder / "two", *ALGORITHMS, "dpok+shard")
+    launch(2, tiny_sd, folder / "two", *ALGORITHMS, "dpok+shard", "ddpo+resume")
     return folder
 
 
@@ -140,3 +140,14 @@ def test_a_base_split_over_two_processes_trains_the_same_adapter(results: Path) 
         held = json.loads((results / "two" / "dpok+shard" / f"rank{rank}.json").read_text())
         adapter = sum(map(torch.numel, whole.values()))
         assert held["held"] - adapter < 0.52 * (held["whole"] - adapter)  # some layers have an odd number of rows
+
+
+def test_a_resumed_run_goes_on_with_the_random_numbers_of_each_process(results: Path) -> None:
+    """A reward of one's own may draw from the global generators, and no two processes should draw alike."""
+    for rank in (0, 1):
+        whole, resumed = (
+            load_file(results / "two" / name / f"rank{rank}.safetensors") for name in ("ddpo", "ddpo+resume")
+        )
+        assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+        drawn = json.loads((results / "two" / "ddpo+resume" / f"rank{rank}.json").read_text())["drawn"]
+        assert drawn == torch.rand(1, generator=torch.Generator().manual_seed(100 + rank)).item()
