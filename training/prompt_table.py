@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Protocol
 
@@ -102,8 +103,8 @@ class PromptTable:
         Returns:
             Rows of this table, int64[count].
         """
-        chosen = []
-        for position in range(first, first + count):
-            pass_number, place = divmod(position, len(self))
-            chosen.append(torch.randperm(len(self), generator=keyed_generator(seed, "prompts", pass_number))[place])
-        return torch.stack(chosen)
+        chosen, size = [], len(self)
+        for number, positions in groupby(range(first, first + count), lambda position: position // size):
+            order = torch.randperm(size, generator=keyed_generator(seed, "prompts", number))
+            chosen.append(order[[position % size for position in positions]])
+        return torch.cat(chosen)
