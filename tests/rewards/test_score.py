@@ -16,7 +16,7 @@ import pytest
 import torch
 from diffusion_blend import command
 from diffusion_blend.artifacts.command_line import parse_settings
-from diffusion_blend.artifacts.pictures import image_grid, read_picture, to_pil
+from diffusion_blend.artifacts.pictures import read_picture, to_pil
 from diffusion_blend.rewards import scoring
 from diffusion_blend.rewards.command import ScoreConfig, check
 from diffusion_blend.rewards.pixels import colourfulness
@@ -80,10 +80,6 @@ def test_pictures_survive_the_way_through_a_file(tmp_path: Path) -> None:
     image = torch.randint(0, 256, (3, 5, 7), generator=torch.Generator().manual_seed(0)) / 255
     to_pil(image).save(tmp_path / "x.png")
     torch.testing.assert_close(read_picture(tmp_path / "x.png"), image)
-    (tmp_path / "grid.png").write_bytes(image_grid(torch.stack([image] * 3)))
-    grid = read_picture(tmp_path / "grid.png")
-    assert grid.shape == (3, 10, 14)
-    torch.testing.assert_close(grid[:, 5:, :7], image)
 
 
 def test_the_table_of_commands(capsys: pytest.CaptureFixture[str]) -> None:
