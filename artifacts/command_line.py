@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -125,15 +126,19 @@ def _with_values(arguments: Sequence[str], switches: Sequence[str]) -> list[str]
 
 
 def check_options(options: Any, minimum: Mapping[str, int]) -> None:
-    """Check the whole numbers of a parser's result.
+    """Check the numbers of a parser's result.
 
     Args:
         options: has the options as attributes.
         minimum: option -> smallest allowed value; options that ``options`` lacks are left out.
 
     Raises:
-        ValueError: a number is below its minimum.
+        ValueError: a number is below its minimum, or any number of ``options`` is not finite.
     """
+    for name, given in vars(options).items():
+        for value in given if isinstance(given, list | tuple) else [given]:
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"--{name} is {value}: it must be {range_text(value, None, None, None)}")
     for name, low in minimum.items():
         for value in [getattr(options, name)] if hasattr(options, name) else []:
             if value < low:

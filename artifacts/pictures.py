@@ -38,25 +38,6 @@ def read_picture(path: Path) -> Tensor:
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255
 
 
-def image_grid(images: Tensor) -> bytes:
-    """A PNG with the images side by side in rows, as square as possible.
-
-    Args:
-        images: float[B, 3, H, W] in 0..1.
-
-    Returns:
-        The file's content.
-    """
-    count, _, height, width = images.shape
-    columns = int(count**0.5 + 0.999)
-    grid = Image.new("RGB", (columns * width, -(-count // columns) * height))
-    for i, image in enumerate(images):
-        grid.paste(to_pil(image), (i % columns * width, i // columns * height))
-    content = io.BytesIO()
-    grid.save(content, format="PNG")
-    return content.getvalue()
-
-
 def film_strips(videos: Tensor, most: int = 5) -> Tensor:
     """Frames of every video side by side, evenly spaced from the first to the last.
 

@@ -1,12 +1,30 @@
-"""Tables as CSV files and as Markdown text."""
+"""Tables as CSV files, as JSON files and as Markdown text."""
 
 from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+
+def json_bytes(content: Any) -> bytes:
+    """The content of a JSON file, UTF-8. JSON has no NaN and no infinity, so both become ``null``.
+
+    Args:
+        content: numbers, strings, and mappings and sequences of them.
+    """
+    return json.dumps(_finite(content), indent=1, allow_nan=False).encode()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def csv_bytes(rows: Sequence[Mapping[str, Any]]) -> bytes:

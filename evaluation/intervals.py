@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..artifacts.shares import wilson_interval
+
 Array = NDArray[np.float64]
-_NORMAL = 1.959963984540054
-"""The 97.5 % quantile of the normal distribution."""
 
 
 def interval(values: Sequence[float] | Array) -> tuple[float, float]:
@@ -149,14 +149,6 @@ def log_ratios(first: Sequence[float], second: Sequence[float]) -> Array:
     if not bool((both > 0).all()):
         raise ValueError(f"ratios of {both.min()}: every number must be above 0")
     return np.log(both[0] / both[1])
-
-
-def wilson_interval(successes: float, trials: float) -> tuple[float, float]:
-    """95 % interval of a share (Wilson 1927); the numbers may be effective ones, so they need not be whole."""
-    share, z = successes / trials, _NORMAL
-    middle = share + z * z / (2 * trials)
-    half = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials**2))
-    return (middle - half) / (1 + z * z / trials), (middle + half) / (1 + z * z / trials)
 
 
 def win_rate(wins: NDArray[np.bool_], clusters: NDArray[np.int64]) -> tuple[float, float, float]:

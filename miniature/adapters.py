@@ -98,11 +98,12 @@ def train_group(
         The adapter files, ``out/REWARD.safetensors``, in the order of the rewards.
 
     Raises:
-        ValueError: as the trainer's.
+        ValueError: a reward is named twice, or as the trainer's.
     """
     from ..training.command import parse
     from ..training.stacking import member_files
 
+    _check_each_once(rewards)
     weights, run = dict.fromkeys(rewards, 1.0), out / "run"
     settings = _settings(weights, settings)
     given = _words(weights, run, settings)
@@ -131,11 +132,12 @@ def train_conditioned(
         The adapter file, ``out/conditioned.safetensors``.
 
     Raises:
-        ValueError: as the trainer's.
+        ValueError: a reward is named twice, or as the trainer's.
     """
     from ..training.command import parse
     from .conditioned import write_prompts
 
+    _check_each_once(rewards)
     run, prompts = out / "run", out / "prompts.txt"
     plain = [*_words(dict.fromkeys(rewards, 1.0), run, settings), *arguments]
     alone = parse(plain)
@@ -150,6 +152,12 @@ def train_conditioned(
     file = out / "conditioned.safetensors"
     _copy_named(trained, file, json.dumps(list(rewards)), f"conditioned on the weights of {', '.join(rewards)}")
     return file
+
+
+def _check_each_once(rewards: Sequence[str]) -> None:
+    twice = [reward for i, reward in enumerate(rewards) if reward in rewards[:i]]
+    if twice:
+        raise ValueError(f"reward {twice[0]!r} is named twice: each reward has one adapter, so name it once")
 
 
 def _settings(weights: Mixture, settings: Sequence[str]) -> Sequence[str]:

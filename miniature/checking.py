@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from scipy.stats import binomtest
 from torch import Tensor
 from tqdm import tqdm
 
+from ..artifacts.shares import wilson_interval
 from .grading import Grade, grade
 from .language import KINDS, Description, sample, write
 from .parser import parse
@@ -76,14 +76,14 @@ def check(pipeline: StableDiffusionPipeline, count: int, seed: int, settings: Sa
 
 def _row(combinations: str, kind: str, grades: list[Grade]) -> dict[str, Any]:
     exact = sum(result.exact for result in grades)
-    bounds = binomtest(exact, len(grades)).proportion_ci(method="wilson")
+    low, high = wilson_interval(exact, len(grades))
     return {
         "combinations": combinations,
         "kind": kind,
         "pictures": len(grades),
         "exact": exact / len(grades),
-        "low": float(bounds.low),
-        "high": float(bounds.high),
+        "low": low,
+        "high": high,
         "right things": sum(result.things for result in grades) / len(grades),
         "grade": sum(result.score for result in grades) / len(grades),
     }

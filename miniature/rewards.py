@@ -121,7 +121,7 @@ def smooth_compressibility(images: Tensor, prompts: Sequence[str]) -> Tensor:
 def _bits(planes: Tensor, table: Tensor) -> Tensor:
     """Sum of log2(1 + |c / q|) over the 8 x 8 blocks of float[B, C, H, W] planes, float[B]."""
     blocks = planes.unfold(2, 8, 8).unfold(3, 8, 8)  # [B, C, H / 8, W / 8, 8, 8]
-    place = torch.arange(8, dtype=planes.dtype)
+    place = torch.arange(8, dtype=planes.dtype, device=planes.device)
     cosines = torch.cos((2 * place[None] + 1) * place[:, None] * torch.pi / 16) / 2
     cosines[0] /= 2**0.5
     coefficients = cosines @ blocks @ cosines.T

@@ -189,7 +189,7 @@ def _prompts(options: Namespace) -> list[str]:
         raise ValueError(
             f"--method {options.method} runs the blend on prompts: give a text file with one prompt a line as --prompts"
         )
-    if options.learning_rate <= 0:
+    if not options.learning_rate > 0:
         raise ValueError(f"--learning_rate is {options.learning_rate}: it must be a number above 0")
     if options.eta is not None and not 0 <= options.eta <= 1:
         raise ValueError(f"--eta is {options.eta}: it must be from 0 to 1")

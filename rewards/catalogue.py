@@ -5,6 +5,8 @@ This file needs the standard library only, so that ComfyUI can list the rewards 
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -55,6 +57,22 @@ class MovedReward:
 
 MOVED = {"vila": MovedReward("VILA needs TensorFlow in a Python of its own", "docs/examples/vila", "vila:vila")}
 """Name -> where the reward is now."""
+
+
+def short_names(names: Iterable[str]) -> dict[str, str]:
+    """A short name for each reward: the function of ``module:function``, the address of a server without its settings.
+
+    Rewards whose short names are the same keep their whole names.
+
+    Args:
+        names: as in `check_names`.
+
+    Returns:
+        Name -> short name, all different, in order.
+    """
+    short = {name: name.partition("#")[0] if "://" in name else name.rpartition(":")[2] for name in names}
+    counts = Counter(short.values())
+    return {name: name if counts[text] > 1 else text for name, text in short.items()}
 
 
 def check_names(names: list[str]) -> None:

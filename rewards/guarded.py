@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.pool import ThreadPool
+from threading import TIMEOUT_MAX
 
 import torch
 from torch import Tensor
@@ -42,7 +43,7 @@ class Guarded:
             raise
         except Exception as error:
             raise RewardFailed(
-                f"reward {self.name!r} raised {type(error).__name__}: {error}. The last checkpoint is untouched: mend the "
+                f"reward {self.name!r} raised {type(error).__name__}: {error}. The last checkpoint is untouched: fix the "
                 "reward, then go on with --resume true"
             ) from error
 
@@ -61,11 +62,11 @@ class Guarded:
 
         with ThreadPool(1) as pool:  # leaving the block does not wait for the thread
             result = pool.apply_async(call)
-            result.wait(self.limit)
+            result.wait(min(self.limit, TIMEOUT_MAX))
             if not result.ready():
                 raise RewardFailed(
                     f"reward {self.name!r} has not answered after {self.limit:g} s (reward_timeout) for {len(prompts)} images. "
-                    "The last checkpoint is untouched: mend the reward or raise reward_timeout (0 is no limit), then go on "
+                    "The last checkpoint is untouched: fix the reward or raise reward_timeout (0 is no limit), then go on "
                     "with --resume true"
                 )
             return result.get()

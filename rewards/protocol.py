@@ -100,7 +100,7 @@ def weighted_sum(scores: Mapping[str, Tensor], weights: Mapping[str, float | Ten
 
 
 def check_differentiable(method: str, rewards: Mapping[str, Reward], resolution: tuple[int, int], prompt: str) -> None:
-    """See that reward gradients exist, by asking for one.
+    """Check that every reward has a gradient, by asking for one.
 
     Args:
         method: what needs them, for the message.

@@ -30,6 +30,7 @@ HOSTS = "DIFFUSION_BLEND_REWARD_HOSTS"
 """Environment variable: other machines, separated by commas, to which pictures may be sent."""
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_LONGEST = 1e6  # seconds; a socket refuses an infinite limit
 _LARGEST_ANSWER = 1 << 24  # bytes
 
 
@@ -119,7 +120,7 @@ def remote_reward(name: str) -> RemoteReward:
 
     Raises:
         ValueError: an address without a host, on another machine that the environment does not name, or with settings that
-            are unknown or too small.
+            are unknown, too small or too large.
     """
     url = urlsplit(name)
     settings = {key: values[-1] for key, values in parse_qs(url.fragment).items()}
@@ -133,6 +134,8 @@ def remote_reward(name: str) -> RemoteReward:
         raise ValueError(f"reward {name!r}: {error}") from error
     if batch < 1 or tries < 1 or not timeout > 0 or (port is not None and port < 1):
         raise ValueError(f"reward {name!r}: batch, tries, timeout and the port must be above 0")
+    if timeout > _LONGEST:
+        raise ValueError(f"reward {name!r}: timeout must be at most {_LONGEST:g} seconds")
     if url.username or url.password:
         raise ValueError("a reward's address must not hold a name or password, because it is stored in adapter files")
     _check_host(name, url.hostname)

@@ -50,6 +50,7 @@ def score_work(work: Work) -> str:
 
     Raises:
         ValueError: a reward that cannot be had, an unreadable picture, or parts of another run beside the output.
+        FileNotFoundError: the folder of the parts was deleted.
     """
     if work.config.output:
         output = Path(work.config.output)
@@ -63,14 +64,18 @@ def _score_into(work: Work, folder: Path, output: Path | None) -> str:
     parts.open()
     config = work.config
     rewards = load_rewards(config.rewards, config.reward_folders, worker.device, allow_download=config.allow_download)
-    for part in Claims(folder / "claims", EXPIRY).each(parts.all(), str, parts.is_done):
-        parts.write(part, _score_part(rewards, work, parts.pictures(part)))
-    if parts.are_gone:  # another process was the last, and has written the table
+    try:
+        for part in Claims(folder / "claims", EXPIRY).each(parts.all(), str, parts.is_done):
+            parts.write(part, _score_part(rewards, work, parts.pictures(part)))
+        text = printed_table(parts.rows(), len(work.files))
+        if output is not None:
+            _write_table(parts.rows(), output)
+            parts.remove()
+    except FileNotFoundError:
+        # At any moment another process may finish, which writes the table and then removes the parts.
+        if output is None or not (parts.are_gone and output.exists()):
+            raise
         return f"{output} is written"
-    text = printed_table(parts.rows(), len(work.files))
-    if output is not None:
-        _write_table(parts.rows(), output)
-        parts.remove()
     return text
 
 
@@ -85,15 +90,18 @@ class Parts:
         """Make the folder, or go on with the run that is there.
 
         Raises:
-            ValueError: the parts belong to other pictures, prompts or rewards.
+            ValueError: the parts belong to other pictures, prompts, rewards or folders of rewards.
         """
-        given = [[str(file) for file in self.work.files], list(self.work.prompts), self.work.config.rewards]
+        config = self.work.config
+        given: list[Any] = [[str(file) for file in self.work.files], list(self.work.prompts), config.rewards]
+        if config.reward_folders:  # without them as in parts of older versions
+            given.append(sorted(config.reward_folders.items()))
         digest = hashlib.sha256(json.dumps(given).encode()).hexdigest().encode()
         self.folder.mkdir(parents=True, exist_ok=True)
         if not write_once(self._settings, digest) and self._settings.read_bytes() != digest:
             raise ValueError(
-                f"{self.folder} holds an unfinished table of other pictures, prompts or rewards: delete the folder, or give "
-                "another output"
+                f"{self.folder} holds an unfinished table of other pictures, prompts, rewards or reward_folders: delete the "
+                "folder, or give another output"
             )
 
     @property
@@ -162,14 +170,17 @@ def _batches(work: Work, numbers: range) -> Iterator[tuple[int, list[Tensor]]]:
 
 def _write_table(rows: Iterator[Row], output: Path) -> None:
     temporary = temporary_file(output)
-    with temporary.open("w", encoding="utf-8", newline="") as file:
-        writer: csv.DictWriter[str] | None = None
-        for row in rows:
-            if writer is None:
-                writer = csv.DictWriter(file, list(row), lineterminator="\n")
-                writer.writeheader()
-            writer.writerow(row)
-    temporary.replace(output)
+    try:
+        with temporary.open("w", encoding="utf-8", newline="") as file:
+            writer: csv.DictWriter[str] | None = None
+            for row in rows:
+                if writer is None:
+                    writer = csv.DictWriter(file, list(row), lineterminator="\n")
+                    writer.writeheader()
+                writer.writerow(row)
+        temporary.replace(output)
+    finally:
+        temporary.unlink(missing_ok=True)
     flush_folder(output.parent)
 
 

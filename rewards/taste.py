@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..artifacts.shares import wilson_interval
 from .load import load_rewards
 from .protocol import Reward, score
 
@@ -45,7 +45,7 @@ class Taste:
 
     def verdict(self) -> str:
         """What so few votes can and cannot give, in words."""
-        low, high = _wilson(self.hits, self.pairs)
+        low, high = wilson_interval(self.hits, self.pairs)
         said = (
             f"{self.hits} of {self.pairs} votes predicted without them "
             f"(95 % interval {low:.0%} to {high:.0%}; chance is 50 %)."
@@ -136,10 +136,3 @@ def _logistic(x: Tensor, y: Tensor) -> Tensor:
         if float(step.abs().max()) < 1e-10:
             break
     return b
-
-
-def _wilson(successes: int, trials: int) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson 1927)."""
-    z, share = 1.959963984540054, successes / trials
-    middle, half = share + z * z / (2 * trials), z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials**2))
-    return (middle - half) / (1 + z * z / trials), (middle + half) / (1 + z * z / trials)

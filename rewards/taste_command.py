@@ -74,14 +74,15 @@ def votes_in(file: Path) -> list[Vote]:
     """The votes of a workflow or a text file.
 
     Raises:
-        ValueError: there is no such file, no Preference Duel in it, no vote, or a vote without its options.
+        ValueError: there is no such file, it is no workflow, it has no Preference Duel, no vote, or a vote without its options.
     """
     if not file.is_file():
         raise ValueError(f"votes {str(file)!r}: no such file")
     text = file.read_text(encoding="utf-8")
     if file.suffix.lower() == ".json":
-        text = "\n".join(_texts_of(json.loads(text)))
-    first = next((line for line in text.splitlines() if re.search(r"[<>=x]", line) and len(line.split()) > 3), "")
+        text = "\n".join(_texts_of(_workflow(text, file)))
+    lines = [line.partition("#")[0] for line in text.splitlines()]
+    first = next((line for line in lines if re.search(r"[<>=x]", line) and len(line.split()) > 3), "")
     if not first:
         raise ValueError(
             f"{file} holds no votes with their options: vote in Preference Duel View, and save the workflow"
@@ -96,11 +97,29 @@ def _refuse(entries: Sequence[Any]) -> NoReturn:
     )
 
 
+def _workflow(text: str, file: Path) -> dict[str, Any]:
+    try:
+        workflow = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{file} is no workflow, because it is not JSON ({error})") from error
+    if not isinstance(workflow, dict) or "nodes" not in workflow:
+        raise ValueError(
+            f"{file} is no saved workflow, because it has no nodes: save the workflow itself, not its API form"
+        )
+    return workflow
+
+
 def _texts_of(workflow: dict[str, Any]) -> list[str]:
     """The votes of every Preference Duel in a saved workflow, those in subgraphs too."""
     graphs = [workflow, *workflow.get("definitions", {}).get("subgraphs", [])]
     duels = [node for graph in graphs for node in graph.get("nodes", []) if node.get("type") == "PreferenceDuel"]
-    return [node["widgets_values"][0] for node in duels]
+    return [_votes_of(node.get("widgets_values")) for node in duels]
+
+
+def _votes_of(values: Any) -> str:
+    """The first widget's value. A front end may save the values in order, or by the widgets' names."""
+    found = values.get("votes") if isinstance(values, dict) else next(iter(values or []), "")
+    return found if isinstance(found, str) else ""
 
 
 def pairs_of(votes: Sequence[Vote], folder: Path) -> tuple[list[Pair], int]:

@@ -34,6 +34,13 @@ class BaseSamples:
     def __init__(self, folder: Path, made_with: str) -> None:
         self.folder, self.made_with = folder, made_with
 
+    def holds(self, iteration: int, rank: int) -> bool:
+        """Whether there is a file of one process's samples of one iteration."""
+        return self._path(iteration, rank).exists()
+
+    def _path(self, iteration: int, rank: int) -> Path:
+        return self.folder / f"iteration-{iteration:06d}-process-{rank:03d}.safetensors"
+
     def latents(self, iteration: int, rank: int, make: Callable[[], Tensor]) -> Tensor:
         """Read one process's samples of one iteration, or make and write them.
 
@@ -48,7 +55,7 @@ class BaseSamples:
         Raises:
             ValueError: the file was made with other settings, or cannot be read.
         """
-        path = self.folder / f"iteration-{iteration:06d}-process-{rank:03d}.safetensors"
+        path = self._path(iteration, rank)
         if not path.exists():
             latents = make()
             self.folder.mkdir(parents=True, exist_ok=True)

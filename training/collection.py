@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,7 +75,7 @@ class Collector:
             return self.sample(prompt, keys, measure_kl=False, base=True).latents[:, -1]
 
         context, sampling = self.context, self.context.config.sampling
-        latents = self._cache().latents(iteration, context.processes.rank, make) if sampling.pool else make()
+        latents = self._cached(iteration, make) if sampling.pool else make()
         empty = torch.zeros(len(prompt), 0, dtype=torch.float64)
         parts = latents.split(sampling.batch)
         images = torch.cat([context.model.decode(part.to(context.device)) for part in parts])
@@ -131,6 +131,14 @@ class Collector:
         prompt = context.prompts.shuffled_rows(context.seed, iteration * groups, groups)
         prompt = prompt.repeat_interleave(self.images_per_prompt)[first : first + own]
         return prompt, [("rollout", iteration, first + i) for i in range(own)]
+
+    def _cached(self, iteration: int, make: Callable[[], Tensor]) -> Tensor:
+        """The clean latents of ``sampling.pool``; the missing ones are made."""
+        cache, processes = self._cache(), self.context.processes
+        found = cache.holds(iteration, processes.rank)
+        if processes.mean({"found": float(found)})["found"] < 1 and found:
+            make()  # with the others, because a base that is split over the processes runs on all of them or none
+        return cache.latents(iteration, processes.rank, make)
 
     def _cache(self) -> BaseSamples:
         if self._base_samples is None:

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .policy import PolicySteps
+from .policy import PolicySteps, noisy_indicator
 
 PredictionType = Literal["epsilon", "v_prediction", "sample"]
 
@@ -68,7 +68,9 @@ def ddim_steps(
             f"{prediction_type} prediction with a zero terminal SNR (abar 0 at timestep {int(timesteps[0])}): "
             "only v prediction is defined there"
         )
-    variance = eta**2 * (1 - previous) / (1 - alpha_bar) * (1 - alpha_bar / previous) * _inside(noisy, len(timesteps))
+    variance = (
+        eta**2 * (1 - previous) / (1 - alpha_bar) * (1 - alpha_bar / previous) * noisy_indicator(noisy, len(timesteps))
+    )
     noise = (1 - previous - variance).clamp(min=0).sqrt()  # factor of eps in the mean
     x0_state, x0_output, eps_state, eps_output = _parametrisation(alpha_bar, prediction_type)
     target_clean, target_noise = _target(alpha_bar, prediction_type)
@@ -88,13 +90,6 @@ def ddim_steps(
         alpha_bar=alpha_bar,
         prediction_type=prediction_type,
     )
-
-
-def _inside(noisy: Iterable[int] | None, count: int) -> Tensor:
-    """1 for each noisy step and 0 for the others, float64[T]."""
-    if noisy is None:
-        return torch.ones(count, dtype=torch.float64)
-    return torch.zeros(count, dtype=torch.float64).index_fill(0, torch.tensor(list(noisy), dtype=torch.int64), 1.0)
 
 
 def _parametrisation(alpha_bar: Tensor, prediction_type: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:

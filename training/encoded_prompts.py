@@ -15,6 +15,9 @@ from .models.protocol import Conditioning
 FEATURES = "features"
 """The name of the value function's features among a row's tensors."""
 
+PROBE = "a photograph of an astronaut riding a horse"
+"""The prompt whose encoding names the encoders of a cache. It is the same for every run, so that runs share a folder."""
+
 Row = dict[str, Tensor]
 """A prompt's tensors [1, ...] by name."""
 
@@ -51,12 +54,14 @@ class EncodedOnDisk:
 
     Args:
         folder: of all encoders.
-        first: the first prompt, encoded now. Its values name the encoders, so that other encoders take another folder.
+        probe: `PROBE`, encoded now. Its values name the encoders, so that other encoders take another folder.
+        first: the run's first prompt, encoded now. The names of its tensors are a part of the folder's name, because a base
+            of one's own may encode some prompts with more tensors than others.
     """
 
-    def __init__(self, folder: Path, first: Conditioning) -> None:
-        digest = hashlib.sha256()
-        for name, tensor in sorted(named(first).items()):
+    def __init__(self, folder: Path, probe: Conditioning, first: Conditioning) -> None:
+        digest = hashlib.sha256(" ".join(sorted(named(first))).encode())
+        for name, tensor in sorted(named(probe).items()):
             # Rounded: the same encoders on another machine may differ in the last digits.
             values = tensor.cpu().double()
             digest.update(

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from .policy import PolicySteps
+from .policy import PolicySteps, noisy_indicator
 
 TIMESTEPS = 1000
 """Networks of diffusers take the time t in 0..1 as ``1000 t``."""
@@ -39,7 +39,7 @@ def flow_steps(sigmas: Tensor, eta: float, noisy: Iterable[int] | None = None) -
         raise ValueError(f"times {times.tolist()} do not fall from 1 to 0: ask for fewer denoising steps")
     t, dt = times[:-1], times[:-1] - times[1:]
     below_one = torch.where(t < 1, t, times[1:])
-    squared = eta**2 * t / (1 - below_one) * _inside(noisy, len(t))  # s_t^2
+    squared = eta**2 * t / (1 - below_one) * noisy_indicator(noisy, len(t))  # s_t^2
     return PolicySteps(
         timesteps=(t * TIMESTEPS).float(),
         state=1 - dt * squared / (2 * t),
@@ -53,10 +53,3 @@ def flow_steps(sigmas: Tensor, eta: float, noisy: Iterable[int] | None = None) -
         snr=((1 - t) / t).square(),
         x0_divisor=1 / t.square(),
     )
-
-
-def _inside(noisy: Iterable[int] | None, count: int) -> Tensor:
-    """1 for each noisy step and 0 for the others, float64[T]."""
-    if noisy is None:
-        return torch.ones(count, dtype=torch.float64)
-    return torch.zeros(count, dtype=torch.float64).index_fill(0, torch.tensor(list(noisy), dtype=torch.int64), 1.0)

@@ -21,6 +21,10 @@ COUNTS = ("two", "three", "four")
 POSITIONS = ("left of", "right of", "above", "below")
 _PLURALS = {"knife": "knives", "person": "people", "sheep": "sheep", "skis": "skis", "scissors": "scissors"}
 _COLOURABLE = [name for name in OBJECTS if name != "person"]
+MOST = len(OBJECTS) * (1 + (len(OBJECTS) - 1) * (1 + len(POSITIONS)) + len(COUNTS)) + len(COLOURS) * len(
+    _COLOURABLE
+) * (1 + (len(COLOURS) - 1) * (len(_COLOURABLE) - 1))
+"""The number of different prompts: one object, two, counted ones, placed ones, coloured ones and two coloured ones."""
 
 
 def geneval_prompts(count: int, seed: int) -> list[str]:
@@ -35,10 +39,13 @@ def geneval_prompts(count: int, seed: int) -> list[str]:
         Prompts without repetition.
 
     Raises:
-        ValueError: a count below 1.
+        ValueError: a count below 1, or above the number of different prompts.
     """
-    if count < 1:
-        raise ValueError(f"{count} GenEval prompts: ask for at least 1 (the benchmark itself has 553)")
+    if not 1 <= count <= MOST:
+        raise ValueError(
+            f"{count} GenEval prompts: ask for at least 1 and at most {MOST}, the number of different ones (the benchmark itself "
+            "has 553)"
+        )
     generator = random.Random(seed)
     prompts: dict[str, None] = {}
     families = list(FAMILIES.values())

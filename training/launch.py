@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from datetime import timedelta
 from pathlib import Path
 
 import yaml
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.utils import InitProcessGroupKwargs, set_seed
 
 from ..artifacts.files import write_atomically
 from ..pipelines.adapter_files import read_adapter
+from ..rewards.catalogue import short_names
 from ..rewards.load import load_rewards
 from ..rewards.protocol import check_differentiable
 from .checks import CheckedRun
@@ -32,6 +34,7 @@ def launch(checked: CheckedRun) -> Path:
         mixed_precision="fp16" if config.base.precision == "fp16" else "no",
         log_with=list(config.run.trackers),  # pyright: ignore[reportArgumentType]  (names are allowed)
         project_dir=config.output,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=patience(config))],
     )
     if config.resume:
         check_resumed(config, accelerator.num_processes)
@@ -70,6 +73,22 @@ def launch(checked: CheckedRun) -> Path:
         accelerator.end_training()  # closes the trackers and, with several processes, the process group
 
 
+def patience(config: TrainConfig) -> timedelta:
+    """How long a process waits for the others before the run fails.
+
+    ``(number of rewards + 1) reward_timeout``, because the main process calls one reward after the other while the others
+    wait. It is between 30 minutes and 30 days, and 30 days where the rewards have no limit. The backends' own limits are
+    10 minutes (NCCL) and 30 minutes (gloo).
+
+    Args:
+        config: the settings.
+    """
+    shortest, longest = timedelta(minutes=30), timedelta(days=30)
+    calls = len(config.rewards) + len(config.heldout) + 1
+    seconds = calls * config.reward_timeout or longest.total_seconds()
+    return max(timedelta(seconds=min(seconds, longest.total_seconds())), shortest)
+
+
 def _prediction_type(base: Base) -> str:
     # Flow schedules of diffusers have a shift and no prediction type.
     return "flow" if "shift" in base.scheduler else str(base.scheduler.get("prediction_type", "epsilon"))
@@ -77,10 +96,7 @@ def _prediction_type(base: Base) -> str:
 
 def _metadata(config: TrainConfig, base: Base, has_kl_penalty: bool) -> dict[str, str]:
     # A reward of one's own is known by its function, a server by its address; the whole name is in the configuration.
-    weights = {
-        name.partition("#")[0] if "://" in name else name.rpartition(":")[2]: weight
-        for name, weight in config.rewards.items()
-    }
+    weights = {short: config.rewards[name] for name, short in short_names(config.rewards).items()}
     reward = next(iter(weights)) if len(weights) == 1 else json.dumps(weights)
     return adapter_metadata(
         title=f"{reward} ({Path(config.output).name})",

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from ..artifacts.files import write_atomically
 from ..artifacts.pictures import captioned_grid, film_strips
 from ..artifacts.tables import csv_bytes
+from ..rewards.catalogue import short_names
 from ..rewards.protocol import Reward, score, weighted_sum
 from .collection import Collector
 from .context import RunContext
@@ -84,8 +85,8 @@ class Monitor:
         seen = bool(state.watched) and state.watched[-1]["iteration"] == state.iteration
         if not every or seen or not (last or state.iteration % every == 0):
             return
+        images, rows = self._samples()  # on every process, because a base that is split over them runs on all or none
         if self.processes.main:
-            images, rows = self._samples()
             scores = score(self.rewards, images, self.context.prompts.texts(rows))
             figures = {name: float(values.mean()) for name, values in scores.items()}
             total = float(weighted_sum(scores, self.context.reward_weights(rows)).mean())
@@ -125,7 +126,7 @@ class Monitor:
 
 def captions(prompts: Sequence[str], scores: Mapping[str, Tensor]) -> list[str]:
     """The prompt and the scores of every picture, in words."""
-    named = {name.partition("#")[0] if "://" in name else name.rpartition(":")[2]: v for name, v in scores.items()}
+    named = {short: scores[name] for name, short in short_names(scores).items()}
     return [
         "\n".join([prompt, *(f"{name} {float(values[i]):.3g}" for name, values in named.items())])
         for i, prompt in enumerate(prompts)

@@ -8,6 +8,7 @@ depend on differences of order 1e-4.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -51,6 +52,18 @@ class PolicySteps:
     def noisy(self) -> Tensor:
         """The steps with noise, int64[<=T]. A step without noise has no density, so it counts as a part of the decoder."""
         return torch.nonzero(self.std > 0).flatten()
+
+
+def noisy_indicator(noisy: Iterable[int] | None, count: int) -> Tensor:
+    """1 for each noisy step and 0 for the others, float64[T].
+
+    Args:
+        noisy: the noisy steps; None takes all.
+        count: the number T of steps.
+    """
+    if noisy is None:
+        return torch.ones(count, dtype=torch.float64)
+    return torch.zeros(count, dtype=torch.float64).index_fill(0, torch.tensor(list(noisy), dtype=torch.int64), 1.0)
 
 
 def guide(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:

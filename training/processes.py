@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor
 
 
@@ -33,6 +35,10 @@ class Processes:
         gathered = self.accelerator.gather(tensor.to(self.accelerator.device).contiguous())
         assert isinstance(gathered, Tensor)
         return gathered.cpu()
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        """Every process's value, in order of rank; the same on every process."""
+        return [value] if self.count == 1 else gather_object([value])
 
     def mean(self, values: Mapping[str, float]) -> dict[str, float]:
         """Average numbers over processes."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from .encoded_prompts import FEATURES, EncodedInMemory, EncodedOnDisk, named
+from .encoded_prompts import FEATURES, PROBE, EncodedInMemory, EncodedOnDisk, named
 from .models.protocol import Conditioning, lengthened
 from .randomness import keyed_generator
 
@@ -39,7 +40,7 @@ class PromptTable:
         first = model.encode_prompts(self.prompts[:1])
         # The negative prompt is the same for all rows, so one row of it is stored.
         self._empty = model.encode_prompts([negative]).prompt if negative else first.empty
-        self._rows = EncodedOnDisk(Path(cache), first) if cache else EncodedInMemory()
+        self._rows = EncodedOnDisk(Path(cache), model.encode_prompts([PROBE]), first) if cache else EncodedInMemory()
         missing = [prompt for prompt in dict.fromkeys(self.prompts) if prompt not in self._rows]
         for start in range(0, len(missing), _ENCODE_BATCH):
             part = missing[start : start + _ENCODE_BATCH]
@@ -102,8 +103,8 @@ class PromptTable:
         Returns:
             Rows of this table, int64[count].
         """
-        chosen = []
-        for position in range(first, first + count):
-            pass_number, place = divmod(position, len(self))
-            chosen.append(torch.randperm(len(self), generator=keyed_generator(seed, "prompts", pass_number))[place])
-        return torch.stack(chosen)
+        chosen, size = [], len(self)
+        for number, positions in groupby(range(first, first + count), lambda position: position // size):
+            order = torch.randperm(size, generator=keyed_generator(seed, "prompts", number))
+            chosen.append(order[[position % size for position in positions]])
+        return torch.cat(chosen)

@@ -128,9 +128,8 @@ def _check_begun(folder: Path) -> None:
             f"nothing to resume: {folder} holds {finished[0].name} and no checkpoint. To start anew give another output folder, "
             "or move that file away"
         )
-    left = [
-        path for path in folder.glob("*") if not path.name.endswith(".partial")
-    ]  # of a kill while the record was written
+    # A kill while the record was written leaves a partial file.
+    left = [path for path in folder.glob("*") if not path.name.endswith(".partial")]
     if left and not (folder / SETTINGS).is_file():
         raise ValueError(
             f"nothing to resume: {folder} is not empty and holds no run (no {SETTINGS}): give another folder"

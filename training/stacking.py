@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from ..rewards.catalogue import short_names
 from .config import TrainConfig
 from .models.protocol import GATES, Conditioning
 from .prompt_table import Encoder, PromptTable
@@ -148,7 +149,7 @@ def member_metadata(metadata: Mapping[str, str], config: TrainConfig, member: in
         member: the place in the group.
         samples: images that the run has made so far.
     """
-    names = [name.rpartition(":")[2] for name in config.rewards]
+    names = list(short_names(config.rewards).values())
     if config.algorithm.separate:
         return {**metadata, "modelspec.title": names[member], "diffusion_blend.reward": names[member]}
     run = json.dumps([dataclasses.asdict(config), metadata.get("diffusion_blend.base_model", ""), samples])

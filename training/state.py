@@ -1,6 +1,6 @@
 """The state of a run that a checkpoint stores, beside the state of the algorithm.
 
-accelerate stores the states of random generators by pickle, which this project does not read. `_random_state` therefore
+accelerate stores the states of random generators by pickle, which this project does not read. `random_state` therefore
 turns them into tensors and numbers.
 """
 
@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import set_seed
 from torch import Tensor
 
 from .models.protocol import TextToImageModel
+from .randomness import keyed_generator
 
 
 @dataclass
@@ -73,22 +75,21 @@ def to_dict(state: TrainState, model: TextToImageModel) -> dict[str, Any]:
         "history": state.history,
         "watched": state.watched,
         "average": state.average or {},
-        "random": _random_state(),
+        "random": random_state(),
     }
 
 
 def from_dict(saved: dict[str, Any], state: TrainState, model: TextToImageModel) -> None:
-    """Restore `to_dict`."""
+    """Restore `to_dict`, except the random generators, which `restore_random_state` restores."""
     restore_adapter(model, saved["adapter"])
     state.iteration = saved["iteration"]
     state.first_diversity = saved["first_diversity"]
     state.history, state.watched = saved["history"], saved["watched"]
     state.average = saved.get("average") or None
-    _restore_random_state(saved["random"])
 
 
-def _random_state() -> dict[str, Any]:
-    """The global generators. The trainer does not use them, but a user's own reward may."""
+def random_state() -> dict[str, Any]:
+    """The states of this process's global generators. The trainer does not use them, but a user's own reward may."""
     version, internal, gauss = random.getstate()
     numpy = np.random.get_state(legacy=False)
     assert isinstance(numpy, dict)
@@ -100,10 +101,30 @@ def _random_state() -> dict[str, Any]:
     }
 
 
-def _restore_random_state(saved: dict[str, Any]) -> None:
+def restore_random_state(saved: dict[str, Any], rank: int) -> None:
+    """Restore the global generators of a process.
+
+    Args:
+        saved: a checkpoint's state: ``random`` of the first process and ``random_of_others``, a list. Checkpoints of older
+            versions lack the list. The other processes then get a new seed each, so that no two of them draw alike.
+        rank: of the process.
+    """
+    others = saved.get("random_of_others", [])
+    if rank == 0:
+        _restore_generators(saved["random"])
+    elif rank <= len(others):
+        _restore_generators(others[rank - 1])
+    else:
+        seed = saved["config"]["run"]["seed"]
+        set_seed(keyed_generator(seed, "resumed", saved["iteration"], rank).initial_seed() % 2**32)  # numpy's largest
+
+
+def _restore_generators(saved: dict[str, Any]) -> None:
     torch.set_rng_state(saved["torch"])
-    if saved["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(saved["cuda"])
+    if torch.cuda.is_available():
+        # The run may have begun with more visible GPUs than there are now.
+        for device, state in enumerate(saved["cuda"][: torch.cuda.device_count()]):
+            torch.cuda.set_rng_state(state, device)
     version, internal, gauss = saved["python"]
     random.setstate((version, tuple(internal), gauss))
     key, position, has_gauss, numpy_gauss = saved["numpy"]

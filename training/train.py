@@ -8,8 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from .checks import check_run
-from .command import main as main
-from .command import parse as parse
 from .config import TrainConfig
 
 

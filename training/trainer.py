@@ -26,7 +26,16 @@ from .processes import Processes
 from .resume import newest_checkpoint
 from .reward_mix import RewardMix
 from .stacking import member_files, member_metadata, prompt_table
-from .state import TrainState, adapter_copy, averaged, from_dict, restore_adapter, to_dict
+from .state import (
+    TrainState,
+    adapter_copy,
+    averaged,
+    from_dict,
+    random_state,
+    restore_adapter,
+    restore_random_state,
+    to_dict,
+)
 
 logger = logging.getLogger("diffusion_blend")
 
@@ -156,15 +165,18 @@ class Trainer:
             return
         saved = load_state(checkpoint)
         from_dict(saved, self.state, self.context.model)
+        restore_random_state(saved, self.context.processes.rank)
         # Checkpoints of version 0.1 hold the algorithm's state beside the run's.
         self.algorithm.load_state_dict(saved.get("algorithm", saved))
         self.context.reward_mix.load_state_dict(saved.get("reward_mix", {}))
 
     def _save(self) -> None:
         processes, config = self.context.processes, self.context.config
+        others = processes.gather_objects(random_state())[1:]
         if processes.main:
             state: dict[str, Any] = {
                 **to_dict(self.state, self.context.model),
+                **({"random_of_others": others} if others else {}),
                 "algorithm": self.algorithm.state_dict(),
                 "reward_mix": self.context.reward_mix.state_dict(),
                 "config": dataclasses.asdict(config),

@@ -34,8 +34,10 @@ class Records:
         if self.path is None:
             print(line, flush=True)
             return
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        with self.path.open("ab+") as file:
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)  # a line that a run was cut off in, which `read` leaves out
+            file.write(line.encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
 

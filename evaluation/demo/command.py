@@ -95,8 +95,10 @@ def find_adapters(folder: Path, rewards: Sequence[str] | None) -> dict[str, Path
     """Three adapter files by reward: those wanted, or the first that are there.
 
     Raises:
-        ValueError: one that is wanted is missing, or there are fewer than three.
+        ValueError: one that is wanted is missing or named twice, or there are fewer than three.
     """
+    if rewards and len(set(rewards)) < len(rewards):
+        raise ValueError(f"--rewards {' '.join(rewards)} names a reward twice: give three different ones")
     found = {name: folder / f"{name}.safetensors" for name in rewards or FAVOURITES}
     missing = [name for name, file in found.items() if not file.is_file()]
     there = [name for name in found if name not in missing][:3]

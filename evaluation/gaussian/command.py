@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,8 +10,8 @@ from typing import Any
 from jsonargparse import ArgumentParser, Namespace
 
 from ...artifacts.command_line import EARLIER, check_options, present_spelling, run_command
-from ...artifacts.files import check_folder
-from ...artifacts.tables import markdown_table
+from ...artifacts.files import check_folder, write_atomically
+from ...artifacts.tables import json_bytes, markdown_table
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -169,10 +168,8 @@ def _cross(options: Namespace) -> None:
 def _publish(options: Namespace, name: str, setting: str, tables: dict[str, list[dict[str, Any]]]) -> None:
     text = f"{name}: {setting}\n" + "".join(f"\n{title}\n\n{markdown_table(rows)}" for title, rows in tables.items())
     sys.stdout.write(text)
-    (options.output / f"{name}.md").write_text(text, encoding="utf-8")
-    (options.output / f"{name}.json").write_text(
-        json.dumps({"setting": setting, "tables": tables}, indent=1), encoding="utf-8"
-    )
+    write_atomically(options.output / f"{name}.md", text.encode())
+    write_atomically(options.output / f"{name}.json", json_bytes({"setting": setting, "tables": tables}))
 
 
 _STUDIES = {

@@ -6,7 +6,6 @@ Each unit is one seed of one pair of rewards and one KL weight, on learned netwo
 from __future__ import annotations
 
 import statistics
-from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from tqdm import tqdm
 
 from ..intervals import interval
 from .ancestral import Denoise, sample
-from .cross import Adapter, cross_gate, train_cross, train_distilled
+from .cross import cross_gate, train_cross, train_distilled
 from .distance import sliced_wasserstein
 from .exact_study import pick
 from .exact_world import World
@@ -34,15 +33,6 @@ DISTILLED_RANK = 16
 FIT_STEPS = 1500
 POOL = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Preferences whose blends give the points that the new adapters are fitted on."""
-
-
-@dataclass(frozen=True)
-class Trained:
-    """The adapters of one unit."""
-
-    model: Adapted
-    cross: Adapter
-    distilled: dict[float, Adapter]
 
 
 def study(

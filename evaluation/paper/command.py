@@ -11,7 +11,7 @@ from pathlib import Path
 
 from jsonargparse import ArgumentParser, Namespace
 
-from ...artifacts.command_line import EARLIER, present_spelling, run_command
+from ...artifacts.command_line import EARLIER, check_options, present_spelling, run_command
 from ...artifacts.files import check_folder, write_atomically
 from ..sweep.checks import check_config
 from .experiment import FOLDER, Experiment, experiment_names, load_experiment, trained_file
@@ -53,6 +53,7 @@ def _list() -> None:
 def _run(options: Namespace) -> None:
     if not options.experiment:
         raise ValueError(f"no experiment: give one of {', '.join(experiment_names())}; --list says what they are")
+    check_options(options, {"seconds_per_call": 0})
     output = options.output or Path("runs/paper") / Path(options.experiment).stem
     experiment = load_experiment(options.experiment, output, options.overrides)
     check_config(experiment.sweep)

@@ -143,6 +143,8 @@ def test_adapters_are_chosen_or_asked_for(tmp_path: Path, capsys: pytest.Capture
     assert list(find_adapters(tmp_path, ["warmth", "contrast", "softness"])) == ["warmth", "contrast", "softness"]
     with pytest.raises(ValueError, match="no adapter for compressibility"):
         find_adapters(tmp_path, ["softness", "warmth", "compressibility"])
+    with pytest.raises(ValueError, match="--rewards softness softness warmth names a reward twice"):
+        find_adapters(tmp_path, ["softness", "softness", "warmth"])
     (tmp_path / "warmth.safetensors").unlink()
     (tmp_path / "brightness.safetensors").unlink()
     with pytest.raises(ValueError, match="no adapter for .*warmth"):

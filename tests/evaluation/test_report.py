@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+from argparse import Namespace
 
+import pytest
+from diffusion_blend.artifacts import files
 from diffusion_blend.artifacts.command_line import EARLIER, present_spelling
-from diffusion_blend.artifacts.tables import markdown_table
+from diffusion_blend.artifacts.tables import json_bytes, markdown_table
 from diffusion_blend.evaluation.gaussian import command, exact_study
 from diffusion_blend.evaluation.gaussian import learned_study as learned
 
@@ -21,6 +24,33 @@ def test_a_table_by_hand():
         "| a | 8 | 0.123 | 1.000 \N{PLUS-MINUS SIGN} 0.250 |\n| b | 16 | - | 12.0 \N{PLUS-MINUS SIGN} 2.0e-05 |\n"
     )
     assert markdown_table(rows, ["steps"]) == "| steps |\n|---|\n| 8 |\n| 16 |\n"
+
+
+def test_json_has_null_for_numbers_that_it_cannot_hold():
+    content = {"rows": [{"error": math.nan, "mean": (1.0, -math.inf), "steps": 8, "name": "nan"}]}
+    wanted = {"rows": [{"error": None, "mean": [1.0, None], "steps": 8, "name": "nan"}]}
+
+    def refuse(word):
+        raise AssertionError(word)
+
+    assert json.loads(json_bytes(content), parse_constant=refuse) == wanted
+
+
+def test_a_study_writes_strict_json_at_once(tmp_path, monkeypatch):
+    class Cut(Exception):
+        """While a file is written."""
+
+    def cut(descriptor):
+        raise Cut
+
+    options = Namespace(output=tmp_path)
+    command._publish(options, "exact", "few points", {"Table": [{"error": math.nan}]})
+    written = (tmp_path / "exact.json").read_bytes()
+    assert b"NaN" not in written
+    monkeypatch.setattr(files.os, "fsync", cut)
+    with pytest.raises(Cut):
+        command._publish(options, "exact", "other points", {"Table": [{"error": 1.0}]})
+    assert (tmp_path / "exact.json").read_bytes() == written and not list(tmp_path.glob(".*"))
 
 
 def test_the_exact_command_prints_what_it_writes(tmp_path, monkeypatch, capsys):

@@ -121,4 +121,5 @@ def test_the_command_goes_on_where_it_stopped_and_prints_what_it_writes(tmp_path
     ratios = tables["Ratio to the adapter trained for w"]
     assert [row["w"] for row in ratios[-2:]] == ["all mixtures", "held out"] and len(ratios) == 2 * 3 + 2
     assert (tmp_path / "stacked.png").stat().st_size > 10_000
+    assert not list(tmp_path.glob(".*"))
     assert command.main(["stacked", "--alpha", "0", "--output", str(tmp_path / "x")]) != 0

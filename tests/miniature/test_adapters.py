@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from diffusion_blend.miniature.adapters import mixture_name, read_mixture, train_adapters, train_group
+from diffusion_blend.miniature.adapters import (
+    mixture_name,
+    read_mixture,
+    train_adapters,
+    train_conditioned,
+    train_group,
+)
 from diffusion_blend.miniature.command import main
 from safetensors import safe_open
 
@@ -40,6 +48,13 @@ def test_bad_mixtures_are_refused(text: str, message: str, tmp_path: Path, capsy
         read_mixture(text)
     assert main(["adapters", "--out", str(tmp_path), text]) == 1
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("train", [train_group, train_conditioned])
+def test_a_reward_that_is_named_twice_is_refused_before_any_work(train: Callable[..., Any], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="reward 'softness' is named twice"):
+        train(["softness", "warmth", "softness"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_each_mixture_gets_its_adapter(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from diffusion_blend.miniature import rewards
 from diffusion_blend.miniature.language import sample, write
 from diffusion_blend.miniature.renderer import render, sample_scene
 from PIL import Image
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 EVERY = rewards.REWARDS | {"smooth_compressibility": rewards.DIFFERENTIABLE["compressibility"]}
 DIFFERENTIABLE = ("colourfulness", "warmth", "brightness", "softness", "contrast")
@@ -42,6 +43,14 @@ def test_a_score_does_not_depend_on_the_batch(name, drawn):
 def test_prompts_and_pictures_must_match_in_number(name, drawn):
     with pytest.raises(ValueError, match="24 images and 1 prompts"):
         EVERY[name](drawn[0], ["a red circle"])
+
+
+@pytest.mark.parametrize("name", [*DIFFERENTIABLE, "smooth_compressibility"])
+def test_a_differentiable_reward_computes_where_its_images_are(name):
+    """The trainer keeps images on the GPU where it needs a reward's gradient. A fake tensor has a device and no memory."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        images = torch.rand((2, 3, 32, 32), device="cuda")
+        assert EVERY[name](images, ["", ""]).device.type == "cuda"
 
 
 def test_alignment_prefers_the_right_prompt(drawn):

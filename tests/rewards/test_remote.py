@@ -128,6 +128,8 @@ def test_a_server_that_hangs_is_given_up(serve: Any) -> None:
         ("http:///score", "no host"),
         ("http://127.0.0.1:8901/#size=2", "unknown setting 'size'"),
         ("http://127.0.0.1:8901/#batch=0", "above 0"),
+        ("http://127.0.0.1:8901/#timeout=nan", "above 0"),
+        ("http://127.0.0.1:8901/#timeout=inf", "at most 1e\\+06 seconds"),
         ("http://127.0.0.1:8901/#batch=x", "invalid literal"),
         ("http://me:secret@127.0.0.1/", "must not hold a name or password"),
     ],

@@ -17,7 +17,7 @@ import pytest
 import tiny_clip
 import torch
 from diffusion_blend.artifacts.pictures import to_pil
-from diffusion_blend.rewards.catalogue import CATALOGUE, MOVED, check_names
+from diffusion_blend.rewards.catalogue import CATALOGUE, MOVED, check_names, short_names
 from diffusion_blend.rewards.clip import Aesthetic, ClipScore, HpsV2, PickScore
 from diffusion_blend.rewards.heads import LinearStack
 from diffusion_blend.rewards.load import load_rewards
@@ -153,6 +153,23 @@ def test_names() -> None:
     assert loaded["own_rewards:plain_redness"](pictures(), PROMPTS).shape == (3,)
     with pytest.raises(ValueError, match="names 'aesthetic', which is not among"):
         load_rewards(["colourfulness"], {"aesthetic": "x"}, CPU, allow_download=False)
+
+
+@pytest.mark.parametrize(
+    ("names", "short"),
+    [
+        (["aesthetic", "mine:reward"], ["aesthetic", "reward"]),
+        (["http://127.0.0.1:8901/score#batch=8"], ["http://127.0.0.1:8901/score"]),
+        (["a:reward", "b:reward", "c:other"], ["a:reward", "b:reward", "other"]),
+        (["aesthetic", "mine:aesthetic"], ["aesthetic", "mine:aesthetic"]),
+        (
+            ["http://localhost/#batch=8", "http://localhost/#batch=4"],
+            ["http://localhost/#batch=8", "http://localhost/#batch=4"],
+        ),
+    ],
+)
+def test_short_names_stay_different(names: list[str], short: list[str]) -> None:
+    assert short_names(names) == dict(zip(names, short, strict=True))
 
 
 @pytest.mark.parametrize("name", MOVED)

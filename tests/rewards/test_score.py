@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import re
+import shutil
 import subprocess
 import sys
 import weakref
@@ -14,9 +16,9 @@ import pytest
 import torch
 from diffusion_blend import command
 from diffusion_blend.artifacts.command_line import parse_settings
-from diffusion_blend.artifacts.pictures import image_grid, read_picture, to_pil
+from diffusion_blend.artifacts.pictures import read_picture, to_pil
 from diffusion_blend.rewards import scoring
-from diffusion_blend.rewards.command import ScoreConfig
+from diffusion_blend.rewards.command import ScoreConfig, check
 from diffusion_blend.rewards.pixels import colourfulness
 from PIL import Image
 
@@ -78,10 +80,6 @@ def test_pictures_survive_the_way_through_a_file(tmp_path: Path) -> None:
     image = torch.randint(0, 256, (3, 5, 7), generator=torch.Generator().manual_seed(0)) / 255
     to_pil(image).save(tmp_path / "x.png")
     torch.testing.assert_close(read_picture(tmp_path / "x.png"), image)
-    (tmp_path / "grid.png").write_bytes(image_grid(torch.stack([image] * 3)))
-    grid = read_picture(tmp_path / "grid.png")
-    assert grid.shape == (3, 10, 14)
-    torch.testing.assert_close(grid[:, 5:, :7], image)
 
 
 def test_the_table_of_commands(capsys: pytest.CaptureFixture[str]) -> None:
@@ -174,6 +172,50 @@ def test_parts_of_other_pictures_are_refused(folder: Path, capsys: pytest.Captur
     (folder / ".table.csv.parts/settings.json").write_text("other")
     assert command.main(words(folder)) == 1
     assert "delete the folder, or give another output" in capsys.readouterr().err
+
+
+def test_parts_of_another_reward_model_are_refused(folder: Path) -> None:
+    config = ScoreConfig([str(folder / "pictures")], str(folder / "prompts.txt"), ["colourfulness"])
+    parts = folder / "parts"
+    scoring.Parts(parts, check(config)).open()
+    scoring.Parts(parts, check(config)).open()
+    other = dataclasses.replace(config, reward_folders={"colourfulness": "elsewhere"})
+    with pytest.raises(ValueError, match=r"other pictures, prompts, rewards or reward_folders"):
+        scoring.Parts(parts, check(other)).open()
+
+
+@pytest.mark.parametrize("reading", [1, 2])
+def test_a_process_that_is_overtaken_at_the_end_reports_the_table(
+    reading: int, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Another process writes the table and removes the parts while this one reads them for the first or second time."""
+    assert command.main(words(folder, "whole.csv")) == 0
+    capsys.readouterr()
+    rows, readings = scoring.Parts.rows, []
+
+    def overtaken(parts: scoring.Parts) -> Any:
+        readings.append(1)
+        if len(readings) == reading:
+            shutil.copyfile(folder / "whole.csv", folder / "table.csv")
+            parts.remove()
+        yield from rows(parts)
+
+    monkeypatch.setattr(scoring.Parts, "rows", overtaken)
+    assert command.main(words(folder)) == 0
+    assert "table.csv is written" in capsys.readouterr().out
+    assert (folder / "table.csv").read_text() == (folder / "whole.csv").read_text()
+    assert not list(folder.glob(".*"))
+
+
+def test_parts_that_somebody_deleted_are_an_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def deleted(parts: scoring.Parts) -> Any:
+        parts.remove()
+        yield from ()
+        raise FileNotFoundError
+
+    monkeypatch.setattr(scoring.Parts, "rows", deleted)
+    with pytest.raises(FileNotFoundError):
+        scoring.score_work(check(parse_settings(ScoreConfig, "score", "", words(folder)[1:])))
 
 
 def test_memory_does_not_grow_with_the_number_of_pictures(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from diffusion_blend.artifacts.pictures import read_picture
+from diffusion_blend.artifacts.shares import wilson_interval
 from diffusion_blend.preference_learning.votes import Option
 from diffusion_blend.rewards import taste_command
 from diffusion_blend.rewards.load import load_rewards
@@ -17,6 +18,7 @@ from diffusion_blend.rewards.taste import PRIOR, fit_taste
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from scipy.optimize import minimize
+from scipy.stats import binomtest
 
 
 def random_pairs(count, seed=0):
@@ -45,6 +47,12 @@ def test_clear_votes_are_predicted_and_random_ones_are_called_chance():
     assert clear.hits >= 55 and "knows only what its features measure" in clear.verdict()
     coin = fit_taste(["a", "b"], first, second, torch.randint(0, 2, (60,), generator=generator).float())
     assert "no better than chance" in coin.verdict()
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(0, 5), (3, 7), (60, 60), (512, 1000)])
+def test_the_interval_of_a_share_is_scipys(successes, trials):
+    wanted = binomtest(successes, trials).proportion_ci(method="wilson")
+    assert wilson_interval(successes, trials) == pytest.approx((wanted.low, wanted.high), abs=1e-12)
 
 
 def test_votes_without_a_winner_are_too_few():
@@ -107,6 +115,7 @@ def test_from_votes_to_the_trainers_reward(voted, capsys, monkeypatch):
     [
         ("1 2 0", "holds no votes with their options"),
         ("1 0 kl 1 > 0 1 kl 1\n1", "Vote 2 was typed without its options"),
+        ("# 1 0 > 0 1", "holds no votes with their options"),
     ],
 )
 def test_votes_that_cannot_be_used_are_named(voted, capsys, votes, message):
@@ -114,3 +123,31 @@ def test_votes_that_cannot_be_used_are_named(voted, capsys, votes, message):
     words = ["--votes", str(voted / "votes.txt"), "--pictures", str(voted / "kept"), "--output", str(voted / "mine")]
     assert taste_command.main(words) == 1
     assert message in capsys.readouterr().err
+
+
+def test_a_comment_is_no_vote(tmp_path):
+    (tmp_path / "votes.txt").write_text("# my extra votes here\n1 0 > 0 1  # x\n")
+    (vote,) = taste_command.votes_in(tmp_path / "votes.txt")
+    assert vote.text() == "1 0 kl 1 > 0 1 kl 1"
+
+
+@pytest.mark.parametrize("values", [["1 0 > 0 1", 3], {"votes": "1 0 > 0 1", "seed": 3}])
+def test_a_workflow_lists_its_values_or_names_them(tmp_path, values):
+    nodes = [{"type": "PreferenceDuel", "widgets_values": values}, {"type": "PreferenceDuel"}]
+    (tmp_path / "workflow.json").write_text(json.dumps({"nodes": nodes}))
+    assert len(taste_command.votes_in(tmp_path / "workflow.json")) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "has no nodes"),
+        ('{"1": {"class_type": "PreferenceDuel"}}', "not its API form"),
+        ('{"nodes": [{"type": "PreferenceDuel", "widgets_values": {"other": 1}}]}', "holds no votes"),
+    ],
+)
+def test_files_that_are_no_workflow_are_refused(tmp_path, content, message):
+    (tmp_path / "workflow.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        taste_command.votes_in(tmp_path / "workflow.json")

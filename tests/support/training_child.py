@@ -68,7 +68,7 @@ def _train(arguments: list[str], output: str, fate: Fate, log: str) -> None:
         os.dup2(file.fileno(), 2)
     os.environ |= dict(fate.environment)
     import torch
-    from diffusion_blend.training.train import main
+    from diffusion_blend.training.command import main
     from network_watch import ATTEMPTS  # the watch began before the trainer was imported
 
     torch.set_num_threads(1)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import torch
@@ -12,10 +14,10 @@ import yaml
 from diffusion_blend.rewards.protocol import score
 from diffusion_blend.training.algorithms.requirements import check_passes
 from diffusion_blend.training.checks import check_config
+from diffusion_blend.training.command import main, parse
 from diffusion_blend.training.config import BaseConfig, TrainConfig
 from diffusion_blend.training.models.bases import load_base
 from diffusion_blend.training.resume import check_resumed
-from diffusion_blend.training.train import main, parse
 from own_rewards import not_a_number, wrong_shape
 from training_runs import settings
 
@@ -219,14 +221,28 @@ def test_every_setting_is_documented(capsys: pytest.CaptureFixture[str]) -> None
     with pytest.raises(SystemExit):
         parse(["--help"])
     shown = capsys.readouterr().out
-    import dataclasses
+    assert "sampling.steps" in setting_names(TrainConfig) and "heldout" in setting_names(TrainConfig)
+    assert [name for name in setting_names(TrainConfig) if not help_of(name, shown)] == []
+    bare = "  --sampling.steps STEPS\n" + 24 * " " + "(type: int)\n  --heldout A           (type: str)\n"
+    assert help_of("sampling.steps", bare) == help_of("heldout", bare) == ""
 
-    for section in dataclasses.fields(TrainConfig):
-        kind = section.default_factory if section.default_factory is not dataclasses.MISSING else None
-        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-            for field in dataclasses.fields(kind):
-                option = shown.split(f"--{section.name}.{field.name} ", 2)[2]
-                assert not option.strip().startswith("("), f"{section.name}.{field.name} has no help"
+
+def setting_names(kind: Any, prefix: str = "") -> list[str]:
+    """The dotted names of all settings."""
+    names: list[str] = []
+    for name, hint in get_type_hints(kind).items():
+        inner = dataclasses.is_dataclass(hint)
+        names += setting_names(hint, f"{prefix}{name}.") if inner else [f"{prefix}{name}"]
+    return names
+
+
+def help_of(name: str, shown: str) -> str:
+    """An option's description, which begins in column 24, without the type and the default."""
+    found = re.search(rf"^  --{re.escape(name)}[ ,].*\n(?: {{24}}.*\n)*", shown, re.MULTILINE)
+    assert found, f"there is no option {name}"
+    first, *others = found.group().splitlines()
+    text = " ".join([first[24:] if first[22:24] == "  " else "", *(line.strip() for line in others)])
+    return text.partition("(type: ")[0].strip()
 
 
 def test_a_base_is_not_split_in_vain(tmp_path: Path, tiny_sd: Path) -> None:

@@ -12,11 +12,11 @@ import torch
 from diffusion_blend.rewards.guarded import RewardFailed
 from diffusion_blend.training.algorithms.draft import Draft
 from diffusion_blend.training.checks import check_config
+from diffusion_blend.training.command import main
 from diffusion_blend.training.config import BaseConfig
 from diffusion_blend.training.models.bases import load_base
 from diffusion_blend.training.models.diffusers_model import DiffusersModel
 from diffusion_blend.training.randomness import trajectory_noise
-from diffusion_blend.training.train import main
 from diffusion_blend.training.trainer import Trainer
 from gaussian_model import GaussianModel, best_policy, chain, final_moments
 from torch import Tensor

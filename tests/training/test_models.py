@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 from diffusion_blend.training.config import AdapterConfig, BaseConfig
+from diffusion_blend.training.models import sdxl, stable_diffusion
 from diffusion_blend.training.models.bases import load_base
 from diffusion_blend.training.models.diffusers_model import DiffusersModel
 from diffusion_blend.training.models.protocol import predict_guided
@@ -206,3 +208,18 @@ def test_a_call_does_not_walk_over_all_modules(tiny_sd: Path, monkeypatch: pytes
     assert float((base - trained).detach().abs().max()) > 1e-3
     with pytest.raises(AssertionError, match="walked over all modules"):
         _ = model.base.unet.device
+
+
+@pytest.mark.parametrize("encoder_of", [stable_diffusion.Encoder, lambda pipe, device: sdxl.Encoder(pipe, 64, device)])
+def test_text_encoders_leave_the_device_also_when_the_encoding_fails(encoder_of: Any) -> None:
+    places: list[torch.device] = []
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise MemoryError
+
+    part = SimpleNamespace(to=places.append)
+    pipeline = SimpleNamespace(text_encoder=part, text_encoder_2=part, encode_prompt=fail)
+    with pytest.raises(MemoryError):
+        encoder_of(pipeline, torch.device("meta"))(PROMPTS)
+    assert {place.type for place in places[: len(places) // 2]} == {"meta"}
+    assert {place.type for place in places[len(places) // 2 :]} == {"cpu"}

@@ -10,9 +10,9 @@ import pytest
 import yaml
 from diffusion_blend.training.algorithms import ALGORITHMS
 from diffusion_blend.training.checks import check_config
+from diffusion_blend.training.command import main, parse
 from diffusion_blend.training.models.family import FAMILIES
 from diffusion_blend.training.presets import preset_names, read_preset
-from diffusion_blend.training.train import main, parse
 
 WORDS = ["--rewards.colourfulness", "1"]
 
@@ -72,7 +72,7 @@ def test_a_resumed_run_takes_its_own_settings(tmp_path: Path) -> None:
 def test_help_and_refusals_load_no_heavy_library(words: list[str], tmp_path: Path) -> None:
     code = (
         "import sys\n"
-        "from diffusion_blend.training.train import main\n"
+        "from diffusion_blend.training.command import main\n"
         "try: main(sys.argv[1:])\n"
         "except SystemExit: pass\n"
         "heavy = {'torch', 'diffusers', 'transformers', 'peft', 'accelerate', 'matplotlib'}\n"

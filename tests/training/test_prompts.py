@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from itertools import permutations, product
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
-from diffusion_blend.training.geneval import COLOURS, COUNTS, FAMILIES, OBJECTS, POSITIONS, geneval_prompts
+import torch
+from diffusion_blend.training.geneval import COLOURS, COUNTS, FAMILIES, MOST, OBJECTS, POSITIONS, geneval_prompts
+from diffusion_blend.training.prompt_table import PromptTable
 from diffusion_blend.training.prompts import SHORT_DRAWBENCH, load_prompts
+from diffusion_blend.training.randomness import keyed_generator
+from gaussian_model import GaussianModel
 
 
 def test_short_drawbench() -> None:
@@ -80,3 +87,43 @@ def test_unknown_sources_and_counts(tmp_path: Path) -> None:
         load_prompts("short_drawbench", 26, 0)
     with pytest.raises(ValueError, match="at least 1"):
         load_prompts("geneval", 0, 0)
+    with pytest.raises(ValueError, match=rf"at most {MOST}, the number of different ones"):
+        geneval_prompts(MOST + 1, 0)
+
+
+class Scripted:
+    """In place of a random generator: makes the choices that it is given, in order."""
+
+    def __init__(self, choices: Sequence[Any]) -> None:
+        self._choices = iter(choices)
+
+    def choice(self, _: Any) -> Any:
+        return next(self._choices)
+
+    def sample(self, _: Any, __: int) -> Any:
+        return next(self._choices)
+
+
+def test_the_number_of_different_prompts() -> None:
+    coloured = [name for name in OBJECTS if name != "person"]
+    pairs = list(permutations(OBJECTS, 2))
+    choices: dict[str, Iterable[Any]] = {
+        "single_object": product(OBJECTS),
+        "two_object": product(pairs),
+        "counting": product(COUNTS, OBJECTS),
+        "colors": product(COLOURS, coloured),
+        "position": product(pairs, POSITIONS),
+        "color_attr": product(permutations(coloured, 2), list(permutations(COLOURS, 2))),
+    }
+    everything: set[str] = set()
+    for name, make in FAMILIES.items():
+        everything.update(make(cast("Any", Scripted(chosen))) for chosen in choices[name])
+    assert len(everything) == MOST
+
+
+@pytest.mark.parametrize(("first", "count"), [(0, 5), (3, 9), (7, 1), (4, 2)])
+def test_sections_of_the_endless_list_go_through_all_prompts_in_every_pass(first: int, count: int) -> None:
+    table = PromptTable(GaussianModel(0.0, 1.0), [str(i) for i in range(5)])
+    passes = [torch.randperm(5, generator=keyed_generator(7, "prompts", number)).tolist() for number in range(3)]
+    everything = [row for order in passes for row in order]
+    assert table.shuffled_rows(7, first, count).tolist() == everything[first : first + count]

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusion_blend.artifacts import files
 from diffusion_blend.training import checkpoints
 from diffusion_blend.training.checkpoints import list_checkpoints, load_state, save_checkpoint
+from diffusion_blend.training.state import random_state, restore_random_state
 from safetensors.torch import load_file
 from training_child import Fate, run
 from training_runs import same, settings, tiny_trainer
@@ -144,6 +147,30 @@ def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"state\.pt is damaged, or holds more than tensors, which could run code"):
         load_state(folder)
     assert not (tmp_path / "sprung").exists()
+
+
+def test_processes_of_an_older_checkpoint_draw_different_numbers() -> None:
+    """It has the generators of the first process alone."""
+    torch.manual_seed(5)
+    older = {"random": random_state(), "iteration": 3, "config": {"run": {"seed": 0}}}
+    expected = torch.rand(4)
+    drawn = []
+    for rank in (0, 1, 2, 1):
+        restore_random_state(older, rank)
+        drawn.append((torch.rand(4).tolist(), random.random(), float(np.random.rand())))
+    assert drawn[0][0] == expected.tolist()
+    assert drawn[1] == drawn[3]
+    assert all(drawn[i][k] != drawn[j][k] for i, j in ((0, 1), (0, 2), (1, 2)) for k in range(3))
+
+
+def test_a_run_is_resumed_with_fewer_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    saved = {"random": random_state() | {"cuda": [torch.zeros(16, dtype=torch.uint8)] * 4}}
+    given: list[int] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: given.append(device))
+    restore_random_state(saved, 0)
+    assert given == [0, 1]
 
 
 def test_collapse_keeps_the_last_good_adapter(tiny_sd: Path, tmp_path: Path) -> None:

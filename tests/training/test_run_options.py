@@ -16,6 +16,7 @@ from diffusion_blend.rewards.protocol import weighted_sum
 from diffusion_blend.training.checks import check_config
 from diffusion_blend.training.command import parse
 from diffusion_blend.training.config import AdapterConfig, BaseConfig
+from diffusion_blend.training.encoded_prompts import PROBE
 from diffusion_blend.training.models.bases import load_base
 from diffusion_blend.training.models.diffusers_model import DiffusersModel
 from diffusion_blend.training.policy import exact, gaussian_kl, gaussian_log_prob
@@ -199,10 +200,10 @@ def test_stored_prompts_are_encoded_once_and_read_back(tiny_sdxl: Path, tiny_sd:
     for one, other in ((plain.prompt, stored.prompt), (plain.empty, stored.empty)):
         torch.testing.assert_close(one, other)
     torch.testing.assert_close(plain.features, stored.features)
-    assert sum(map(len, asked)) == 21  # the first prompt names the encoders
+    assert sum(map(len, asked)) == 22  # the first prompt has the empty one, and the probe names the encoders
     asked.clear()
-    PromptTable(Counting(), ["number 0", "new", "number 4"], cache=str(tmp_path))
-    assert asked == [["number 0"], ["new"]]
+    PromptTable(Counting(), ["new", "number 0", "number 4"], cache=str(tmp_path))  # another first prompt
+    assert asked == [["new"], [PROBE], ["new"]]
     PromptTable(model_of(tiny_sd), prompts, cache=str(tmp_path))  # other encoders: a folder of their own
     assert len(list(tmp_path.iterdir())) == 2
 

@@ -19,6 +19,11 @@ SUPPORT = Path(__file__).parents[1] / "support"
 
 
 ALGORITHMS = ("dpok", "ddpo")
+ENVIRONMENT = {
+    "PYTHONPATH": os.pathsep.join(filter(None, (str(SUPPORT), os.environ.get("PYTHONPATH")))),
+    "OMP_NUM_THREADS": "1",
+    "ACCELERATE_USE_CPU": "true",
+}
 
 
 def launch(processes: int, base: Path, out: Path, *runs: str) -> None:
@@ -28,7 +33,7 @@ def launch(processes: int, base: Path, out: Path, *runs: str) -> None:
     words += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     done = subprocess.run(
         [*words, str(SUPPORT / "two_processes.py"), str(base), str(out), *runs],
-        env={**os.environ, "PYTHONPATH": str(SUPPORT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+        env={**os.environ, **ENVIRONMENT},
         capture_output=True,
         text=True,
     )
@@ -39,9 +44,8 @@ def start_on(machines: tuple[Machine, Machine], command: list[str]) -> list[subp
     """Start one process of a training on each machine."""
     common = [sys.executable, "-P", "-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "1"]
     common += ["--master_addr", machines[0].address, "--master_port", "29533"]
-    environment = {"PYTHONPATH": str(SUPPORT), "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     return [
-        machine.start([*common, "--node_rank", str(rank), *command], environment)
+        machine.start([*common, "--node_rank", str(rank), *command], ENVIRONMENT)
         for rank, machine in enumerate(machines)
     ]
 
@@ -51,7 +55,7 @@ def results(tiny_sd: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folders ``one`` and ``two``: all algorithms, trained by one process and by two."""
     folder = tmp_path_factory.mktemp("processes")
     launch(1, tiny_sd, folder / "one", *ALGORITHMS)
-    launch(2, tiny_sd, folder / "two", *ALGORITHMS, "dpok+shard")
+    launch(2, tiny_sd, folder / "two", *ALGORITHMS, "dpok+shard", "ddpo+resume")
     return folder
 
 
@@ -136,3 +140,14 @@ def test_a_base_split_over_two_processes_trains_the_same_adapter(results: Path) 
         held = json.loads((results / "two" / "dpok+shard" / f"rank{rank}.json").read_text())
         adapter = sum(map(torch.numel, whole.values()))
         assert held["held"] - adapter < 0.52 * (held["whole"] - adapter)  # some layers have an odd number of rows
+
+
+def test_a_resumed_run_goes_on_with_the_random_numbers_of_each_process(results: Path) -> None:
+    """A reward of one's own may draw from the global generators, and no two processes should draw alike."""
+    for rank in (0, 1):
+        whole, resumed = (
+            load_file(results / "two" / name / f"rank{rank}.safetensors") for name in ("ddpo", "ddpo+resume")
+        )
+        assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+        drawn = json.loads((results / "two" / "ddpo+resume" / f"rank{rank}.json").read_text())["drawn"]
+        assert drawn == torch.rand(1, generator=torch.Generator().manual_seed(100 + rank)).item()

@@ -69,6 +69,10 @@ REFUSED = {
     "cannot write into file.txt": ["evaluate", "exact", "--output", "file.txt"],
     "--images_per_point is 0": ["demo", "--images", "0"],
     "--grid is 0": ["demo", "--divisions", "0"],
+    "--guidance_scale is nan": ["miniature", "render", "--output", "x.png", "--guidance_scale", ".nan"],
+    "--alpha is inf": ["evaluate", "stacked", "--alpha", ".inf", "--output", "out"],
+    "--learning_rate is nan": ["bake", "--base", "b", "--adapters", "a", "--output", "x.safetensors", "--learning_rate", ".nan"],
+    "--seconds_per_call is nan": ["paper", "table1", "--dry_run", "--seconds_per_call", ".nan"],
     "no command 'paint'": ["paint"],
 }  # fmt: skip
 """Part of the message -> arguments."""

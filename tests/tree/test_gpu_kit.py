@@ -267,6 +267,8 @@ def test_lines_are_read_up_to_where_a_run_was_cut_off(kit, tmp_path):
     file = tmp_path / "results.jsonl"
     file.write_text('{"unit": "a", "what": "x"}\n{"unit": "a", "wh')
     assert list(records.read(file)) == [{"unit": "a", "what": "x"}]
+    records.Records(file, "b").write("y")
+    assert list(records.read(file)) == [{"unit": "a", "what": "x"}, {"unit": "b", "what": "y"}]
     file.write_text('{"unit": "a", "wh\n{"unit": "a", "what": "x"}\n')
     with pytest.raises(ValueError, match="line 1 is no JSON"):
         list(records.read(file))

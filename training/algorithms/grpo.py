@@ -49,11 +49,9 @@ def bounded_advantages(context: RunContext, data: Collection, largest: float) ->
     preference w. The loss is linear in the advantage, so it is the sum of a loss for each reward, weighted by w, as in
     ParetoSlider (arXiv 2604.20816).
     """
-    group, weights, preferences = (
-        context.config.algorithm.group,
-        context.reward_mix.weights,
-        context.preferences(data.prompt),
-    )
+    group = context.config.algorithm.group
+    weights = context.reward_mix.weights
+    preferences = context.preferences(data.prompt)
     if preferences is None:
         return group_advantages(data.scores, weights, group).clamp(-largest, largest)
     bounded = [group_advantages(data.scores, {name: weights[name]}, group).clamp(-largest, largest) for name in weights]

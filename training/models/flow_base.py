@@ -157,15 +157,3 @@ def masked_mean(features: Tensor, mask: Tensor) -> Tensor:
     """The mean of each text's own tokens, float32[B, D], for the value function."""
     weights = mask.float()[..., None]
     return (features.float() * weights).sum(1) / weights.sum(1)
-
-
-def visiting(encoders: Sequence[Any], device: torch.device, encode: Callable[[], tuple[Tensor, ...]]) -> list[Tensor]:
-    """Encode with text encoders that are on the device only meanwhile; the results are on the CPU."""
-    present = [encoder for encoder in encoders if encoder is not None]
-    for encoder in present:
-        placed(encoder, device)
-    with torch.no_grad():
-        results = [tensor.cpu() for tensor in encode()]
-    for encoder in present:
-        placed(encoder, torch.device("cpu"))
-    return results

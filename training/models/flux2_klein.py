@@ -11,8 +11,9 @@ from torch import Tensor
 
 from ..flow import TIMESTEPS
 from .diffusers_model import Base
-from .flow_base import transformer_base, visiting
+from .flow_base import transformer_base
 from .protocol import Conditioning
+from .text_encoders import visiting
 from .vae import image_side
 
 _DEFAULT_SIDE = 1024

@@ -39,15 +39,6 @@ class Conditioning:
         )
 
 
-def stack_conditioning(rows: Sequence[Conditioning]) -> Conditioning:
-    """Join rows of conditioning into one batch, in order. Shorter texts get zeros at the end."""
-    return Conditioning(
-        {name: join([row.prompt[name] for row in rows]) for name in rows[0].prompt},
-        {name: join([row.empty[name] for row in rows]) for name in rows[0].empty},
-        torch.cat([row.features for row in rows]),
-    )
-
-
 def join(parts: Sequence[Tensor]) -> Tensor:
     """Join [B, L, ...] over the rows; where L differs (tokens of texts, and their masks), zeros fill the shorter parts."""
     if parts[0].ndim < 2 or len({part.shape[1] for part in parts}) == 1:

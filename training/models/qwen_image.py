@@ -13,9 +13,10 @@ from torch import Tensor
 
 from ..flow import TIMESTEPS
 from .diffusers_model import Base
-from .flow_base import masked_mean, transformer_base, visiting
+from .flow_base import masked_mean, transformer_base
 from .flux import pack, unpack
 from .protocol import Conditioning
+from .text_encoders import visiting
 from .vae import FrameDecoder, image_side
 
 _DEFAULT_SIDE = 1024

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from .diffusers_model import Base
-from .flow_base import transformer_base, visiting
+from .flow_base import transformer_base
 from .protocol import Conditioning
+from .text_encoders import visiting
 from .vae import image_side
 
 

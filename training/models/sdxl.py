@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 
 from .diffusers_model import Base
 from .protocol import Conditioning
-from .quantised import placed
 from .stable_diffusion import unet_base
+from .text_encoders import visiting
 
 
 def take_apart(pipeline: Any, name: str, resolution: int, device: torch.device) -> Base:
@@ -27,21 +28,21 @@ class Encoder:
     def __init__(self, pipeline: Any, side: int, device: torch.device) -> None:
         self.pipeline, self.side, self.device = pipeline, side, device
 
-    @torch.no_grad()
     def __call__(self, prompts: Sequence[str]) -> Conditioning:
         """Encode prompts, one conditioning row each, on the CPU."""
         encoders = (self.pipeline.text_encoder, self.pipeline.text_encoder_2)
-        for encoder in encoders:
-            placed(encoder, self.device)
-        prompt, empty, pooled, empty_pooled = self.pipeline.encode_prompt(
-            list(prompts), device=self.device, num_images_per_prompt=1, do_classifier_free_guidance=True
+        encode = partial(
+            self.pipeline.encode_prompt,
+            list(prompts),
+            device=self.device,
+            num_images_per_prompt=1,
+            do_classifier_free_guidance=True,
         )
-        for encoder in encoders:
-            placed(encoder, torch.device("cpu"))
+        prompt, empty, pooled, empty_pooled = visiting(encoders, self.device, encode)
         ids = torch.tensor([[self.side, self.side, 0, 0, self.side, self.side]], dtype=torch.float32)
         ids = ids.repeat(len(prompts), 1)
         return Conditioning(
-            {"encoder_hidden_states": prompt.cpu(), "text_embeds": pooled.cpu(), "time_ids": ids},
-            {"encoder_hidden_states": empty.cpu(), "text_embeds": empty_pooled.cpu(), "time_ids": ids},
-            pooled.float().cpu(),
+            {"encoder_hidden_states": prompt, "text_embeds": pooled, "time_ids": ids},
+            {"encoder_hidden_states": empty, "text_embeds": empty_pooled, "time_ids": ids},
+            pooled.float(),
         )

@@ -18,7 +18,7 @@ def shard(network: Any, device: torch.device) -> None:
     """Split a network's frozen weights over the processes, block by block, in place.
 
     A process holds about 1 / N of the weights, and those of one block as long as it runs. Every process must run the network
-    equally often, which the trainer does. Predictions keep their bits.
+    equally often, which the trainer does, also where only the first process uses the result. Predictions keep their bits.
 
     Args:
         network: a diffusers denoiser on the CPU, without adapters.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ import torch
 from .diffusers_model import Base
 from .protocol import Conditioning
 from .quantised import placed
+from .text_encoders import visiting
 from .vae import VaeDecoder, image_side
 
 _ARCHITECTURES = {768: "sd_v1", 1024: "sd_v2"}
@@ -64,15 +66,17 @@ class Encoder:
     def __init__(self, pipeline: Any, device: torch.device) -> None:
         self.pipeline, self.device = pipeline, device
 
-    @torch.no_grad()
     def __call__(self, prompts: Sequence[str]) -> Conditioning:
         """Encode prompts, one conditioning row each, on the CPU."""
-        placed(self.pipeline.text_encoder, self.device)
-        prompt, empty = self.pipeline.encode_prompt(
-            list(prompts), self.device, num_images_per_prompt=1, do_classifier_free_guidance=True, negative_prompt=None
+        encode = partial(
+            self.pipeline.encode_prompt,
+            list(prompts),
+            self.device,
+            num_images_per_prompt=1,
+            do_classifier_free_guidance=True,
+            negative_prompt=None,
         )
-        placed(self.pipeline.text_encoder, torch.device("cpu"))
-        prompt, empty = prompt.cpu(), empty.cpu()
+        prompt, empty = visiting((self.pipeline.text_encoder,), self.device, encode)
         return Conditioning(
             {"encoder_hidden_states": prompt}, {"encoder_hidden_states": empty}, prompt.float().mean(dim=1)
         )

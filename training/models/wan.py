@@ -13,8 +13,9 @@ from torch import Tensor
 
 from ..export import transformer_bytes
 from .diffusers_model import Base
-from .flow_base import transformer_base, visiting
+from .flow_base import transformer_base
 from .protocol import Conditioning
+from .text_encoders import visiting
 from .vae import FrameDecoder, image_side
 
 _DEFAULT_SIDE = 480
