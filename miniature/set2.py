@@ -65,7 +65,7 @@ class Part:
 
 
 def mixtures() -> list[Mixture]:
-    """The twelve mixtures in quarters of at least two of the rewards, as in mixtures.yaml."""
+    """The twelve mixtures in quarters of at least two of the rewards."""
     points = [dict(zip(REWARDS, weights, strict=True)) for weights in lattice(len(REWARDS), 4)]
     shares = [{name: float(share) for name, share in point.items() if share > 0} for point in points]
     return [mixture for mixture in shares if len(mixture) > 1]

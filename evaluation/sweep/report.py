@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...artifacts.files import write_atomically
-from ...artifacts.tables import csv_bytes, markdown_table
+from ...artifacts.tables import csv_bytes, json_bytes, markdown_table
 from .comparisons import MARGIN, against_trained
 from .config import SweepConfig
 from .external_scores import external_rewards
@@ -37,8 +35,7 @@ def write_report(sweep: Sweep, rows: Sequence[Row]) -> str:
     tables = make_tables(results, adapters, rewards, config)
     text = _markdown(sweep, results, tables)
     write_atomically(folder / "summary.md", text.encode())
-    summary = {"settings": sweep.records.settings(), **_plain(tables)}
-    write_atomically(folder / "summary.json", json.dumps(summary, indent=1).encode())
+    write_atomically(folder / "summary.json", json_bytes({"settings": sweep.records.settings(), **tables}))
     write_atomically(folder / "summary.csv", _csv(tables["means"]))
     pairs = [(group[0], group[1]) for group in reward_groups(adapters, rewards) if len(group) == 2]
     if pairs and results:
@@ -133,12 +130,3 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
         for row in rows
     ]
     return csv_bytes(flat)
-
-
-def _plain(value: Any) -> Any:
-    """The same for JSON, which has no nan."""
-    if isinstance(value, Mapping):
-        return {key: _plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
-    return None if isinstance(value, float) and math.isnan(value) else value

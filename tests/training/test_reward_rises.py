@@ -64,11 +64,11 @@ SEEDS = {("sd3", "ddpo"): 6, ("flux", "dpok"): 6, ("flux", "rwr"): 6}
 def cell(family: str, name: str, seed: int, output: Path) -> TrainConfig:
     """Settings with which a seed takes seconds. UNets are fast, and policy gradients have more noise: more samples.
 
-    In four iterations rwr on Flux raised the reward clearly in three of four seeds only.
+    Rewards on Flux differ so much that with a KL weight of .05 one sample has all the weight in rwr, and one of four seeds falls.
     """
     unet = family in ("sd", "sdxl")
     samples = 96 if unet or name in ("dpok", "ddpo", "grpo") else 32
-    iterations = 12 if (family, name) == ("flux", "rwr") else 4
+    own = {"kl_weight": 0.3} if (family, name) == ("flux", "rwr") else {}
     flow: dict[str, Any] = {
         "base": {"resolution": 16 if family == "wan" else 8},
         "adapter": {"targets": ["to_v", "to_out.0"]},
@@ -78,8 +78,8 @@ def cell(family: str, name: str, seed: int, output: Path) -> TrainConfig:
         name,
         sampling={"steps": 2, "samples": samples, "batch": samples, "eta": 1.0 if unet else 0.7},
         optimizer={"learning_rate": 2e-2},
-        algorithm=OWN[name].get("algorithm", {}),
-        run={"iterations": iterations, "seed": seed, **OWN[name].get("run", {})},
+        algorithm={**OWN[name].get("algorithm", {}), **own},
+        run={"iterations": 4, "seed": seed, **OWN[name].get("run", {})},
         **({} if unet else flow),
     )
 
