@@ -126,6 +126,14 @@ def world(request, worlds):
     return worlds(request.param)
 
 
+@pytest.fixture(scope="module")
+def small():
+    """The miniature's MODEL and CLIP."""
+    from diffusion_blend.nodes.miniature import LoadMiniature
+
+    return LoadMiniature.execute(2).args[:2]
+
+
 @pytest.fixture
 def sd15(worlds):
     return worlds("sd15")
