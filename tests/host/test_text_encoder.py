@@ -93,6 +93,42 @@ def test_soup_needs_the_preferences_own_encoding(small, files, loras):
     assert difference(image(blended, texts), image(souped, souped_clip)) < 1e-5
 
 
+@pytest.mark.parametrize("method", ["blend", "soup"])
+def test_adapters_in_another_order_get_their_own_encodings(small, files, loras, method):
+    model, clip = small
+    other_order = load_loras([f"text-{number}.safetensors" for number in (2, 0, 1)], [STRENGTH] * 3)
+    soup = preference(0.0, 0.2, 0.8) if method == "soup" else None
+    texts = BlendTextEncoder.execute(clip, other_order, soup).args[0]
+    weights = (0.2, 0.8, 0.0)
+    expected = image(
+        blend_model(model, loras, preference(*weights), method),
+        BlendTextEncoder.execute(clip, loras, preference(*weights) if method == "soup" else None).args[0],
+    )
+    assert difference(image(blend_model(model, loras, preference(*weights), method), texts), expected) < 1e-5
+    only = image(
+        blend_model(model, loras, preference(0.0, 1.0, 0.0)), BlendTextEncoder.execute(clip, other_order).args[0]
+    )
+    assert difference(only, image(*by_the_host(small, files[1]))) < 1e-5
+
+
+def test_another_order_is_refused_where_names_are_no_guide(small, files):
+    model, clip = small
+    same, other = ([f"text-{number}.safetensors" for number in order] for order in ((0, 0, 1), (0, 1, 0)))
+    texts = BlendTextEncoder.execute(clip, load_loras(other)).args[0]
+    with pytest.raises(ValueError, match="in another order .*connect the same reward_loras to both"):
+        image(blend_model(model, load_loras(same), preference(1, 0, 0)), texts)
+    image(blend_model(model, load_loras(other), preference(1, 0, 0)), texts)
+
+
+def test_other_strengths_on_the_node_are_load_loras_strength_clip(small, files, loras):
+    model, clip = small
+    texts = BlendTextEncoder.execute(
+        clip, load_loras([f"text-{number}.safetensors" for number in range(3)], [0.2] * 3)
+    ).args[0]
+    expected = image(*comfy.sd.load_lora_for_models(model, clip, dict(files[1]), STRENGTH, 0.2))
+    assert difference(image(blend_model(model, loras, preference(0.0, 1.0, 0.0)), texts), expected) < 1e-5
+
+
 def test_clip_nodes_behind_it_reach_every_adapters_encoding(small, files, loras):
     model, clip = small
     texts = host_nodes.CLIPSetLastLayer().set_last_layer(BlendTextEncoder.execute(clip, loras).args[0], -2)[0]
@@ -144,6 +180,9 @@ def test_what_would_be_wrong_is_refused_in_words(small, files, loras, loras_fold
     fewer = load_loras(["text-0.safetensors", "text-1.safetensors"])
     with pytest.raises(ValueError, match="encoded for 3 adapters .* blends 2"):
         sample(blend_model(model, fewer, preference(0.5, 0.5)), positive, negative)
+    with pytest.raises(ValueError, match=r"encoded for 3 adapters \(.*text-2\), but the model blends 3 \(.*text-0\)"):
+        others = load_loras(["text-0.safetensors", "text-1.safetensors", "text-0.safetensors"])
+        sample(blend_model(model, others, preference(0.5, 0.5, 0.0)), positive, negative)
     damaged = {key: tensor * math.nan if "lora_te" in key else tensor for key, tensor in files[0].items()}
     write(loras_folder, "text-damaged", damaged)
     with pytest.raises(ValueError, match="text-damaged.safetensors: its text-encoder weights hold NaN"):
