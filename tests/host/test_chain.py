@@ -86,6 +86,9 @@ def test_a_stack_of_files_is_one_adapter_a_file(sd3, loras_folder):
     stack = [("stacked-0.safetensors", 0.5, 1.0), ("None", 1.0, 1.0), ("stacked-1.safetensors", -1, 0)]
     loras = RewardLoRAsFromStack.execute(stack).result[0]
     assert [(adapter.name, adapter.strength) for adapter in loras] == [("stacked-0", 0.5), ("stacked-1", -1.0)]
+    assert [adapter.record.get("strength_clip") for adapter in loras] == [1.0, 0.0]
+    with pytest.raises(ValueError, match=r"strength of stacked-0.safetensors is nan"):
+        RewardLoRAsFromStack.execute([("stacked-0.safetensors", 1.0, float("nan"))])
     with pytest.raises(ValueError, match="holds no LoRA"):
         RewardLoRAsFromStack.execute([("None", 1.0, 1.0)])
 

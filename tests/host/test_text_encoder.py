@@ -11,6 +11,7 @@ import pytest
 import torch
 from comfy_adapters import write
 from comfy_world import blend_model, difference, load_loras, preference
+from diffusion_blend.nodes.from_model import RewardLoRAsFromStack
 from diffusion_blend.nodes.text_encoder import BlendTextEncoder
 from small_text_encoder import STRENGTH, adapter, by_the_host, encode, image, sample
 
@@ -127,6 +128,22 @@ def test_other_strengths_on_the_node_are_load_loras_strength_clip(small, files, 
     ).args[0]
     expected = image(*comfy.sd.load_lora_for_models(model, clip, dict(files[1]), STRENGTH, 0.2))
     assert difference(image(blend_model(model, loras, preference(0.0, 1.0, 0.0)), texts), expected) < 1e-5
+
+
+@pytest.mark.parametrize("strengths", [(0.7, 0.0), (0.0, 0.7), (0.5, -0.3)])
+def test_a_stacks_strengths_on_model_and_clip_are_load_loras(small, files, strengths):
+    model, clip = small
+    loras = RewardLoRAsFromStack.execute([("text-0.safetensors", *strengths), ("text-1.safetensors", 1.0)]).result[0]
+    assert [(one.network_strength, one.text_strength) for one in loras] == [strengths, (1.0, 1.0)]
+    host = comfy.sd.load_lora_for_models(model, clip, dict(files[0]), *strengths)
+    found = image(blend_model(model, loras, preference(1.0, 0.0)), BlendTextEncoder.execute(clip, loras).args[0])
+    assert difference(found, image(*host)) < 1e-5
+    soup = preference(0.6, 0.4)
+    expected = model, clip
+    for tensors, weight, own in zip(files, (0.6, 0.4), (strengths, (1.0, 1.0)), strict=False):
+        expected = comfy.sd.load_lora_for_models(*expected, dict(tensors), *(weight * strength for strength in own))
+    found = image(blend_model(model, loras, soup, "soup"), BlendTextEncoder.execute(clip, loras, soup).args[0])
+    assert difference(found, image(*expected)) < 1e-5
 
 
 def test_clip_nodes_behind_it_reach_every_adapters_encoding(small, files, loras):
