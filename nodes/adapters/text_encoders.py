@@ -10,6 +10,8 @@ import comfy.sd
 import torch
 from torch import Tensor
 
+from ..engine.notices import notify
+from ..engine.refusals import CLIP_WEIGHTS_ONLY, refuse_weights
 from ..host import Patcher
 from .base_weights import BaseWeights
 from .conversion import Updates, convert
@@ -76,6 +78,21 @@ class BlendedCLIP(comfy.sd.CLIP):
         texts = self._encode_all(lambda clip: clip.encode_from_tokens_scheduled(tokens, *args, **kwargs))
         return [[text, options | {KEY: self._owner()}] for text, options in texts]
 
+    def get_key_patches(self) -> Any:
+        raise ValueError(CLIP_WEIGHTS_ONLY.format("a merge"))
+
+    def get_sd(self) -> Any:
+        raise ValueError(CLIP_WEIGHTS_ONLY.format("a saved file"))
+
+    def state_dict_for_saving(self) -> Any:
+        return self.get_sd()
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        notify(
+            "The text is generated without the adapters of Blend Text Encoder. For the text of one LoRA use Load LoRA."
+        )
+        return super().generate(*args, **kwargs)
+
     def _owner(self) -> Owner:
         return Owner(self.names, None if self.soup is None else self.soup[0])
 
@@ -130,7 +147,9 @@ def blended_clip(
     together = None
     if soup is not None:
         together = (soup, _changes(patches, [c * strength for c, strength in zip(soup, texts, strict=True)]))
-    return BlendedCLIP(clip, tuple(loras.names), changes, together), having, skipped
+    blended = BlendedCLIP(clip, tuple(loras.names), changes, together)
+    refuse_weights(blended.patcher, CLIP_WEIGHTS_ONLY)
+    return blended, having, skipped
 
 
 def _changes(patches: Sequence[Mapping[Any, Any]], strengths: Sequence[float]) -> Changes:

@@ -121,3 +121,53 @@ def test_a_plain_model_takes_the_hooked_base(small, files, blended):
     texts = hooks_of_host(BlendTextEncoder.execute(small[1], blended[1]).args[0], False, False)
     expected = image(small[0], hooks_of_host(small[1], False, False))
     assert difference(sample(small[0], encode(texts, "a red circle"), encode(texts, "blue")), expected) < 1e-6
+
+
+def test_a_blended_clip_is_not_merged_saved_or_extracted(small, blended, tmp_path, monkeypatch):
+    from comfy_extras import nodes_lora_extract as extract
+    from comfy_extras import nodes_model_merging as merging
+
+    monkeypatch.setattr("folder_paths.get_output_directory", lambda: str(tmp_path))
+    model, clip = small
+    for texts in (
+        BlendTextEncoder.execute(clip, blended[1]).args[0],
+        BlendTextEncoder.execute(clip, blended[1]).args[0].clone(),
+    ):
+        for merge in (merging.CLIPMergeSimple().merge, merging.CLIPSubtract().merge):
+            with pytest.raises(ValueError, match="a merge would ignore them.*before Blend Text Encoder.*Bake Blend"):
+                merge(clip, texts, 0.5)
+        with pytest.raises(ValueError, match="a merge would ignore them"):
+            merging.CLIPAdd().merge(clip, texts)
+        with pytest.raises(ValueError, match="the difference to another one"):
+            merging.CLIPSubtract().merge(texts, clip, 1.0)
+        with pytest.raises(ValueError, match="a saved file would ignore them"):
+            merging.CLIPSave().save(texts, "clip/x")
+        with pytest.raises(ValueError, match="a saved file would ignore them"):
+            comfy.sd.save_checkpoint(str(tmp_path / "saved.safetensors"), model, texts)
+        with pytest.raises(ValueError, match="Extract and Save LoRA would ignore them"):
+            extract.calc_lora_model(texts.patcher, 2, "", "text_encoders.", {}, extract.LORAType.STANDARD)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    merging.CLIPSave().save(clip, "clip/x")
+    assert [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_attention_multiply_of_the_clip_multiplies_the_adapters_as_the_hosts(small, files, blended):
+    from comfy_extras.nodes_attention_multiply import CLIPAttentionMultiply
+
+    def multiplied(clip):
+        numbers = (1.5, 0.7, 1.2, 1.0)
+        if hasattr(CLIPAttentionMultiply, "execute"):
+            return CLIPAttentionMultiply.execute(clip, *numbers).args[0]
+        return CLIPAttentionMultiply().patch(clip, *numbers)[0]
+
+    patched, patched_clip = by_the_host(small, files[0])
+    found = image(blended[0], multiplied(BlendTextEncoder.execute(small[1], blended[1]).args[0]))
+    assert difference(found, image(patched, multiplied(patched_clip))) < 1e-5
+
+
+def test_generated_text_is_said_to_be_the_bases(small, blended, caplog, monkeypatch):
+    monkeypatch.setattr(comfy.sd.CLIP, "generate", lambda *_: "a text", raising=False)
+    texts = BlendTextEncoder.execute(small[1], blended[1]).args[0]
+    with caplog.at_level("INFO", logger="diffusion_blend"):
+        assert texts.generate({}) == "a text"
+    assert "generated without the adapters" in caplog.text
