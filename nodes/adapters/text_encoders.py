@@ -19,7 +19,7 @@ from .encoded_text import Owner, bundle
 from .files import RewardLoRA, RewardLoRAs
 from .fitting import tried
 from .leftovers import leftovers, live_keys
-from .patches import has_flat_scale, kind_of
+from .patches import has_flat_scale, has_other_axes, kind_of
 from .reader import converted, read_patches
 from .report import TEXT_ENCODER, Report
 from .targets import locate, parameter_of
@@ -192,6 +192,7 @@ def _fits(target: Any, patch: Any, report: Report, weights: BaseWeights) -> bool
     report.unreadable.clear()  # left to the patcher of the extension that stores the weight
     report.kinds[kind_of(patch)] += fits
     report.spread += [parameter_of(target)] * (fits and has_flat_scale(patch))
+    report.other_axes += [parameter_of(target)] * (fits and has_other_axes(patch))
     return fits
 
 

@@ -23,6 +23,7 @@ from adapter_makers import (
     loha_tucker,
     lokr,
     lokr_128,
+    lokr_of_five_axes,
     lora,
     oft,
     put,
@@ -56,6 +57,27 @@ def test_each_kind_is_the_change_that_the_host_makes(name):
     ours, hosts, report = fitted(kind, tensors)
     assert hosts and not report.absent and not report.misshapen
     assert_same(ours, hosts)
+
+
+def test_a_lokr_of_a_conv3d_is_the_hosts_image_and_said(worlds, folder):
+    """ComfyUI multiplies its factors along other axes than LyCORIS."""
+    wan = worlds("wan")
+    write(folder, "five-axes", lokr_of_five_axes())
+    loras = load_loras(["five-axes.safetensors"])
+    expected = wan.sample(wan.patched.model(lokr_of_five_axes()), steps=1)
+    assert difference(wan.sample(blend_model(wan.model, loras, preference(1)), steps=1), expected) < 1e-5
+    assert difference(wan.sample(wan.model, steps=1), expected) > 1e-3
+    _, report = fit(wan.model, lokr_of_five_axes())
+    assert "1 of its lokr_w2 have three or five axes (diffusion_model.patch_embedding.weight)" in report.text()
+    _, report = fit(
+        wan.model,
+        lokr_of_five_axes()
+        | {
+            "diffusion_model.text_embedding.0.lokr_w1": random(2, 3),
+            "diffusion_model.text_embedding.0.lokr_w2": random(2, 3, 1),
+        },
+    )
+    assert "its factors make 36 numbers" in report.text()
 
 
 def test_rs_lora_is_scaled_by_the_root_of_its_rank():
