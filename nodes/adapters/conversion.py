@@ -110,7 +110,8 @@ def _plain(patch: Any, target: Target, strength: float, weights: BaseWeights) ->
     if tuple(value.shape) != target.part:
         raise OtherShape(f"its update is {list(value.shape)}, but the model's part is {list(target.part)}.")
     if kind == "set":
-        return _dense(patch, target, strength, weights)
+        # The host puts such a weight in place at any strength, but Load LoRA with strength 0 applies nothing of a file.
+        return [] if strength == 0 else _dense(patch, target, strength, weights)
     if kind != "diff":
         raise ValueError(f"an update of kind {kind!r} is unknown here.")
     value = value * strength

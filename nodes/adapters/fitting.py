@@ -212,6 +212,8 @@ def _converted(
         (adapter.network_strength, part.patch, 1.0, offset_of(part.target), function_of(part.target))
         for part, _ in fitting
     ]
+    if adapter.network_strength == 0:  # weights that replace the model's have no strength
+        entries = []
     together = tried(key, partial(convert_chain, entries, key, network, weights), adapter, report)
     if together is not None:
         yield [part.kind for part, _ in fitting], together

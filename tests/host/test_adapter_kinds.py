@@ -6,6 +6,7 @@ import re
 import comfy.lora
 import comfy_adapters
 import comfy_models
+import nodes as host_nodes
 import pytest
 import torch
 from adapter_kinds import APPLIED, NORM
@@ -78,6 +79,14 @@ def test_a_lokr_of_a_conv3d_is_the_hosts_image_and_said(worlds, folder):
         },
     )
     assert "its factors make 36 numbers" in report.text()
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.5, 1.0])
+def test_a_weight_that_replaces_is_load_loras_at_any_strength(sd15, folder, strength):
+    write(folder, "replaces", put(LINEAR, set_weight=random(320, 768)))
+    expected = host_nodes.LoraLoaderModelOnly().load_lora_model_only(sd15.model, "replaces.safetensors", strength)[0]
+    found = blend_model(sd15.model, load_loras(["replaces.safetensors"], [strength]), preference(1))
+    assert difference(sd15.sample(found, steps=1), sd15.sample(expected, steps=1)) < 1e-5
 
 
 def test_rs_lora_is_scaled_by_the_root_of_its_rank():
