@@ -36,6 +36,9 @@ DTYPES = {
 }
 """safetensors' names of dtypes."""
 
+ENDINGS = (".safetensors", ".sft")
+"""Endings of the files that ComfyUI reads as safetensors."""
+
 
 @dataclass(frozen=True, eq=False)
 class RewardLoRA:
@@ -132,23 +135,24 @@ def read_lora(path: str, strength: float, as_trained: bool = False, strength_cli
     """Read and check an adapter file.
 
     Args:
-        path: a ``.safetensors`` file.
+        path: a safetensors file, of one of `ENDINGS`.
         strength: factor on the whole update, finite.
         strength_clip: factor on the update of the text encoders, finite; None for ``strength``.
         as_trained: whether a factor alpha / r that only the header has is applied; ComfyUI leaves the factor out.
 
     Raises:
-        ValueError: the file is not ``.safetensors``, unreadable, truncated or without tensors; the strength is not finite; or
-            the KL weight in the metadata is no number of at least 0. The numbers are checked when the adapter is fitted to a
-            model, because only some of them may be used.
+        ValueError: the file has none of `ENDINGS`, or is unreadable, truncated or without tensors; the strength is not finite;
+            or the KL weight in the metadata is no number of at least 0. The numbers are checked when the adapter is fitted to
+            a model, because only some of them may be used.
     """
     file = Path(path).name
     for number in (strength, strength_clip):
         if number is not None and not math.isfinite(number):
             raise ValueError(f"The strength of {file} is {number}: it must be a finite number.")
-    if Path(path).suffix.lower() != ".safetensors":
+    if not file.lower().endswith(ENDINGS):
         raise ValueError(
-            f"{file} is not a .safetensors file: other formats can run code and are not read. Convert it first."
+            f"{file} is not a .safetensors file (or .sft, which is the same): files of other endings may be pickles, which can "
+            "run code, and are not opened. Convert it to .safetensors first."
         )
     try:
         tensors, metadata = _read_tensors(path)

@@ -90,7 +90,7 @@ def loras_folder(tmp_path_factory):
     import folder_paths
 
     folder = tmp_path_factory.mktemp("loras")
-    folder_paths.folder_names_and_paths["loras"] = ([str(folder)], {".safetensors", ".ckpt", ".pt"})
+    folder_paths.folder_names_and_paths["loras"] = ([str(folder)], {".safetensors", ".ckpt", ".pt", ".sft"})
     return folder
 
 
