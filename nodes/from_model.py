@@ -64,7 +64,10 @@ class RewardLoRAsFromStack(io.ComfyNode):
         entries = [entry for entry in lora_stack or () if entry and entry[0] != NONE]
         if not entries:
             raise ValueError("The LORA_STACK holds no LoRA: choose at least one in the node that makes it.")
-        adapters = tuple(read_lora(file_path(file), float(strength)) for file, strength, *_ in entries)
+        adapters = tuple(
+            read_lora(file_path(file), float(strength), strength_clip=float(clip[0]) if clip else None)
+            for file, strength, *clip in entries
+        )
         return io.NodeOutput(_joined(reward_loras, adapters))
 
 

@@ -11,7 +11,7 @@ from comfy_api.latest import io
 
 from ..blending.preference import Preference
 from ..blending.slots import Slots
-from .adapters.files import RewardLoRAs, read_lora
+from .adapters.files import ENDINGS, RewardLoRAs, read_lora
 from .adapters.groups import loaded
 from .engine.miniature import shipped_adapters
 from .engine.wanted_prompt import problem_of_weights
@@ -202,7 +202,7 @@ def file_path(file: str) -> str:
 
 def adapter_files() -> list[str]:
     """The files that may be chosen."""
-    files = [file for file in folder_paths.get_filename_list("loras") if file.lower().endswith(".safetensors")]
+    files = [file for file in folder_paths.get_filename_list("loras") if file.lower().endswith(ENDINGS)]
     return list(dict.fromkeys([*files, *shipped_adapters()]))
 
 

@@ -283,7 +283,7 @@ def baked_metadata(
         rank: the chosen rank, 0 for an exact sum.
     """
     adapters = [
-        {"name": adapter.name, "file": adapter.file, "strength": adapter.strength, "weight": w, "coefficient": c}
+        {**adapter.record, "weight": w, "coefficient": c}
         for adapter, w, c in zip(loras, weights, coefficients, strict=True)
     ]
     baked = {"method": "merge", "adapters": adapters, "kl_scale": kl_scale, "rank": rank or "exact"}

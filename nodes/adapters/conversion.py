@@ -24,7 +24,7 @@ from ...blending.updates import (
     Update,
 )
 from .base_weights import BaseWeights
-from .patches import FACTORED, NEEDS_OUTPUTS, adds, dora_scale, has_flat_scale, holds_numbers
+from .patches import FACTORED, NEEDS_OUTPUTS, adds, dora_scale, has_flat_scale, has_other_axes, holds_numbers
 from .targets import Target, locate
 
 Updates = list[tuple[str, Update]]
@@ -110,7 +110,8 @@ def _plain(patch: Any, target: Target, strength: float, weights: BaseWeights) ->
     if tuple(value.shape) != target.part:
         raise OtherShape(f"its update is {list(value.shape)}, but the model's part is {list(target.part)}.")
     if kind == "set":
-        return _dense(patch, target, strength, weights)
+        # The host puts such a weight in place at any strength, but Load LoRA with strength 0 applies nothing of a file.
+        return [] if strength == 0 else _dense(patch, target, strength, weights)
     if kind != "diff":
         raise ValueError(f"an update of kind {kind!r} is unknown here.")
     value = value * strength
@@ -118,6 +119,8 @@ def _plain(patch: Any, target: Target, strength: float, weights: BaseWeights) ->
 
 
 def _factored(patch: Any, target: Target, strength: float, weights: BaseWeights) -> Updates:
+    if has_other_axes(patch):
+        return _dense(patch, target, strength, weights)
     update = _checked_form(patch, target)
     if not target.takes_factors:
         return _dense(patch, target, strength, weights)
@@ -226,7 +229,12 @@ def _check_sizes(patch: Any, target: Target) -> None:
     """Refuse factors whose product would be larger than the weight, before the host makes it."""
     if isinstance(patch, tuple):
         return
-    if patch.name in FACTORED:
+    if has_other_axes(patch):
+        left, right, _, up, down, *_ = patch.weights
+        count = right.numel() * (up.shape[0] * down.shape[-1] if left is None else left.numel())
+        if count != math.prod(target.part):
+            raise OtherShape(f"its factors make {count} numbers, but the model's part is {list(target.part)}.")
+    elif patch.name in FACTORED:
         _checked_form(patch, target)
     elif patch.name == "glora":
         most = max(target.part[0], math.prod(target.part[1:]))

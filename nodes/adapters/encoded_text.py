@@ -85,7 +85,13 @@ def bundle(owner: Owner, base: Any, others: Sequence[Any]) -> Any:
     if isinstance(base, (tuple, list)):
         return type(base)(bundle(owner, part, [other[i] for other in others]) for i, part in enumerate(base))
     if isinstance(base, dict):
-        return {name: bundle(owner, part, [other[name] for other in others]) for name, part in base.items()}
+        # An entry that only some of them have belongs to the base.
+        return {
+            name: bundle(owner, part, [other[name] for other in others])
+            if all(name in other for other in others)
+            else part
+            for name, part in base.items()
+        }
     return base
 
 

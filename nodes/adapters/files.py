@@ -36,6 +36,9 @@ DTYPES = {
 }
 """safetensors' names of dtypes."""
 
+ENDINGS = (".safetensors", ".sft")
+"""Endings of the files that ComfyUI reads as safetensors."""
+
 
 @dataclass(frozen=True, eq=False)
 class RewardLoRA:
@@ -46,10 +49,11 @@ class RewardLoRA:
         file: the file's name, for messages.
         tensors: the file's content.
         kl_weight: the KL weight alpha of its training (reward units per nat), None if it is unknown.
-        strength: factor on the whole update.
+        strength: factor on the whole update, or on that of the network only where ``strength_clip`` is given.
         metadata: the file's header.
         patches: the host's patches, by parameter, of an adapter that comes from a MODEL and not from a file.
         scales: factors of the training, of the network and of the text encoders, that are applied; None for those that are not.
+        strength_clip: factor on the update of the text encoders, None for ``strength``.
     """
 
     name: str
@@ -60,6 +64,7 @@ class RewardLoRA:
     metadata: Mapping[str, str] = field(default_factory=dict, repr=False)
     patches: Mapping[str, list[Any]] | None = field(default=None, repr=False)
     scales: tuple[float | None, ...] = (None, None)
+    strength_clip: float | None = None
 
     @property
     def network_strength(self) -> float:
@@ -69,7 +74,14 @@ class RewardLoRA:
     @property
     def text_strength(self) -> float:
         """Factor on the update of the text encoders."""
-        return self.strength * (1.0 if self.scales[1] is None else self.scales[1])
+        strength = self.strength if self.strength_clip is None else self.strength_clip
+        return strength * (1.0 if self.scales[1] is None else self.scales[1])
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What images and files say about an adapter: name, file and strength, and that on the text encoders if it is another."""
+        own = {} if self.strength_clip in (None, self.strength) else {"strength_clip": self.strength_clip}
+        return {"name": self.name, "file": self.file, "strength": self.strength, **own}
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,25 +131,28 @@ class RewardLoRAs:
         return self.arrange(preference).coefficients(self.names, self.kl_weights)
 
 
-def read_lora(path: str, strength: float, as_trained: bool = False) -> RewardLoRA:
+def read_lora(path: str, strength: float, as_trained: bool = False, strength_clip: float | None = None) -> RewardLoRA:
     """Read and check an adapter file.
 
     Args:
-        path: a ``.safetensors`` file.
+        path: a safetensors file, of one of `ENDINGS`.
         strength: factor on the whole update, finite.
+        strength_clip: factor on the update of the text encoders, finite; None for ``strength``.
         as_trained: whether a factor alpha / r that only the header has is applied; ComfyUI leaves the factor out.
 
     Raises:
-        ValueError: the file is not ``.safetensors``, unreadable, truncated or without tensors; the strength is not finite; or
-            the KL weight in the metadata is no number of at least 0. The numbers are checked when the adapter is fitted to a
-            model, because only some of them may be used.
+        ValueError: the file has none of `ENDINGS`, or is unreadable, truncated or without tensors; the strength is not finite;
+            or the KL weight in the metadata is no number of at least 0. The numbers are checked when the adapter is fitted to
+            a model, because only some of them may be used.
     """
     file = Path(path).name
-    if not math.isfinite(strength):
-        raise ValueError(f"The strength of {file} is {strength}: it must be a finite number.")
-    if Path(path).suffix.lower() != ".safetensors":
+    for number in (strength, strength_clip):
+        if number is not None and not math.isfinite(number):
+            raise ValueError(f"The strength of {file} is {number}: it must be a finite number.")
+    if not file.lower().endswith(ENDINGS):
         raise ValueError(
-            f"{file} is not a .safetensors file: other formats can run code and are not read. Convert it first."
+            f"{file} is not a .safetensors file (or .sft, which is the same): files of other endings may be pickles, which can "
+            "run code, and are not opened. Convert it to .safetensors first."
         )
     try:
         tensors, metadata = _read_tensors(path)
@@ -147,7 +162,7 @@ def read_lora(path: str, strength: float, as_trained: bool = False) -> RewardLoR
         raise ValueError(f"{file} holds no tensors: it is not an adapter.")
     name = name_of(metadata, Path(path).stem)
     scales = tuple(trained_scale(metadata, tensors, text=text) if as_trained else None for text in (False, True))
-    return RewardLoRA(name, file, tensors, _kl_weight(file, metadata), strength, metadata, scales=scales)
+    return RewardLoRA(name, file, tensors, _kl_weight(file, metadata), strength, metadata, None, scales, strength_clip)
 
 
 def _read_tensors(path: str) -> tuple[dict[str, Tensor], dict[str, str]]:

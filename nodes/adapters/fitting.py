@@ -26,7 +26,7 @@ from .conversion import Updates, convert, convert_chain
 from .files import RewardLoRA, RewardLoRAs
 from .overlaps import overlapping
 from .own_modules import own_modules
-from .patches import adds, has_flat_scale, kind_of
+from .patches import adds, has_flat_scale, has_other_axes, kind_of
 from .reader import read_content
 from .report import Report
 from .targets import Absent, function_of, locate, offset_of, parameter_of
@@ -202,6 +202,7 @@ def _converted(
     outcomes = [(part, tried(part.target, part.convert, adapter, report)) for part in group]
     fitting = [(part, updates) for part, updates in outcomes if updates is not None]
     report.spread += [parameter_of(part.target) for part, _ in fitting if has_flat_scale(part.patch)]
+    report.other_axes += [parameter_of(part.target) for part, _ in fitting if has_other_axes(part.patch)]
     if len(fitting) < 2 or all(part.magnitude is None and adds(part.patch) for part, _ in fitting):
         yield from (([part.kind], updates) for part, updates in fitting)
         return
@@ -211,6 +212,8 @@ def _converted(
         (adapter.network_strength, part.patch, 1.0, offset_of(part.target), function_of(part.target))
         for part, _ in fitting
     ]
+    if adapter.network_strength == 0:  # weights that replace the model's have no strength
+        entries = []
     together = tried(key, partial(convert_chain, entries, key, network, weights), adapter, report)
     if together is not None:
         yield [part.kind for part, _ in fitting], together

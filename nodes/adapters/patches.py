@@ -40,6 +40,17 @@ def has_flat_scale(patch: Any) -> bool:
     return scale is not None and scale.ndim == 1 and scale.numel() > 1
 
 
+def has_other_axes(patch: Any) -> bool:
+    """Whether a patch is a LoKr whose factors the host multiplies along other axes than LyCORIS.
+
+    The host gives the first factor the axes of a kernel only where the second, stored whole, has four of them.
+    """
+    if getattr(patch, "name", "") != "lokr" or not isinstance(patch.weights[1], Tensor):
+        return False
+    left = patch.weights[0] is not None or None not in (patch.weights[3], patch.weights[4])
+    return left and patch.weights[1].ndim not in (2, 4)
+
+
 def holds_numbers(patch: Any) -> bool:
     """Whether an update is expected to change anything: no factor is all zeros."""
     return all(bool(part.float().any()) for part in patch.weights if isinstance(part, Tensor))

@@ -42,6 +42,7 @@ class Report:
     second: list[str] = field(default_factory=list)  # keys of second updates of a layer
     unread: list[str] = field(default_factory=list)  # keys from which nothing is read
     spread: list[str] = field(default_factory=list)  # layers whose DoRA scale lacks its second axis
+    other_axes: list[str] = field(default_factory=list)  # layers whose LoKr the host multiplies along other axes
     text_encoder: int = 0  # tensors
     bytes_said: int = 0  # memory of the updates that may take more than the file
 
@@ -116,6 +117,12 @@ class Report:
             parts.append(
                 f"{len(self.spread)} of its DoRA scales have one axis only ({_some(self.spread)}): ComfyUI spreads such a scale "
                 "over the inputs, and so does the blend. If the images look wrong, give dora_scale the shape [outputs, 1]."
+            )
+        if self.other_axes:
+            parts.append(
+                f"{len(self.other_axes)} of its lokr_w2 have three or five axes ({_some(self.other_axes)}): ComfyUI multiplies "
+                "such factors along other axes than LyCORIS, and so does the blend. If the images look wrong, give lokr_w2 the "
+                "shape [rows, columns * kernel]."
             )
         return parts
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import comfy.lora
@@ -11,6 +10,8 @@ import comfy.sd
 import torch
 from torch import Tensor
 
+from ..engine.notices import notify
+from ..engine.refusals import CLIP_WEIGHTS_ONLY, refuse_weights
 from ..host import Patcher
 from .base_weights import BaseWeights
 from .conversion import Updates, convert
@@ -18,7 +19,7 @@ from .encoded_text import Owner, bundle
 from .files import RewardLoRA, RewardLoRAs
 from .fitting import tried
 from .leftovers import leftovers, live_keys
-from .patches import has_flat_scale, kind_of
+from .patches import has_flat_scale, has_other_axes, kind_of
 from .reader import converted, read_patches
 from .report import TEXT_ENCODER, Report
 from .targets import locate, parameter_of
@@ -27,71 +28,94 @@ KEY = "diffusion_blend_texts"
 """The entry of a conditioning's options that says for whom the text was encoded, an `Owner`."""
 
 
+Changes = Sequence[tuple[Mapping[Any, Any], float]]
+"""The host's patches of a text encoder, with their strengths."""
+
+
 class BlendedCLIP(comfy.sd.CLIP):
     """A CLIP whose encodings carry those of every adapter.
+
+    Each encoding with an adapter is that of a clone with the adapter's patches. Nodes behind Blend Text Encoder (layers, LoRAs,
+    hooks, bypass LoRAs) change this CLIP, and so also the clones.
 
     Args:
         clip: the host's CLIP.
         names: of the adapters.
-        parts: the CLIP with each adapter's patches, None for an adapter without text-encoder weights.
-        soup: coefficients, and the CLIP with all adapters' patches at these strengths; or None.
+        changes: of each adapter, empty for an adapter without text-encoder weights.
+        soup: coefficients, and the changes of all adapters at these strengths; or None.
+        before: by weight, the number of patches that come before the adapters' own; None for all that the CLIP has.
     """
 
     def __init__(
         self,
         clip: Any,
         names: tuple[str, ...],
-        parts: tuple[Any | None, ...],
-        soup: tuple[tuple[float, ...], Any] | None,
+        changes: tuple[Changes, ...],
+        soup: tuple[tuple[float, ...], Changes] | None,
+        before: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__(no_init=True)
         self.__dict__.update(clip.clone().__dict__)
-        self.names, self.parts, self.soup = names, parts, soup
+        self.names, self.changes, self.soup = names, changes, soup
+        self.before = {key: len(some) for key, some in self.patcher.patches.items()} if before is None else before
 
     def clone(self, *args: Any, **kwargs: Any) -> BlendedCLIP:
-        clones = tuple(None if part is None else part.clone(*args, **kwargs) for part in self.parts)
-        soup = None if self.soup is None else (self.soup[0], self.soup[1].clone(*args, **kwargs))
-        return BlendedCLIP(super().clone(*args, **kwargs), self.names, clones, soup)
-
-    def add_patches(self, *args: Any, **kwargs: Any) -> Any:
-        for part in self._others():
-            part.add_patches(*args, **kwargs)
-        return super().add_patches(*args, **kwargs)
-
-    def clip_layer(self, layer_idx: int) -> None:
-        for part in self._others():
-            part.clip_layer(layer_idx)
-        super().clip_layer(layer_idx)
-
-    def set_tokenizer_option(self, option_name: str, value: Any) -> None:
-        for part in self._others():
-            part.set_tokenizer_option(option_name, value)
-        super().set_tokenizer_option(option_name, value)
+        return BlendedCLIP(super().clone(*args, **kwargs), self.names, self.changes, self.soup, self.before)
 
     def encode_from_tokens(self, tokens: Any, return_pooled: Any = False, return_dict: bool = False) -> Any:
         """Encode once for each adapter. Every tensor of the result carries the adapters' own, as `EncodedText`."""
-        base = super().encode_from_tokens(tokens, return_pooled, return_dict=return_dict)
 
         def encode(clip: Any) -> Any:
-            if clip is None:  # a copy, because a node may change either in place
-                return copy.deepcopy(base)
             return clip.encode_from_tokens(tokens, return_pooled, return_dict=return_dict)
 
-        clips = self.parts if self.soup is None else (*self.parts, self.soup[1])
-        owner = Owner(self.names, None if self.soup is None else self.soup[0])
-        encoded = bundle(owner, base, [encode(clip) for clip in clips])
-        return encoded | {KEY: owner} if return_dict else encoded
+        encoded = self._encode_all(encode)
+        return encoded | {KEY: self._owner()} if return_dict else encoded
 
     def encode_from_tokens_scheduled(self, tokens: Any, *args: Any, **kwargs: Any) -> Any:
-        if self.patcher.forced_hooks is not None and self.use_clip_schedule:
-            raise ValueError(
-                "LoRA hooks with a schedule on the text encoder cannot be combined with Blend Text Encoder. Put the hooks on "
-                "the conditioning, or leave Blend Text Encoder out."
-            )
-        return super().encode_from_tokens_scheduled(tokens, *args, **kwargs)
+        """Encode once for each adapter, and with hooks that have a schedule once for each part of it, too."""
+        if self.patcher.forced_hooks is None or not self.use_clip_schedule:
+            return super().encode_from_tokens_scheduled(tokens, *args, **kwargs)
+        texts = self._encode_all(lambda clip: clip.encode_from_tokens_scheduled(tokens, *args, **kwargs))
+        return [[text, options | {KEY: self._owner()}] for text, options in texts]
 
-    def _others(self) -> list[Any]:
-        return [part for part in (*self.parts, self.soup and self.soup[1]) if part is not None]
+    def get_key_patches(self) -> Any:
+        raise ValueError(CLIP_WEIGHTS_ONLY.format("a merge"))
+
+    def get_sd(self) -> Any:
+        raise ValueError(CLIP_WEIGHTS_ONLY.format("a saved file"))
+
+    def state_dict_for_saving(self) -> Any:
+        return self.get_sd()
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        notify(
+            "The text is generated without the adapters of Blend Text Encoder. For the text of one LoRA use Load LoRA."
+        )
+        return super().generate(*args, **kwargs)
+
+    def _owner(self) -> Owner:
+        return Owner(self.names, None if self.soup is None else self.soup[0])
+
+    def _encode_all(self, encode: Callable[[Any], Any]) -> Any:
+        base = encode(self._with(()))
+        every = self.changes if self.soup is None else (*self.changes, self.soup[1])
+        # A copy where nothing changes, because a node may change either in place.
+        others = [encode(self._with(changes)) if changes else _copied(base) for changes in every]
+        return bundle(self._owner(), base, others)
+
+    def _with(self, changes: Changes) -> Any:
+        """A plain CLIP with an adapter's patches between those of the nodes before and after Blend Text Encoder."""
+        clip = super().clone()
+        present = clip.patcher.patches
+        earlier = {key: some[: self.before.get(key, 0)] for key, some in present.items()}
+        clip.patcher.patches = {key: some for key, some in earlier.items() if some}
+        for patches, strength in changes:
+            clip.add_patches(patches, strength)
+        for key, some in present.items():
+            later = some[self.before.get(key, 0) :]
+            if later:
+                clip.patcher.patches[key] = clip.patcher.patches.get(key, []) + later
+        return clip
 
 
 def blended_clip(
@@ -118,23 +142,27 @@ def blended_clip(
     having = tuple(name for name, some in zip(loras.names, patches, strict=True) if some)
     if not having:
         return clip, having, skipped
-    parts = tuple(
-        _patched(clip, [(some, adapter.text_strength)]) if some else None
-        for some, adapter in zip(patches, loras, strict=True)
-    )
+    texts = [adapter.text_strength for adapter in loras]
+    changes = tuple(_changes([some], [strength]) for some, strength in zip(patches, texts, strict=True))
     together = None
     if soup is not None:
-        strengths = [c * adapter.text_strength for c, adapter in zip(soup, loras, strict=True)]
-        together = (soup, _patched(clip, list(zip(patches, strengths, strict=True))))
-    return BlendedCLIP(clip, tuple(loras.names), parts, together), having, skipped
+        together = (soup, _changes(patches, [c * strength for c, strength in zip(soup, texts, strict=True)]))
+    blended = BlendedCLIP(clip, tuple(loras.names), changes, together)
+    refuse_weights(blended.patcher, CLIP_WEIGHTS_ONLY)
+    return blended, having, skipped
 
 
-def _patched(clip: Any, patches: list[tuple[Mapping[Any, Any], float]]) -> Any:
-    changed = clip.clone()
-    for some, strength in patches:
-        if some and strength:
-            changed.add_patches(some, strength)
-    return changed
+def _changes(patches: Sequence[Mapping[Any, Any]], strengths: Sequence[float]) -> Changes:
+    return [(some, strength) for some, strength in zip(patches, strengths, strict=True) if some and strength]
+
+
+def _copied(value: Any) -> Any:
+    """An encoding with copies of its tensors."""
+    if isinstance(value, Tensor):
+        return value.clone()
+    if isinstance(value, dict):
+        return {name: _copied(part) for name, part in value.items()}
+    return type(value)(map(_copied, value)) if isinstance(value, (list, tuple)) else value
 
 
 def _patches(report: Report, patcher: Patcher, hosts: Mapping[str, Any]) -> dict[Any, Any]:
@@ -164,6 +192,7 @@ def _fits(target: Any, patch: Any, report: Report, weights: BaseWeights) -> bool
     report.unreadable.clear()  # left to the patcher of the extension that stores the weight
     report.kinds[kind_of(patch)] += fits
     report.spread += [parameter_of(target)] * (fits and has_flat_scale(patch))
+    report.other_axes += [parameter_of(target)] * (fits and has_other_axes(patch))
     return fits
 
 

@@ -61,7 +61,8 @@ class AttachedBlend:
         say_changes(executor.class_obj.model_patcher, self.bank, self.patched, self.names)
         self.running.append(executor.class_obj)
         try:
-            with BlendRun(self.bank, self.planner, self.evaluation, self.images, self.verdicts) as run:
+            names = self.names[: self.bank.weighted]
+            with BlendRun(self.bank, self.planner, self.evaluation, self.images, self.verdicts, names) as run:
                 return run.sample(executor, *args, **kwargs)
         finally:
             self.running.pop()

@@ -141,7 +141,7 @@ def _metadata(
 ) -> dict[str, str]:
     baked: dict[str, Any] = {
         "method": CROSS,
-        "adapters": [{"name": one.name, "file": one.file, "strength": one.strength} for one in both],
+        "adapters": [one.record for one in both],
         "rank": rank or "of the adapters",
         "error": round(fitted.error, 6),
         "soup_error": round(fitted.start, 6),

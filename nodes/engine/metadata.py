@@ -60,9 +60,7 @@ def record_of(method: str, preference: AnyPreference, loras: RewardLoRAs, **deta
         "preference" instead of "weight" and "kl_scale".
     """
     adapters: list[dict[str, Any]] = [
-        {"name": adapter.name, "file": adapter.file, "strength": adapter.strength}
-        | ({} if adapter.scales[0] is None else {"scale": adapter.scales[0]})
-        for adapter in loras
+        adapter.record | ({} if adapter.scales[0] is None else {"scale": adapter.scales[0]}) for adapter in loras
     ]
     record: dict[str, Any] = {"method": method, "adapters": adapters}
     arranged = loras.arrange(preference)

@@ -1,4 +1,4 @@
-"""Uses of a blended MODEL that would ignore the blend: merging, saving, and multiplying its weights."""
+"""Uses of a blended MODEL or CLIP that would ignore the blend: merging, saving, and multiplying its weights."""
 
 from __future__ import annotations
 
@@ -12,9 +12,15 @@ KEY = "diffusion_blend"
 
 WEIGHTS_ONLY = (
     "This MODEL carries a blend, which is no change of its weights: {} would ignore it. Use the MODEL from before Blend Model, "
-    "and put Blend Model last. For adapters that shall be part of the weights, use ComfyUI's Load LoRA."
+    "and put Blend Model last. For adapters that shall be part of the weights, use ComfyUI's Load LoRA, or make one LoRA file of "
+    "the blend with Bake Blend and load that."
 )
 
+CLIP_WEIGHTS_ONLY = (
+    "This CLIP carries the adapters of Blend Text Encoder, which are no change of its weights: {} would ignore them. Use the "
+    "CLIP from before Blend Text Encoder, and put Blend Text Encoder last. For adapters that shall be part of the weights, use "
+    "ComfyUI's Load LoRA, or make one LoRA file of the blend with Bake Blend and load that."
+)
 
 TWO_MODELS = (
     "This guider evaluates the negative with another MODEL than the positive, and a blend takes part in both or in none. Connect "
@@ -56,14 +62,19 @@ def _blends(patcher: Any, key: str) -> list[Any]:
     return patcher.get_wrappers(WrappersMP.OUTER_SAMPLE, key)
 
 
-def refuse_weights(patcher: Any) -> None:
-    """Let a blended MODEL refuse to give its weights for a merge or a file, and its clones too.
+def refuse_weights(patcher: Any, text: str = WEIGHTS_ONLY) -> None:
+    """Let a blended MODEL or CLIP refuse to give its weights for a merge or a file, and its clones too.
 
     Args:
         patcher: the host's ModelPatcher.
+        text: of the error, with a place for the use that is refused.
     """
-    _guard(patcher)
-    patcher.add_callback_with_key(CallbacksMP.ON_CLONE, KEY, _guard_clone)
+
+    def guard_clone(_: Any, clone: Any) -> None:
+        _guard(clone, text)
+
+    _guard(patcher, text)
+    patcher.add_callback_with_key(CallbacksMP.ON_CLONE, KEY, guard_clone)
 
 
 def multiplied_weights(patcher: Any) -> int:
@@ -88,22 +99,28 @@ def check_multiplied(patcher: Any, before: int) -> None:
         )
 
 
-def _guard(patcher: Any) -> None:
+def _guard(patcher: Any, text: str) -> None:
     # By a weak reference: the host frees a model with its last user, and a circle would keep it.
     own = weakref.ref(patcher)
     kind = type(patcher)
 
     def get_key_patches(filter_prefix: str | None = None) -> Any:
         if filter_prefix is not None:  # without a prefix the host asks for itself, when it registers hooks
-            raise ValueError(WEIGHTS_ONLY.format("a merge"))
+            raise ValueError(text.format("a merge"))
         return kind.get_key_patches(own(), filter_prefix)
 
+    def model_state_dict(filter_prefix: str | None = None) -> Any:
+        if filter_prefix is not None:  # without a prefix other nodes only ask for the names of the weights
+            raise ValueError(text.format("Extract and Save LoRA"))
+        return kind.model_state_dict(own(), filter_prefix)
+
+    def add_patches(patches: Any, strength_patch: float = 1.0, strength_model: float = 1.0) -> Any:
+        if strength_patch == -strength_model and any(isinstance(patch, list) for patch in patches.values()):
+            raise ValueError(text.format("the difference to another one (Model Subtract, CLIP Subtract)"))
+        return kind.add_patches(own(), patches, strength_patch, strength_model)
+
     def state_dict_for_saving(*_: Any, **__: Any) -> Any:
-        raise ValueError(WEIGHTS_ONLY.format("a saved file"))
+        raise ValueError(text.format("a saved file"))
 
-    patcher.get_key_patches = get_key_patches
-    patcher.state_dict_for_saving = state_dict_for_saving
-
-
-def _guard_clone(_: Any, clone: Any) -> None:
-    _guard(clone)
+    for refusing in (get_key_patches, model_state_dict, add_patches, state_dict_for_saving):
+        setattr(patcher, refusing.__name__, refusing)

@@ -56,6 +56,7 @@ class BlendRun:
         evaluation: "auto", "batched" or "sequential".
         images: image indices of the batch, None for 0, 1, 2, ...
         verdicts: of earlier runs, on calls with several rows of gates.
+        names: of the adapters that have a weight of their own, in order.
     """
 
     def __init__(
@@ -65,9 +66,10 @@ class BlendRun:
         evaluation: str,
         images: tuple[int, ...] | None,
         verdicts: Verdicts,
+        names: tuple[str, ...],
     ) -> None:
         self.bank, self.planner, self.evaluation, self.images = bank, planner, evaluation, images
-        self.verdicts = verdicts
+        self.verdicts, self.names = verdicts, names
         self.rows = RowEvaluator(evaluation, verdicts)
         self.networks: dict[int, GatedNetwork] = {}
         self.residuals = ResidualCache()
@@ -141,7 +143,7 @@ class BlendRun:
         named = dict(zip(names, args, strict=False)) | kwargs
         options = {name: named.get(name) for name in ("latent_image", "denoise_mask")}
         options["seed"], noise = named["extra_args"].get("seed"), named["noise"]
-        self.texts = texts_of_run(guider, noise, self.bank.weighted, **options)
+        self.texts = texts_of_run(guider, noise, self.names, **options)
         if self._on_texts and self.texts is not None:
             raise ValueError(TWICE.format(len(self._on_texts)))
         if self._on_texts:

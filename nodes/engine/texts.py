@@ -92,7 +92,7 @@ class RunTexts:
         )
 
 
-def texts_of_run(guider: Any, noise: Tensor, adapters: int, **options: Any) -> RunTexts | None:
+def texts_of_run(guider: Any, noise: Tensor, names: Sequence[str], **options: Any) -> RunTexts | None:
     """Prepare the conditionings of a run, None if no text was encoded by Blend Text Encoder.
 
     The run's own copies of the conditionings get the base's encoding alone.
@@ -100,7 +100,7 @@ def texts_of_run(guider: Any, noise: Tensor, adapters: int, **options: Any) -> R
     Args:
         guider: the host's guider, after it has prepared its own conditionings.
         noise: of the run, float[N, ...].
-        adapters: number of the blend's adapters.
+        names: of the blend's adapters, in their order.
         options: what the host passes to ``encode_model_conds`` beside them.
 
     Raises:
@@ -128,17 +128,18 @@ def texts_of_run(guider: Any, noise: Tensor, adapters: int, **options: Any) -> R
             soups |= {own: soups[theirs]} if theirs in soups else {}
             continue
         texts = _texts(cond)
-        _check(cond, texts, adapters)
+        order = _checked_order(cond, texts, names)
         if not texts:
             base[cond["uuid"]] = cond["model_conds"]
             continue
         owner = next(iter(texts.values())).owner
         base[cond["uuid"]] = prepare(kind, cond, {name: text.plain for name, text in texts.items()})
-        for index in range(adapters):
-            if any(not torch.equal(text.others[index], text.plain) for text in texts.values()):
-                changed[cond["uuid"], index] = prepare(kind, cond, _of(texts, index))
+        for index, of_text in enumerate(order):
+            if any(not torch.equal(text.others[of_text], text.plain) for text in texts.values()):
+                changed[cond["uuid"], index] = prepare(kind, cond, _of(texts, of_text))
         if owner.soup is not None:
-            soups[cond["uuid"]] = (owner.soup, prepare(kind, cond, _of(texts, adapters)))
+            gates = tuple(owner.soup[of_text] for of_text in order)
+            soups[cond["uuid"]] = (gates, prepare(kind, cond, _of(texts, len(order))))
     for _, cond in every:
         cond.update({name: text.plain for name, text in _texts(cond).items()}, model_conds=base[cond["uuid"]])
     return RunTexts(base, changed, soups, {cond["uuid"]: cond.get("control") for _, cond in every})
@@ -182,18 +183,31 @@ def _sources(every: Sequence[tuple[str, Any]]) -> dict[int, Any]:
     return found
 
 
-def _check(cond: Any, texts: Mapping[str, EncodedText], adapters: int) -> None:
+def _checked_order(cond: Any, texts: Mapping[str, EncodedText], names: Sequence[str]) -> list[int]:
+    """Where each adapter of the blend is among those that a text was encoded for. They are found by their names.
+
+    Raises:
+        ValueError: the text was encoded for other adapters, or lost their encodings.
+    """
     owner: Owner | None = next((text.owner for text in texts.values()), cond.get(KEY))
-    if owner is not None and len(owner.names) != adapters:
-        raise ValueError(
-            f"This text was encoded for {len(owner.names)} adapters ({', '.join(owner.names)}), but the model blends {adapters}: "
-            "connect the same adapters to Blend Text Encoder and to the blended model."
-        )
     if KEY in cond and cond.get("cross_attn") is not None and "cross_attn" not in texts:
         raise ValueError(
             "A node between CLIP Text Encode and the sampler changes the encoded text in a way that loses the adapters' own "
             "encodings. Leave that node out, or connect the CLIP directly instead of Blend Text Encoder."
         )
+    if owner is None or owner.names == tuple(names):
+        return list(range(len(names)))
+    if sorted(owner.names) != sorted(names):
+        raise ValueError(
+            f"This text was encoded for {len(owner.names)} adapters ({', '.join(owner.names)}), but the model blends "
+            f"{len(names)} ({', '.join(names)}): connect the same adapters to Blend Text Encoder and to the blended model."
+        )
+    if len(set(names)) < len(names):
+        raise ValueError(
+            f"Blend Text Encoder and the blended model have the adapters in another order ({', '.join(owner.names)}; "
+            f"{', '.join(names)}), and two of them have the same name: connect the same reward_loras to both."
+        )
+    return [owner.names.index(name) for name in names]
 
 
 def joined(parts: Sequence[Any]) -> Any:

@@ -90,7 +90,7 @@ def loras_folder(tmp_path_factory):
     import folder_paths
 
     folder = tmp_path_factory.mktemp("loras")
-    folder_paths.folder_names_and_paths["loras"] = ([str(folder)], {".safetensors", ".ckpt", ".pt"})
+    folder_paths.folder_names_and_paths["loras"] = ([str(folder)], {".safetensors", ".ckpt", ".pt", ".sft"})
     return folder
 
 
@@ -124,6 +124,14 @@ def worlds(loras_folder):
 def world(request, worlds):
     """The two usual worlds of the tests: a UNet, and a transformer with fused qkv."""
     return worlds(request.param)
+
+
+@pytest.fixture(scope="module")
+def small():
+    """The miniature's MODEL and CLIP."""
+    from diffusion_blend.nodes.miniature import LoadMiniature
+
+    return LoadMiniature.execute(2).args[:2]
 
 
 @pytest.fixture

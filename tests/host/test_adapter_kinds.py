@@ -6,6 +6,7 @@ import re
 import comfy.lora
 import comfy_adapters
 import comfy_models
+import nodes as host_nodes
 import pytest
 import torch
 from adapter_kinds import APPLIED, NORM
@@ -23,6 +24,7 @@ from adapter_makers import (
     loha_tucker,
     lokr,
     lokr_128,
+    lokr_of_five_axes,
     lora,
     oft,
     put,
@@ -56,6 +58,35 @@ def test_each_kind_is_the_change_that_the_host_makes(name):
     ours, hosts, report = fitted(kind, tensors)
     assert hosts and not report.absent and not report.misshapen
     assert_same(ours, hosts)
+
+
+def test_a_lokr_of_a_conv3d_is_the_hosts_image_and_said(worlds, folder):
+    """ComfyUI multiplies its factors along other axes than LyCORIS."""
+    wan = worlds("wan")
+    write(folder, "five-axes", lokr_of_five_axes())
+    loras = load_loras(["five-axes.safetensors"])
+    expected = wan.sample(wan.patched.model(lokr_of_five_axes()), steps=1)
+    assert difference(wan.sample(blend_model(wan.model, loras, preference(1)), steps=1), expected) < 1e-5
+    assert difference(wan.sample(wan.model, steps=1), expected) > 1e-3
+    _, report = fit(wan.model, lokr_of_five_axes())
+    assert "1 of its lokr_w2 have three or five axes (diffusion_model.patch_embedding.weight)" in report.text()
+    _, report = fit(
+        wan.model,
+        lokr_of_five_axes()
+        | {
+            "diffusion_model.text_embedding.0.lokr_w1": random(2, 3),
+            "diffusion_model.text_embedding.0.lokr_w2": random(2, 3, 1),
+        },
+    )
+    assert "its factors make 36 numbers" in report.text()
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.5, 1.0])
+def test_a_weight_that_replaces_is_load_loras_at_any_strength(sd15, folder, strength):
+    write(folder, "replaces", put(LINEAR, set_weight=random(320, 768)))
+    expected = host_nodes.LoraLoaderModelOnly().load_lora_model_only(sd15.model, "replaces.safetensors", strength)[0]
+    found = blend_model(sd15.model, load_loras(["replaces.safetensors"], [strength]), preference(1))
+    assert difference(sd15.sample(found, steps=1), sd15.sample(expected, steps=1)) < 1e-5
 
 
 def test_rs_lora_is_scaled_by_the_root_of_its_rank():

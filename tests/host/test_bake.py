@@ -194,15 +194,16 @@ def test_text_encoder_weights_go_along(folder):
     assert difference(picture(baked[0], world[1]), expected) > 1e-3
 
 
-def test_factors_of_the_training_go_along(folder):
+@pytest.mark.parametrize("strength_clip", [None, 0.3])
+def test_factors_of_the_training_go_along(folder, strength_clip):
     """The network's and the text encoders' factors differ where a file's header says so (scale "as trained")."""
     world = LoadMiniature.execute(2).args[:2]
     tensors = adapter_of_both(*world, 3)
     loras = load_loras([Path(write(folder, "bake-factors", tensors)).name], [0.8])
-    loras = replace(loras, adapters=(replace(loras.adapters[0], scales=(1.5, 0.4)),))
+    loras = replace(loras, adapters=(replace(loras.adapters[0], scales=(1.5, 0.4), strength_clip=strength_clip),))
     _, name, _ = bake(world[0], loras, preference(1.0))
     baked = comfy.sd.load_lora_for_models(*world, read(folder, name)[0], 1.0, 1.0)
-    wanted = comfy.sd.load_lora_for_models(*world, dict(tensors), 0.8 * 1.5, 0.8 * 0.4)
+    wanted = comfy.sd.load_lora_for_models(*world, dict(tensors), 0.8 * 1.5, 0.4 * (strength_clip or 0.8))
     assert difference(picture(*baked), picture(*wanted)) < 1e-5
 
 

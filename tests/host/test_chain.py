@@ -5,6 +5,7 @@ import comfy.sd
 import comfy_adapters
 import comfy_models
 import pytest
+import torch
 from adapter_makers import KERNEL, LINEAR, boft, difference_of, dora, glora, loha, lokr, lora, oft, put, random
 from comfy_adapters import write
 from comfy_world import blend_model, difference, preference
@@ -85,6 +86,9 @@ def test_a_stack_of_files_is_one_adapter_a_file(sd3, loras_folder):
     stack = [("stacked-0.safetensors", 0.5, 1.0), ("None", 1.0, 1.0), ("stacked-1.safetensors", -1, 0)]
     loras = RewardLoRAsFromStack.execute(stack).result[0]
     assert [(adapter.name, adapter.strength) for adapter in loras] == [("stacked-0", 0.5), ("stacked-1", -1.0)]
+    assert [adapter.record.get("strength_clip") for adapter in loras] == [1.0, 0.0]
+    with pytest.raises(ValueError, match=r"strength of stacked-0.safetensors is nan"):
+        RewardLoRAsFromStack.execute([("stacked-0.safetensors", 1.0, float("nan"))])
     with pytest.raises(ValueError, match="holds no LoRA"):
         RewardLoRAsFromStack.execute([("None", 1.0, 1.0)])
 
@@ -98,3 +102,56 @@ def test_what_is_no_chain_is_refused_in_words(sd15, sd3):
         adapter_of_chain(after(sd15.model, lora(LINEAR)), after(sd15.model, lora(LINEAR, rank=2)), "a")
     with pytest.raises(ValueError, match="from which the chain starts"):
         adapter_of_chain(after(sd15.model, lora(LINEAR)), after(sd15.model, lora(KERNEL)), "a")
+
+
+def test_a_bypass_lora_in_the_chain_is_refused_by_name(sd15):
+    if not hasattr(comfy.sd, "load_bypass_lora_for_models"):
+        pytest.skip("this host has no bypass LoRA")
+
+    def bypassed(model):
+        return comfy.sd.load_bypass_lora_for_models(model, None, dict(lora(LINEAR)), 0.8, 0)[0]
+
+    plain = after(sd15.model, lora(KERNEL))
+    for chained in (
+        bypassed(plain),
+        after(bypassed(plain), lora(KERNEL, rank=2)),
+        bypassed(after(plain, lora(LINEAR))),
+    ):
+        with pytest.raises(ValueError, match=r"LoRAs in bypass mode.*Load LoRA in place of Load LoRA \(Bypass\)"):
+            adapter_of_chain(plain, chained, "a")
+    base = bypassed(plain)
+    assert adapter_of_chain(base, after(base, lora(LINEAR)), "a").patches  # the bypass LoRA belongs to the base
+
+
+def test_weights_that_a_chain_changes_by_hooks_or_functions_are_refused(sd15):
+    from comfy_extras import nodes_hooks
+
+    hooked, wrapped = after(sd15.model, lora(KERNEL)), after(sd15.model, lora(KERNEL))
+    hooks = nodes_hooks.comfy.hooks.create_hook_lora(dict(lora(LINEAR)), 1.0, 1.0)
+    target = nodes_hooks.comfy.hooks.create_target_dict(nodes_hooks.comfy.hooks.EnumWeightTarget.Model)
+    hooked.register_all_hook_patches(hooks, target, hooked.model_options)
+    with pytest.raises(ValueError, match="hook LoRAs"):
+        adapter_of_chain(sd15.model, hooked, "a")
+    wrapped.add_weight_wrapper(f"diffusion_model.{LINEAR}.weight", torch.neg)
+    with pytest.raises(ValueError, match="functions on weights"):
+        adapter_of_chain(sd15.model, wrapped, "a")
+
+
+def test_other_changes_of_a_chain_are_said(sd15, caplog):
+    from comfy_extras import nodes_freelunch, nodes_model_advanced
+
+    caplog.set_level("INFO", logger="diffusion_blend")
+    chained = after(sd15.model, lora(LINEAR))
+    assert adapter_of_chain(sd15.model, chained, "a").patches
+    assert "Only the LoRAs become the adapter" not in caplog.text
+    free = nodes_freelunch.FreeU_V2
+    (freed,) = (
+        free.execute(chained, 1.3, 1.4, 0.9, 0.2).args
+        if hasattr(free, "execute")
+        else free().patch(chained, 1.3, 1.4, 0.9, 0.2)
+    )
+    adapter_of_chain(sd15.model, freed, "a")
+    assert "also change the options (FreeU" in caplog.text
+    (other,) = nodes_model_advanced.ModelSamplingDiscrete().patch(chained, "v_prediction", False)
+    adapter_of_chain(sd15.model, other, "a")
+    assert "also change the objects (ModelSampling" in caplog.text

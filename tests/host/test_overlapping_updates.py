@@ -43,6 +43,14 @@ OVERLAPS = {
 }
 
 
+def test_strength_0_changes_nothing():
+    """As Load LoRA. ComfyUI's own patching would put a weight that replaces the model's in place at any strength."""
+    for tensors in OVERLAPS.values():
+        updates, report = fit(comfy_models.load("sd3"), tensors, 0.0)
+        assert not any(bool(change.any()) for change in changes(comfy_models.load("sd3").model, updates).values())
+        assert report.applied == len(overlapped(tensors))
+
+
 def fitted(tensors, strength):
     model = comfy_models.load("sd3")
     updates, report = fit(model, tensors, strength)

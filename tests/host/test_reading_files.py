@@ -9,15 +9,16 @@ from pathlib import Path
 
 import comfy.lora
 import comfy_models
+import folder_paths
 import nodes as host_nodes
 import pytest
 import safetensors.torch
 import torch
 from comfy_adapters import kohya, write
-from comfy_world import blend_model, load_loras, preference
+from comfy_world import blend_model, difference, load_loras, preference
 from diffusion_blend.nodes.adapters.files import RewardLoRAs, read_lora
 from diffusion_blend.nodes.adapters.fitting import bank_patcher
-from diffusion_blend.nodes.inputs import LoadRewardLoRAs
+from diffusion_blend.nodes.inputs import LoadRewardLoRAs, adapter_files
 
 
 def test_files_that_are_no_safetensors_are_refused(loras_folder, tmp_path):
@@ -26,7 +27,8 @@ def test_files_that_are_no_safetensors_are_refused(loras_folder, tmp_path):
         "truncated.safetensors": (whole[: len(whole) // 2], "cannot be read as safetensors"),
         "header.safetensors": (b"\xff" * 64, "cannot be read as safetensors"),
         "empty.safetensors": (b"", "cannot be read as safetensors"),
-        "pickle.ckpt": (b"\x80\x04.", "is not a .safetensors file"),
+        "pickle.ckpt": (b"\x80\x04.", "is not a .safetensors file .*may be pickles"),
+        "pickle.sft": (b"\x80\x04.", "cannot be read as safetensors"),
     }
     for name, (content, message) in cases.items():
         (tmp_path / name).write_bytes(content)
@@ -35,6 +37,20 @@ def test_files_that_are_no_safetensors_are_refused(loras_folder, tmp_path):
     write(tmp_path, "nothing", {})
     with pytest.raises(ValueError, match="nothing.safetensors holds no tensors"):
         read_lora(str(tmp_path / "nothing.safetensors"), 1.0)
+
+
+def test_sft_is_safetensors_by_another_name(sd3, folder):
+    """The host's Load LoRA reads both endings."""
+    file = folder / write(folder, "named", kohya("sd3", 1))
+    file.rename(folder / "named.sft")
+    (folder / "other.pt").write_bytes((folder / "named.sft").read_bytes())
+    folder_paths.filename_list_cache.clear()
+    assert "named.sft" in adapter_files() and "other.pt" not in adapter_files()
+    loras = load_loras(["named.sft"], [0.7])
+    assert loras.names == ["named"]
+    expected = host_nodes.LoraLoaderModelOnly().load_lora_model_only(sd3.model, "named.sft", 0.7)[0]
+    found = sd3.sample(blend_model(sd3.model, loras, preference(1)), steps=1)
+    assert difference(found, sd3.sample(expected, steps=1)) < 1e-5
 
 
 def with_scale(tensors, model):

@@ -50,6 +50,22 @@ def test_a_saved_blend_is_refused(blended, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_difference_of_a_blend_and_its_extraction_are_refused(sd15, blended, merging):
+    extract = importlib.import_module("comfy_extras.nodes_lora_extract")
+    for model in (blended, blended.clone()):
+        with pytest.raises(ValueError, match=r"the difference .* would ignore it.*Bake Blend"):
+            merging.ModelSubtract().merge(model, sd15.model, 1.0)
+        with pytest.raises(ValueError, match=r"Extract and Save LoRA would ignore it.*Bake Blend"):
+            extract.calc_lora_model(model, 2, "diffusion_model.", "diffusion_model.", {}, extract.LORAType.STANDARD)
+    (added,) = merging.ModelAdd().merge(blended, sd15.patched.model(sd15.adapters[2]))  # the base may be a sum
+    assert added.patches
+    (difference_of_plain,) = merging.ModelSubtract().merge(sd15.patched.model(sd15.adapters[2]), sd15.model, 1.0)
+    found = extract.calc_lora_model(
+        difference_of_plain, 2, "diffusion_model.", "diffusion_model.", {}, extract.LORAType.STANDARD
+    )
+    assert found
+
+
 def test_an_attention_multiply_after_the_blend_is_refused(sd15, blended):
     multiply = importlib.import_module("comfy_extras.nodes_attention_multiply")
     after = multiply.attention_multiply("attn1", blended, 1.5, 1.0, 1.0, 1.0)

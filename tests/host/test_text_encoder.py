@@ -11,68 +11,17 @@ import pytest
 import torch
 from comfy_adapters import write
 from comfy_world import blend_model, difference, load_loras, preference
-from diffusion_blend.nodes.miniature import LoadMiniature
+from diffusion_blend.nodes.from_model import RewardLoRAsFromStack
 from diffusion_blend.nodes.text_encoder import BlendTextEncoder
-
-STRENGTH = 0.7
-
-
-@pytest.fixture(scope="module")
-def miniature():
-    return LoadMiniature.execute(2).args[:2]
-
-
-def low_rank(prefix, shape, generator, rank=2, size=0.6):
-    return {
-        f"{prefix}.lora_up.weight": torch.randn(shape[0], rank, generator=generator) * size,
-        f"{prefix}.lora_down.weight": torch.randn(rank, shape[1], generator=generator) / math.sqrt(shape[1]),
-    }
-
-
-def adapter(miniature, seed, text=True, network=True):
-    """Make tensors for the cross-attention of the network and for two layers of the text encoder."""
-    model, clip = miniature
-    generator = torch.Generator().manual_seed(seed)
-    tensors = {}
-    if network:
-        for key, weight in model.model.state_dict().items():
-            if key.endswith("attn2.to_v.weight"):
-                name = key.removeprefix("diffusion_model.").removesuffix(".weight").replace(".", "_")
-                tensors |= low_rank(f"lora_unet_{name}", weight.shape, generator)
-    if text:
-        for layer in ("mlp_fc1", "self_attn_q_proj"):
-            part, _, rest = layer.rpartition("_") if layer == "mlp_fc1" else ("self_attn", "", "q_proj")
-            weight = clip.cond_stage_model.state_dict()[
-                f"clip_l.transformer.text_model.encoder.layers.0.{part}.{rest}.weight"
-            ]
-            tensors |= low_rank(f"lora_te_text_model_encoder_layers_0_{layer}", weight.shape, generator)
-    return tensors
+from small_text_encoder import STRENGTH, adapter, by_the_host, encode, image, sample
 
 
 @pytest.fixture(scope="module")
-def files(miniature, loras_folder):
-    made = [adapter(miniature, 1), adapter(miniature, 2), adapter(miniature, 3, text=False)]
+def files(small, loras_folder):
+    made = [adapter(small, 1), adapter(small, 2), adapter(small, 3, text=False)]
     for number, tensors in enumerate(made):
         write(loras_folder, f"text-{number}", tensors)
     return made
-
-
-def encode(clip, text):
-    return host_nodes.CLIPTextEncode().encode(clip, text)[0]
-
-
-def sample(model, positive, negative, batch=2):
-    latent = {"samples": torch.zeros(batch, 4, 16, 16)}
-    return host_nodes.common_ksampler(model, 3, 3, 3.0, "euler", "normal", positive, negative, latent)[0]["samples"]
-
-
-def image(model, clip, **options):
-    return sample(model, encode(clip, "a red circle"), encode(clip, "blue"), **options)
-
-
-def by_the_host(miniature, tensors):
-    model, clip = miniature
-    return comfy.sd.load_lora_for_models(model, clip, dict(tensors), STRENGTH, STRENGTH)
 
 
 @pytest.fixture(scope="module")
@@ -82,22 +31,22 @@ def loras(files):
 
 @pytest.mark.parametrize("evaluation", ["sequential", "batched"])
 @pytest.mark.parametrize("number", [0, 1, 2])
-def test_all_weight_on_one_adapter_is_load_lora_on_model_and_clip(miniature, files, loras, number, evaluation):
-    model, clip = miniature
+def test_all_weight_on_one_adapter_is_load_lora_on_model_and_clip(small, files, loras, number, evaluation):
+    model, clip = small
     weights = [float(i == number) for i in range(3)]
     blended = blend_model(model, loras, preference(*weights), evaluation=evaluation)
     texts = BlendTextEncoder.execute(clip, loras).args[0]
-    expected = image(*by_the_host(miniature, files[number]))
+    expected = image(*by_the_host(small, files[number]))
     assert difference(image(blended, texts), expected) < 1e-5
     if number < 2:
         assert difference(image(blended, clip), expected) > 1e-3  # the text encoder's part changes the image
 
 
 @pytest.mark.parametrize("evaluation", ["sequential", "batched"])
-def test_a_blend_sums_predictions_with_each_adapters_own_text(miniature, files, loras, evaluation):
-    model, clip = miniature
+def test_a_blend_sums_predictions_with_each_adapters_own_text(small, files, loras, evaluation):
+    model, clip = small
     coefficients = (0.3, 0.5, 0.2)
-    parts = [by_the_host(miniature, tensors) for tensors in files]
+    parts = [by_the_host(small, tensors) for tensors in files]
     encoded = [[encode(part, text) for text in ("a red circle", "blue")] for _, part in parts]
     blended = blend_model(model, loras, preference(*coefficients), evaluation=evaluation)
     texts = BlendTextEncoder.execute(clip, loras).args[0]
@@ -114,8 +63,8 @@ def test_a_blend_sums_predictions_with_each_adapters_own_text(miniature, files, 
     assert difference(first(blended, encode(texts, "a red circle"), encode(texts, "blue")), expected) < 1e-4
 
 
-def test_stochastic_gives_each_image_its_own_adapters_text(miniature, files, loras):
-    model, clip = miniature
+def test_stochastic_gives_each_image_its_own_adapters_text(small, files, loras):
+    model, clip = small
     texts = BlendTextEncoder.execute(clip, loras).args[0]
     latent = {"samples": torch.zeros(6, 4, 16, 16)}
     positive, negative = encode(texts, "a red circle"), encode(texts, "blue")
@@ -123,7 +72,7 @@ def test_stochastic_gives_each_image_its_own_adapters_text(miniature, files, lor
     got = host_nodes.common_ksampler(blended, 3, 1, 3.0, "euler", "normal", positive, negative, latent)[0]["samples"]
     singles = []
     for number in range(2):
-        part, part_clip = by_the_host(miniature, files[number])
+        part, part_clip = by_the_host(small, files[number])
         conds = encode(part_clip, "a red circle"), encode(part_clip, "blue")
         singles.append(host_nodes.common_ksampler(part, 3, 1, 3.0, "euler", "normal", *conds, latent)[0]["samples"])
     errors = torch.stack([(got - single).flatten(1).abs().amax(1) for single in singles])
@@ -131,8 +80,8 @@ def test_stochastic_gives_each_image_its_own_adapters_text(miniature, files, lor
     assert len(set(errors.argmin(0).tolist())) == 2
 
 
-def test_soup_needs_the_preferences_own_encoding(miniature, files, loras):
-    model, clip = miniature
+def test_soup_needs_the_preferences_own_encoding(small, files, loras):
+    model, clip = small
     wanted = preference(0.5, 0.3, 0.2)
     blended = blend_model(model, loras, wanted, method="soup")
     with pytest.raises(ValueError, match="connect the same preference to Blend Text Encoder"):
@@ -145,19 +94,71 @@ def test_soup_needs_the_preferences_own_encoding(miniature, files, loras):
     assert difference(image(blended, texts), image(souped, souped_clip)) < 1e-5
 
 
-def test_clip_nodes_behind_it_reach_every_adapters_encoding(miniature, files, loras):
-    model, clip = miniature
+@pytest.mark.parametrize("method", ["blend", "soup"])
+def test_adapters_in_another_order_get_their_own_encodings(small, files, loras, method):
+    model, clip = small
+    other_order = load_loras([f"text-{number}.safetensors" for number in (2, 0, 1)], [STRENGTH] * 3)
+    soup = preference(0.0, 0.2, 0.8) if method == "soup" else None
+    texts = BlendTextEncoder.execute(clip, other_order, soup).args[0]
+    weights = (0.2, 0.8, 0.0)
+    expected = image(
+        blend_model(model, loras, preference(*weights), method),
+        BlendTextEncoder.execute(clip, loras, preference(*weights) if method == "soup" else None).args[0],
+    )
+    assert difference(image(blend_model(model, loras, preference(*weights), method), texts), expected) < 1e-5
+    only = image(
+        blend_model(model, loras, preference(0.0, 1.0, 0.0)), BlendTextEncoder.execute(clip, other_order).args[0]
+    )
+    assert difference(only, image(*by_the_host(small, files[1]))) < 1e-5
+
+
+def test_another_order_is_refused_where_names_are_no_guide(small, files):
+    model, clip = small
+    same, other = ([f"text-{number}.safetensors" for number in order] for order in ((0, 0, 1), (0, 1, 0)))
+    texts = BlendTextEncoder.execute(clip, load_loras(other)).args[0]
+    with pytest.raises(ValueError, match="in another order .*connect the same reward_loras to both"):
+        image(blend_model(model, load_loras(same), preference(1, 0, 0)), texts)
+    image(blend_model(model, load_loras(other), preference(1, 0, 0)), texts)
+
+
+def test_other_strengths_on_the_node_are_load_loras_strength_clip(small, files, loras):
+    model, clip = small
+    texts = BlendTextEncoder.execute(
+        clip, load_loras([f"text-{number}.safetensors" for number in range(3)], [0.2] * 3)
+    ).args[0]
+    expected = image(*comfy.sd.load_lora_for_models(model, clip, dict(files[1]), STRENGTH, 0.2))
+    assert difference(image(blend_model(model, loras, preference(0.0, 1.0, 0.0)), texts), expected) < 1e-5
+
+
+@pytest.mark.parametrize("strengths", [(0.7, 0.0), (0.0, 0.7), (0.5, -0.3)])
+def test_a_stacks_strengths_on_model_and_clip_are_load_loras(small, files, strengths):
+    model, clip = small
+    loras = RewardLoRAsFromStack.execute([("text-0.safetensors", *strengths), ("text-1.safetensors", 1.0)]).result[0]
+    assert [(one.network_strength, one.text_strength) for one in loras] == [strengths, (1.0, 1.0)]
+    host = comfy.sd.load_lora_for_models(model, clip, dict(files[0]), *strengths)
+    found = image(blend_model(model, loras, preference(1.0, 0.0)), BlendTextEncoder.execute(clip, loras).args[0])
+    assert difference(found, image(*host)) < 1e-5
+    soup = preference(0.6, 0.4)
+    expected = model, clip
+    for tensors, weight, own in zip(files, (0.6, 0.4), (strengths, (1.0, 1.0)), strict=False):
+        expected = comfy.sd.load_lora_for_models(*expected, dict(tensors), *(weight * strength for strength in own))
+    found = image(blend_model(model, loras, soup, "soup"), BlendTextEncoder.execute(clip, loras, soup).args[0])
+    assert difference(found, image(*expected)) < 1e-5
+
+
+def test_clip_nodes_behind_it_reach_every_adapters_encoding(small, files, loras):
+    model, clip = small
     texts = host_nodes.CLIPSetLastLayer().set_last_layer(BlendTextEncoder.execute(clip, loras).args[0], -2)[0]
     blended = blend_model(model, loras, preference(0.0, 1.0, 0.0))
-    part, part_clip = by_the_host(miniature, files[1])
+    part, part_clip = by_the_host(small, files[1])
     expected = image(part, host_nodes.CLIPSetLastLayer().set_last_layer(part_clip, -2)[0])
     assert difference(image(blended, texts), expected) < 1e-5
 
 
-def test_combined_prompts_keep_their_encodings(miniature, files, loras):
-    model, clip = miniature
+def test_combined_prompts_keep_their_encodings(small, files, loras):
+    model, clip = small
     texts = BlendTextEncoder.execute(clip, loras).args[0]
-    part, part_clip = by_the_host(miniature, files[0])
+    part, part_clip = by_the_host(small, files[0])
 
     def both(model, clip):
         positive = host_nodes.ConditioningCombine().combine(encode(clip, "a red circle"), encode(clip, "a dog"))[0]
@@ -167,21 +168,21 @@ def test_combined_prompts_keep_their_encodings(miniature, files, loras):
     assert difference(both(blended, texts), both(part, part_clip)) < 1e-5
 
 
-def test_a_node_that_takes_plain_tensors_gets_every_adapters_encoding(miniature, files, loras):
-    _, clip = miniature
+def test_a_node_that_takes_plain_tensors_gets_every_adapters_encoding(small, files, loras):
+    _, clip = small
     text, pooled = (
         BlendTextEncoder.execute(clip, loras)
         .args[0]
         .encode_from_tokens(clip.tokenize("a red circle"), return_pooled=True)
     )
     for index, tensors in enumerate(files):
-        expected = by_the_host(miniature, tensors)[1].encode_from_tokens(clip.tokenize("a red circle"), True)
+        expected = by_the_host(small, tensors)[1].encode_from_tokens(clip.tokenize("a red circle"), True)
         assert torch.equal(text.others[index], expected[0])
         assert torch.equal(pooled.others[index], expected[1])
 
 
-def test_the_node_says_which_files_have_text_encoder_weights(miniature, files, loras, caplog):
-    _, clip = miniature
+def test_the_node_says_which_files_have_text_encoder_weights(small, files, loras, caplog):
+    _, clip = small
     with caplog.at_level("INFO", logger="diffusion_blend"):
         BlendTextEncoder.execute(clip, loras)
         assert "With text-encoder weights: text-0, text-1." in caplog.text
@@ -189,21 +190,24 @@ def test_the_node_says_which_files_have_text_encoder_weights(miniature, files, l
     assert "None of the adapters has weights for this text encoder" in caplog.text
 
 
-def test_what_would_be_wrong_is_refused_in_words(miniature, files, loras, loras_folder):
-    model, clip = miniature
+def test_what_would_be_wrong_is_refused_in_words(small, files, loras, loras_folder):
+    model, clip = small
     texts = BlendTextEncoder.execute(clip, loras).args[0]
     positive, negative = encode(texts, "a red circle"), encode(texts, "blue")
     fewer = load_loras(["text-0.safetensors", "text-1.safetensors"])
     with pytest.raises(ValueError, match="encoded for 3 adapters .* blends 2"):
         sample(blend_model(model, fewer, preference(0.5, 0.5)), positive, negative)
+    with pytest.raises(ValueError, match=r"encoded for 3 adapters \(.*text-2\), but the model blends 3 \(.*text-0\)"):
+        others = load_loras(["text-0.safetensors", "text-1.safetensors", "text-0.safetensors"])
+        sample(blend_model(model, others, preference(0.5, 0.5, 0.0)), positive, negative)
     damaged = {key: tensor * math.nan if "lora_te" in key else tensor for key, tensor in files[0].items()}
     write(loras_folder, "text-damaged", damaged)
     with pytest.raises(ValueError, match="text-damaged.safetensors: its text-encoder weights hold NaN"):
         BlendTextEncoder.execute(clip, load_loras(["text-damaged.safetensors"]))
 
 
-def test_the_plain_models_are_untouched(miniature, files, loras):
-    model, clip = miniature
+def test_the_plain_models_are_untouched(small, files, loras):
+    model, clip = small
     before = image(model, clip)
     texts = BlendTextEncoder.execute(clip, loras).args[0]
     image(blend_model(model, loras, preference(0.4, 0.6, 0.0)), texts)

@@ -18,6 +18,7 @@ from adapter_makers import (
     lokr,
     lokr_128,
     lokr_of_a_column,
+    lokr_of_five_axes,
     lora,
     oft,
     put,
@@ -43,6 +44,13 @@ APPLIED = {
     "LoKr, both factored": ("sd15", lokr(LINEAR, "factored", "factored") | lokr(KERNEL, "factored", "factored")),
     "LoKr, the second whole": ("sd15", lokr(LINEAR, "factored", "whole") | lokr(KERNEL, "factored", "whole")),
     "LoKr, both whole": ("sd15", lokr(LINEAR, "whole", "whole") | lokr(KERNEL, "whole", "whole")),
+    "LoKr whose second factor has five axes": ("wan", lokr_of_five_axes()),
+    "LoKr whose second factor has three axes": (
+        "sd15",
+        put(
+            LINEAR, lokr_w1_a=random(8, 2), lokr_w1_b=random(2, 16), lokr_w2=random(40, 48, 1), alpha=torch.tensor(3.0)
+        ),
+    ),
     "LoKr of a column": ("sd15", lokr_of_a_column(LINEAR)),
     "LoKr with an alpha that is not used": ("sd15", lokr(LINEAR, "whole", "whole", alpha=math.inf)),
     "LoHa on slices of a fused qkv": ("sd3", slices_of(loha_128)),

@@ -90,6 +90,13 @@ def lokr_of_a_column(layer):
     return put(layer, lokr_w1=random(rows // 40, 1), lokr_w2=random(40, columns) / 10)
 
 
+def lokr_of_five_axes():
+    """Make LyCORIS' LoKr of a Conv3d, Wan's patch embedding, with a whole second factor."""
+    rows, columns, *kernel = shape_of("patch_embedding", "wan")
+    factors = {"lokr_w1": random(8, 4) / 4, "lokr_w2": random(rows // 8, columns // 4, *kernel) / 4}
+    return {f"diffusion_model.patch_embedding.{name}": factor for name, factor in factors.items()}
+
+
 def rs_lora(layer, rank=9, alpha=ALPHA):
     """LyCORIS scales by alpha / sqrt(rank). It writes alpha * sqrt(rank), so that alpha / rank is that scale."""
     return lora(layer, rank, alpha * math.sqrt(rank))
