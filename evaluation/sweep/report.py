@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -57,7 +58,8 @@ def make_tables(
     so they are left out there.
     """
     volumes: list[dict[str, Any]] = []
-    for kl_scale in sorted({result.kl_scale for result in results if result.method != "base"}):
+    varied = {result.kl_scale for result in results if is_scaled(result.method)}
+    for kl_scale in sorted(varied or {result.kl_scale for result in results}):
         here = [result for result in results if result.kl_scale == kl_scale or not is_scaled(result.method)]
         here = [result for result in here if result.method not in config.method_weights]
         for group in reward_groups(adapters, rewards):
@@ -69,8 +71,14 @@ def make_tables(
         "means": means(results, rewards),
         "against blend": against_blend(results),
         "against trained": against_trained(results),
-        "hypervolume": volumes,
+        "hypervolume": _aligned(volumes),
     }
+
+
+def _aligned(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows with the columns of all of them: a KL scale without blend has no differences from blend."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return [{name: row.get(name, "" if name == "settings" else math.nan) for name in names} for row in rows]
 
 
 def _markdown(sweep: Sweep, results: Sequence[Result], tables: Mapping[str, list[dict[str, Any]]]) -> str:

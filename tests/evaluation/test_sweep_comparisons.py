@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from diffusion_blend.artifacts.tables import markdown_table
 from diffusion_blend.evaluation.intervals import equivalence
 from diffusion_blend.evaluation.sweep.comparisons import against_trained
 from diffusion_blend.evaluation.sweep.config import SweepConfig
@@ -92,3 +93,25 @@ def test_a_method_with_preferences_of_its_own_does_not_shrink_the_hypervolumes()
 
     assert preferences(method_weights={"corrected": [[0.5, 0.5]]}) == {"blend": 3, "soup": 3}
     assert preferences() == {}, "one preference is no front"
+
+
+def test_hypervolumes_are_of_the_kl_scales_that_were_asked_for() -> None:
+    """Methods without a KL scale stand at 1, which makes no table of its own, and rows without blend have no difference."""
+    generator = np.random.default_rng(9)
+    found = []
+    for weights in [(0.0, 1.0), (0.5, 0.5), (1.0, 0.0)]:
+        for method, scale in (("blend", 0.5), ("morl", 1.0), ("soup", 0.5), ("soup", 2.0)):
+            made = [row | {"kl_scale": scale} for row in rows(method, weights, generator.normal(0, 1, COUNT))]
+            found += [row | {"a": row["a"] + weights[0], "b": row["b"] + weights[1]} for row in made]
+    results = collect_results(found, ["a", "b"], ["a", "b"], [1.0, 1.0])
+    config = SweepConfig("out", {"a": "a", "b": "b"}, {"a": "a", "b": "b"}, resamples=10)
+    table = make_tables(results, ["a", "b"], ["a", "b"], config)["hypervolume"]
+    assert [(row["method"], row["kl_scale"]) for row in table] == [
+        ("blend", 0.5),
+        ("morl", 0.5),
+        ("soup", 0.5),
+        ("morl", 2.0),
+        ("soup", 2.0),
+    ]
+    assert [bool(np.isfinite(row["- blend"])) for row in table] == [True, True, True, False, False]
+    assert "| soup |" in markdown_table(table)
