@@ -6,10 +6,11 @@ the update reads ``x + b`` in place of an input x (at every pixel or token), and
 
     y = W x + B A (x + b)
 
-So an untrained adapter is the base, and ``B A b`` is a learned bias of each layer that depends on the preference. (Three other
-ways were not learned in as many iterations: an added token, which is one of 25 and at which nothing looks at first; a bias of the
+So an untrained adapter is the base, and ``B A b`` is a learned bias of each layer that depends on the preference. In as many
+iterations as a stacked group has, such an adapter leaves the base and still hardly reads the preference (docs/miniature.md).
+Three other ways were not learned either: an added token, which is one of 25 and at which nothing looks at first; a bias of the
 text that the base's weights read, too, and that only disturbs at first; and a bias of the text that only the updates of the
-cross-attention's keys and values read.) ComfyUI knows no such bias: the adapter is for comparisons in this world only.
+cross-attention's keys and values read. ComfyUI knows no such bias: the adapter is for comparisons in this world only.
 """
 
 from __future__ import annotations
