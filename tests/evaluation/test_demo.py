@@ -16,6 +16,7 @@ from diffusion_blend.blending.groups import KEY
 from diffusion_blend.blending.simplex import TRIANGLE_CORNERS, triangle_point
 from diffusion_blend.evaluation.demo import command
 from diffusion_blend.evaluation.demo.command import PROMPTS, find_adapters, find_stacked, main
+from diffusion_blend.evaluation.sweep.checks import check_config
 from diffusion_blend.miniature.model import make_pipeline
 from diffusion_blend.miniature.renderer import SIZE
 from diffusion_blend.training.config import AdapterConfig
@@ -154,3 +155,11 @@ def test_adapters_are_chosen_or_asked_for(tmp_path: Path, capsys: pytest.Capture
     assert not (tmp_path / "out").exists()
     assert main(["--output", str(tmp_path / "out"), "--grid", "0"]) == 1
     assert "--grid is 0" in capsys.readouterr().err
+
+
+def test_the_sweeps_settings_hold_in_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shipped base is no path that lies in a checkout by chance."""
+    monkeypatch.chdir(tmp_path)
+    options = command._parser().parse_args(["--output", "out"])
+    adapters = find_adapters(command.SHIPPED, None)
+    check_config(command._settings(options, adapters, {}, tmp_path / "prompts.txt"))
