@@ -1,8 +1,8 @@
 """Blends on the device against copies of the network that the host itself patched.
 
 The truth of every case is a sampling run of the host's own patched copies in float32, without TF32. The blend may be at most
-``SLACK`` times as far from it as the host's own copies are that compute as the blend does, or ``FLOOR`` where they compute
-in float32. A case that fails is a line with ``passed: false``, and the unit ends with an error.
+``SLACK`` times as far from it as the host's own copies are that compute as the blend does, or as far as ``FLOOR`` if that is
+more. A case that fails is a line with ``passed: false``, and the unit ends with an error.
 """
 
 from __future__ import annotations
