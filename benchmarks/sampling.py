@@ -173,14 +173,14 @@ def switch(model: Any, files: list[str]) -> Callable[[], Any]:
     """Return a function that sets a new preference on a loaded model, up to the start of the first step."""
     from comfy.patcher_extension import WrappersMP
     from comfy_world import blend_model, load_loras, preference
-    from diffusion_blend.nodes.engine.run import KEY, BlendRun
+    from diffusion_blend.nodes.engine.run import KEY
 
     loras, position = load_loras(files), iter(range(10**9))
 
     def run() -> Any:
         blended = blend_model(model, loras, preference(*[1 + (next(position) + i) % 7 for i in range(len(files))]))
         (blend,) = blended.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY)
-        with BlendRun(blend.bank, blend.planner, blend.evaluation, blend.images, blend.verdicts) as begun:
+        with blend.run() as begun:
             begun._gated(blended.model)
         return blended
 

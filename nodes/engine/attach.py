@@ -55,14 +55,18 @@ class AttachedBlend:
     names: tuple[str, ...] = ()
     running: list[Any] = field(default_factory=list, repr=False)
 
+    def run(self) -> BlendRun:
+        """The state of a new run, to be entered."""
+        names = self.names[: self.bank.weighted]
+        return BlendRun(self.bank, self.planner, self.evaluation, self.images, self.verdicts, names)
+
     def __call__(self, executor: Executor, *args: Any, **kwargs: Any) -> Any:
         check_multiplied(executor.class_obj.model_patcher, self.multiplied)
         check_one_model(executor.class_obj, KEY)
         say_changes(executor.class_obj.model_patcher, self.bank, self.patched, self.names)
         self.running.append(executor.class_obj)
         try:
-            names = self.names[: self.bank.weighted]
-            with BlendRun(self.bank, self.planner, self.evaluation, self.images, self.verdicts, names) as run:
+            with self.run() as run:
                 return run.sample(executor, *args, **kwargs)
         finally:
             self.running.pop()
