@@ -50,6 +50,7 @@ def table(folder: Path) -> list[dict[str, str]]:
 
 def summary(folder: Path) -> Any:
     tables = json.loads((folder / "summary.json").read_text())
+    del tables["settings"]
     return [
         {key: value for key, value in row.items() if key != "s/picture"} for rows in tables.values() for row in rows
     ]

@@ -219,9 +219,11 @@ def test_from_noise_alone_the_mean_picture_of_a_prompt_can_be_learned(tmp_path, 
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (["--shares", ".nan", "1", "1", "1", "1"], "give weights of 0 or more"),
+        (["--shares", ".nan", "1", "1", "1", "1"], "--shares is nan: it must be a finite number"),
+        (["--shares", "-1", "1", "1", "1", "1"], "give weights of 0 or more"),
         (["--pure_noise", "1.5"], "--pure_noise is 1.5: it is a share"),
-        (["--high_noise", ".nan"], "--high_noise is nan: it is a share"),
+        (["--high_noise", ".nan"], "--high_noise is nan: it must be a finite number"),
+        (["--high_noise", "1.5"], "--high_noise is 1.5: it is a share"),
         (["--learning_rate", "-1"], "--learning_rate is -1.0: give a number"),
     ],
 )
