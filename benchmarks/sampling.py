@@ -11,8 +11,7 @@ The variants take turns, after one warm-up each and in a new random order in eac
 speed slows all of them, and no variant always follows the same other one. Each figure is the median over rounds of the ratio to
 the base run of the same round. ``per call`` divides by the number of model calls per step; 1.00 means that the side path costs
 nothing. The clock ``cpu`` counts the seconds in which this process computed, without those in which it waited for a busy
-machine. With one thread this is the time of a quiet machine, except for the effect of shared caches. ``counted`` is the ratio
-of the FLOPs to the base's.
+machine. With one thread this is the time of a quiet machine but for shared caches. ``counted`` is the ratio of the FLOPs.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ...artifacts.settings import LARGEST_SEED, bounded
+from ...artifacts.settings import bounded
 from ...training.config import BaseConfig, PromptConfig
 
 
@@ -105,7 +105,7 @@ class SweepConfig:
     guidance_scale: float = 7.5
     batch: int | Literal["auto"] = bounded(8, minimum=1)
     compile_base: bool = False
-    seed: int = bounded(0, minimum=0, maximum=LARGEST_SEED)
+    seed: int = bounded(0, minimum=0, maximum=2**63 - 1)
     measure_kl: bool = True
     reward_units: Literal["as_given", "kl_weight"] = "as_given"
     affine: dict[str, list[float]] = field(default_factory=dict)

@@ -39,11 +39,8 @@ def rewards_of(trainer: Trainer, *, base: bool) -> torch.Tensor:
 
 ROUTINE = {("sd", "dpok"), ("sd", "ddpo"), ("sd", "grpo"), ("z_image", "nft")}
 """The cells of the table that every run of the tests takes. The others are marked ``full``."""
-WEAK = pytest.mark.xfail(strict=False, reason="the reward rises in three of four seeds only")
-"""rwr on Flux: one of 32 samples has nearly all the weight. More samples, iterations or KL weight did not help."""
-MARKS = {**{cell: [] for cell in ROUTINE}, ("flux", "rwr"): [pytest.mark.full, WEAK]}
 TABLE = [
-    pytest.param(family, name, marks=MARKS.get((family, name), [pytest.mark.full]))
+    pytest.param(family, name, marks=[] if (family, name) in ROUTINE else pytest.mark.full)
     for family in ("sd", "sdxl", *FOLDERS)
     for name in ALGORITHMS
 ]
@@ -60,8 +57,13 @@ OWN: dict[str, dict[str, dict[str, Any]]] = {
 """Settings of each algorithm in the table."""
 
 
-SEEDS = {("sd3", "ddpo"): 6, ("flux", "dpok"): 6}
+SEEDS = {("sd3", "ddpo"): 6, ("flux", "dpok"): 6, ("flux", "rwr"): 4}
 """Cells whose gains differ so much between seeds that three say too little about their mean; the others have three."""
+
+
+WEAK = {("flux", "rwr"): 3}
+"""Cells in which the reward need not rise in every seed, and in how many it must. In rwr on Flux one of 32 samples has nearly all
+the weight. More samples, iterations or KL weight did not help."""
 
 
 def cell(family: str, name: str, seed: int, output: Path) -> TrainConfig:
@@ -87,7 +89,7 @@ def cell(family: str, name: str, seed: int, output: Path) -> TrainConfig:
 def test_the_reward_rises_against_its_own_noise(
     family: str, name: str, folders: dict[str, Path], tmp_path: Path
 ) -> None:
-    gains = []
+    gains, p = [], []
     for seed in range(SEEDS.get((family, name), 3)):
         trainer = tiny_trainer(folders[family], cell(family, name, seed, tmp_path / str(seed)))
         trainer.run()
@@ -95,7 +97,11 @@ def test_the_reward_rises_against_its_own_noise(
         gains.append(float((after - before).mean()))
         paired = stats.ttest_rel(after.numpy(), before.numpy(), alternative="greater")
         print(f"{family} {name} seed {seed}: gain {gains[-1]:.3f}, p {paired.pvalue:.2g}")
-        assert paired.pvalue < 1e-6, f"seed {seed}: gain {gains[-1]:.3f}, p {paired.pvalue:.2g}"
+        p.append(float(paired.pvalue))
+    rising = sum(value < 1e-6 for value in p)
+    assert rising >= WEAK.get((family, name), len(p)), f"gains {gains}, p {p}"
+    if (family, name) in WEAK:
+        return
     across_seeds = stats.ttest_rel(gains, [0.0] * len(gains), alternative="greater")
     assert across_seeds.pvalue < 0.05, f"gains {gains}"
 

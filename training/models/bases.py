@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from .diffusers_model import Base
 from .family import check_frames, family_of
 from .loading import read_pipeline
 from .sharding import shard
+
+logger = logging.getLogger("diffusion_blend")
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -76,10 +79,7 @@ def _call(path: str, frames: int, resolution: int) -> Base:
             "base.frames to 1"
         )
     if resolution:
-        raise ValueError(
-            f"base.resolution is {resolution}, but {path} is a function of your own, which decides the resolution itself: leave "
-            "base.resolution out"
-        )
+        logger.warning("base.resolution is %d and has no effect: %s decides the resolution itself", resolution, path)
     module, _, function = path.partition(":")
     try:
         make = getattr(importlib.import_module(module), function)
