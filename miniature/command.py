@@ -7,10 +7,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 
 from ..artifacts.command_line import EARLIER, check_options, present_spelling, run_command
 from ..artifacts.files import check_file, check_folder
+from ..artifacts.settings_parser import SettingsParser
 from .adapters import ADAPTER, SHIPPED, WITHOUT_GRADIENT, read_mixture, train_adapters, train_group
 from .options import PARSERS
 
@@ -49,8 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_command(f"miniature {chosen.subcommand}", work)
 
 
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="diffusion-blend miniature", description=__doc__)
+def _parser() -> SettingsParser:
+    parser = SettingsParser(prog="diffusion-blend miniature", description=__doc__)
     commands = parser.add_subcommands(required=True)
     for name, build in PARSERS.items():
         command = build()

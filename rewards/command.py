@@ -103,7 +103,7 @@ def _pictures(images: Sequence[str]) -> list[Path]:
 def _prompts(source: str, count: int) -> list[str]:
     path = Path(source)
     if not path.is_file():
-        raise ValueError(f"prompts {source!r}: no such text file")
+        raise ValueError(f"prompts {source!r}: no such text file; write the prompts into one, a line for each picture")
     lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     if len(lines) == 1:
         return lines * count
