@@ -124,8 +124,8 @@ export class Session {
     this.runId = ''
     const before = newestRun()
     const queued = await app.queuePrompt(0).catch(() => false)
-    if (queued === false) this.running = false
-    else if (newestRun() !== before) this.runId = newestRun()
+    if (queued === false || newestRun() === before) this.running = false // the host refused the prompt
+    else this.runId = newestRun()
     await this.checkQueue()
   }
 
