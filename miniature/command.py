@@ -151,6 +151,19 @@ def _check(options: Namespace) -> None:
     sys.stdout.write("\n")
 
 
+def _check_replaced(output: Path) -> None:
+    """Refuse to replace a file that holds something else than prompts of this world."""
+    from .language import read
+
+    try:
+        for line in output.read_text(encoding="utf-8").splitlines() if output.exists() else ():
+            read(line)
+    except ValueError as error:
+        raise ValueError(
+            f"{output} exists and holds no prompts of this world: choose another name, or remove the file first"
+        ) from error
+
+
 def _prompts(options: Namespace) -> None:
     import numpy as np
 
@@ -160,6 +173,7 @@ def _prompts(options: Namespace) -> None:
     if options.count > most:
         raise ValueError(f"--count is {options.count}: this world has {most} training prompts, so give at most {most}")
     check_file(options.output)
+    _check_replaced(options.output)
     generator = np.random.default_rng(options.seed)
     chosen: dict[str, None] = {}
     while len(chosen) < options.count:

@@ -76,6 +76,7 @@ REFUSED = {
         "score", "--images", "[file.txt]", "--prompts", "file.txt", "--rewards", "[colourfulness]", "--output", ".",
     ],
     "--count is 2000: this world has": ["miniature", "prompts", "--output", "p.txt", "--count", "2000"],
+    "file.txt exists and holds no prompts of this world": ["miniature", "prompts", "--output", "file.txt", "--count", "2"],
     "--count is 0": ["miniature", "check", "--count", "0"],
     "No miniature model in none": ["miniature", "check", "--model", "none"],
     "--columns is 0": ["miniature", "render", "--output", "x.png", "--columns", "0"],
