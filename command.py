@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import sys
 from collections.abc import Sequence
@@ -40,11 +41,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[:1] == ["--version"]:
         sys.stdout.write(f"diffusion-blend {__version__}\n")
         return 0
-    if not words or words[0] in ("-h", "--help"):
+    if not words or words[0] in ("-h", "--help", "help"):
         sys.stdout.write(_usage())
         return 0 if words else 2
     if words[0] not in COMMANDS:
-        sys.stderr.write(f"diffusion-blend: no command {words[0]!r}\n{_usage()}")
+        near = difflib.get_close_matches(words[0].lower(), COMMANDS, 1)
+        hint = f": did you mean {near[0]}?" if near else ""
+        sys.stderr.write(f"diffusion-blend: no command {words[0]!r}{hint}\n{_usage()}")
         return 2
     try:
         module = importlib.import_module(COMMANDS[words[0]][0], __package__)

@@ -46,10 +46,10 @@ def parse_settings(
     Returns:
         The settings.
     """
-    from jsonargparse import ArgumentParser
+    from .settings_parser import SettingsParser  # needs jsonargparse
 
     names = {**EARLIER, **(renamed or {})}
-    parser = ArgumentParser(prog=f"diffusion-blend {command}", description=description)
+    parser = SettingsParser(prog=f"diffusion-blend {command}", description=description)
     parser.add_argument("--config", action="config", help="YAML file with any of the settings below; may be repeated.")
     parser.add_class_arguments(settings)
     parser.set_defaults(dict(defaults or {}))

@@ -7,10 +7,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 
 from ..artifacts.command_line import EARLIER, check_options, present_spelling, run_command
 from ..artifacts.files import check_file, check_folder
+from ..artifacts.settings_parser import SettingsParser
 from .adapters import ADAPTER, SHIPPED, WITHOUT_GRADIENT, read_mixture, train_adapters, train_group
 from .options import PARSERS
 
@@ -49,8 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_command(f"miniature {chosen.subcommand}", work)
 
 
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="diffusion-blend miniature", description=__doc__)
+def _parser() -> SettingsParser:
+    parser = SettingsParser(prog="diffusion-blend miniature", description=__doc__)
     commands = parser.add_subcommands(required=True)
     for name, build in PARSERS.items():
         command = build()
@@ -150,6 +151,19 @@ def _check(options: Namespace) -> None:
     sys.stdout.write("\n")
 
 
+def _check_replaced(output: Path) -> None:
+    """Refuse to replace a file that holds something else than prompts of this world."""
+    from .language import read
+
+    try:
+        for line in output.read_text(encoding="utf-8").splitlines() if output.exists() else ():
+            read(line)
+    except ValueError as error:
+        raise ValueError(
+            f"{output} exists and holds no prompts of this world: choose another name, or remove the file first"
+        ) from error
+
+
 def _prompts(options: Namespace) -> None:
     import numpy as np
 
@@ -159,6 +173,7 @@ def _prompts(options: Namespace) -> None:
     if options.count > most:
         raise ValueError(f"--count is {options.count}: this world has {most} training prompts, so give at most {most}")
     check_file(options.output)
+    _check_replaced(options.output)
     generator = np.random.default_rng(options.seed)
     chosen: dict[str, None] = {}
     while len(chosen) < options.count:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jsonargparse import ArgumentParser
-
+from ..artifacts.settings_parser import SettingsParser
 from .language import KIND_SHARES, KINDS
 
 
-def train_parser() -> ArgumentParser:
+def train_parser() -> SettingsParser:
     """Make the parser of ``miniature train``."""
-    train = ArgumentParser(description="train the base model; goes on where it stopped")
+    train = SettingsParser(description="train the base model; goes on where it stopped")
     train.add_argument("--output", type=Path, required=True, help="folder of the run; the model goes into model/")
     train.add_argument("--steps", type=int, default=5000, help="optimizer steps in all")
     train.add_argument("--seed", type=int, default=0, help="of weights, pictures and noise")
@@ -50,18 +49,18 @@ def train_parser() -> ArgumentParser:
     return train
 
 
-def check_parser() -> ArgumentParser:
+def check_parser() -> SettingsParser:
     """Make the parser of ``miniature check``."""
-    check = ArgumentParser(description="accuracy of a model on trained and held-out combinations")
+    check = SettingsParser(description="accuracy of a model on trained and held-out combinations")
     check.add_argument("--model", type=Path | None, default=None, help="folder of a model; without it the shipped one")
     check.add_argument("--adapter", type=Path | None, default=None, help="LoRA file of the model, at strength 1")
     check.add_argument("--count", type=int, default=128, help="pictures of each kind")
     return _with_sampling(check)
 
 
-def render_parser() -> ArgumentParser:
+def render_parser() -> SettingsParser:
     """Make the parser of ``miniature render``."""
-    render = ArgumentParser(description="write a grid of pictures: rendered, or made by a model")
+    render = SettingsParser(description="write a grid of pictures: rendered, or made by a model")
     render.add_argument("--output", type=Path, required=True, help="PNG file")
     render.add_argument(
         "--model", type=Path | None, default=None, help="folder of a model; without it the renderer draws"
@@ -72,7 +71,7 @@ def render_parser() -> ArgumentParser:
     return _with_sampling(render)
 
 
-def _with_sampling(parser: ArgumentParser) -> ArgumentParser:
+def _with_sampling(parser: SettingsParser) -> SettingsParser:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=25, help="DDIM steps")
     parser.add_argument("--guidance_scale", type=float, default=3.0, help="classifier-free guidance")
@@ -80,18 +79,18 @@ def _with_sampling(parser: ArgumentParser) -> ArgumentParser:
     return parser
 
 
-def prompts_parser() -> ArgumentParser:
+def prompts_parser() -> SettingsParser:
     """Make the parser of ``miniature prompts``."""
-    prompts = ArgumentParser(description="write training prompts, one per line, for diffusion-blend train")
+    prompts = SettingsParser(description="write training prompts, one per line, for diffusion-blend train")
     prompts.add_argument("--output", type=Path, required=True, help="text file, for --prompts.source")
     prompts.add_argument("--count", type=int, default=48, help="how many different ones")
     prompts.add_argument("--seed", type=int, default=0)
     return prompts
 
 
-def adapters_parser() -> ArgumentParser:
+def adapters_parser() -> SettingsParser:
     """Make the parser of ``miniature adapters``."""
-    adapters = ArgumentParser(description="train the shipped adapters again, or adapters of mixed rewards")
+    adapters = SettingsParser(description="train the shipped adapters again, or adapters of mixed rewards")
     adapters.add_argument("--output", type=Path, required=True, help="folder of the runs and the adapter files")
     adapters.add_argument(
         "mixtures", nargs="*", help="like softness, or softness:1,colourfulness:3; none are the shipped ones"
@@ -108,9 +107,9 @@ def adapters_parser() -> ArgumentParser:
     return adapters
 
 
-def set2_parser() -> ArgumentParser:
+def set2_parser() -> SettingsParser:
     """Make the parser of ``miniature set2``."""
-    set2 = ArgumentParser(description="train and bake all adapters of miniature set 2; goes on where it stopped")
+    set2 = SettingsParser(description="train and bake all adapters of miniature set 2; goes on where it stopped")
     set2.add_argument("--output", type=Path, required=True, help="folder of the runs and the adapter files")
     set2.add_argument("--seed", type=int, default=0, help="of the trainings and the fits")
     set2.add_argument("--only", type=str, nargs="+", default=[], help="parts, like stacked or adapters/softness")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from comfy_api.latest import io, ui
 from torch import Tensor
 
@@ -78,6 +80,7 @@ class PreferenceDuel(io.ComfyNode):
         duel = make_duel(reward_loras.names, votes, (kl_scale_from, kl_scale_to), begin)
         for preference in duel.pair:  # an error is raised here and not after the first picture
             reward_loras.coefficients(preference)
+        duel = replace(duel, files=tuple(adapter.file for adapter in reward_loras))
         return io.NodeOutput(list(duel.pair), seed_of(first_seed, seed_mode, duel.count), duel.best, duel)
 
 

@@ -229,7 +229,7 @@ def _lora_inputs(number: int, optional: bool = False) -> list[Any]:
             options=options,
             default=NONE,
             optional=optional,
-            tooltip=f"Adapter {number}, from the loras folder (.safetensors only); weight_{number} is its weight.",
+            tooltip=f"Adapter {number}, from the loras folder (.safetensors or .sft); weight_{number} is its weight.",
         ),
         io.Float.Input(
             f"strength_{number}",

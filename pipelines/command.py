@@ -8,10 +8,11 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 
 from ..artifacts.command_line import check_options, run_command
 from ..artifacts.files import check_folder, find_file, write_once
+from ..artifacts.settings_parser import SettingsParser
 from ..blending.file_names import CROSS_END
 
 if TYPE_CHECKING:
@@ -26,8 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_command("bake", lambda: _bake(options))
 
 
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="diffusion-blend bake", description=__doc__)
+def _parser() -> SettingsParser:
+    parser = SettingsParser(prog="diffusion-blend bake", description=__doc__)
     parser.add_argument(
         "--base", type=str, required=True, help="folder of a diffusers base; merge reads no weights of it"
     )
@@ -58,7 +59,7 @@ def _parser() -> ArgumentParser:
     return parser
 
 
-def _add_fit(parser: ArgumentParser) -> None:
+def _add_fit(parser: SettingsParser) -> None:
     """The options of methods that run the base."""
     parser.add_argument("--prompts", type=str, default="", help="distil, cross: text file with one prompt a line")
     parser.add_argument("--steps", type=int, default=20, help="distil, cross: denoising steps of a trajectory")

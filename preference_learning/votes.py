@@ -13,6 +13,8 @@ SHORT = {"1": FIRST, "2": SECOND, "0": EQUAL, "x": BAD}
 """A typed vote without its options: the keys of the view. The options are those that the search proposed at that moment."""
 
 MOST_VOTES = 1000
+PICTURE_OPTION = "diffusion_blend_option"
+"""The text chunk of a kept picture that holds the picture's option."""
 _AROUND, _WITHIN, _KL = "around", "within", "kl"
 
 

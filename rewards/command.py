@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import logging
 import sys
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 from ..artifacts.command_line import parse_settings, run_command
 from ..artifacts.files import check_file
 from ..artifacts.settings import bounded, check_bounds
-from .catalogue import check_names
+from .catalogue import CATALOGUE, check_names
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
@@ -24,8 +25,9 @@ class ScoreConfig:
         images: picture files, or one folder (its pictures in the order of their names).
         prompts: text file with one prompt per picture, in the same order; or one line for all of them.
         rewards: reward names, as in training.
-        output: CSV file to write; empty only prints the table. An interrupted run goes on where it stopped, and processes
-            that are started with the same settings share the work.
+        output: CSV file to write; empty only prints the table. An earlier table of this command is replaced, any other file is
+            refused. An interrupted run goes on where it stopped, and processes that are started with the same settings share
+            the work.
         reward_folders: name -> local folder with that reward's model.
         allow_download: permit downloads of reward models that are not on this machine yet.
         batch: pictures scored at a time. Larger is faster until memory ends; pictures of other sizes go separately.
@@ -59,8 +61,8 @@ def check(config: ScoreConfig) -> Work:
     """Find the pictures and their prompts, and check everything that needs no reward.
 
     Raises:
-        ValueError: no rewards or an unknown one, no pictures, a number of prompts that fits neither, or an output that
-            cannot be written.
+        ValueError: no rewards or an unknown one, no pictures, a number of prompts that fits neither, an output that cannot be
+            written, or one that exists and is no table of this command.
     """
     check_bounds(config)
     if not config.rewards:
@@ -70,7 +72,20 @@ def check(config: ScoreConfig) -> Work:
     prompts = _prompts(config.prompts, len(files))
     if config.output:
         check_file(Path(config.output))
+        _check_replaced(Path(config.output))
     return Work(config, files, prompts)
+
+
+def _check_replaced(output: Path) -> None:
+    if not output.exists():
+        return
+    with output.open(encoding="utf-8", errors="replace", newline="") as file:
+        columns = next(csv.reader([file.readline()]), [])
+    is_table = columns[:2] == ["image", "prompt"] and all(name in CATALOGUE or ":" in name for name in columns[2:])
+    if columns and not (is_table and len(columns) > 2):
+        raise ValueError(
+            f"{output} exists and is no table of this command: choose another name, or remove the file first"
+        )
 
 
 def _pictures(images: Sequence[str]) -> list[Path]:
@@ -88,7 +103,7 @@ def _pictures(images: Sequence[str]) -> list[Path]:
 def _prompts(source: str, count: int) -> list[str]:
     path = Path(source)
     if not path.is_file():
-        raise ValueError(f"prompts {source!r}: no such text file")
+        raise ValueError(f"prompts {source!r}: no such text file; write the prompts into one, a line for each picture")
     lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     if len(lines) == 1:
         return lines * count

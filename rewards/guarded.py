@@ -1,35 +1,43 @@
-"""Calls a reward with a time limit and reports its failures by name."""
+"""Calls a reward, with a time limit or without one, and reports its failures by name."""
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.pool import ThreadPool
+from pathlib import Path
 from threading import TIMEOUT_MAX
 
 import torch
 from torch import Tensor
 
+from ..artifacts.command_line import CommandFailed
 from .protocol import Reward
 
+RESUME = "The last checkpoint is untouched: fix the reward, then go on with --resume true"
+"""What the message of a training run advises."""
 
-class RewardFailed(RuntimeError):
-    """A reward raised an error or exceeded its time limit. Nothing of the iteration was stored."""
+
+class RewardFailed(CommandFailed, RuntimeError):
+    """A reward raised an error or exceeded its time limit. The scores of that call were not stored."""
 
 
 @dataclass(frozen=True)
 class Guarded:
-    """A reward with a time limit, whose failures name it.
+    """A reward whose failures name it, perhaps with a time limit.
 
     Args:
         name: for messages.
         reward: the reward.
         limit: seconds that a call may take; 0 for no limit.
+        advice: how the user goes on after a failure.
     """
 
     name: str
     reward: Reward
-    limit: float
+    limit: float = 0
+    advice: str = RESUME
 
     def __call__(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         """Compute the scores, float[B].
@@ -43,8 +51,7 @@ class Guarded:
             raise
         except Exception as error:
             raise RewardFailed(
-                f"reward {self.name!r} raised {type(error).__name__}: {error}. The last checkpoint is untouched: fix the "
-                "reward, then go on with --resume true"
+                f"reward {self.name!r} raised {type(error).__name__}: {error}{_place(error)}. {self.advice}"
             ) from error
 
     def _in_time(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
@@ -72,11 +79,20 @@ class Guarded:
             return result.get()
 
 
-def guard(rewards: Mapping[str, Reward], limit: float) -> dict[str, Reward]:
-    """Give every reward a time limit.
+def _place(error: Exception) -> str:
+    """The last line of the reward's own code that ran, leaving out libraries; empty where Python does not know it."""
+    libraries = ("multiprocessing", "site-packages")
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
+    own = [frame for frame in frames if not any(name in Path(frame.filename).parts for name in libraries)]
+    return f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
+
+
+def guard(rewards: Mapping[str, Reward], limit: float = 0, advice: str = RESUME) -> dict[str, Reward]:
+    """Make every reward report its failures by name.
 
     Args:
         rewards: by name.
         limit: seconds that a call may take; 0 for no limit.
+        advice: how the user goes on after a failure.
     """
-    return {name: Guarded(name, reward, limit) for name, reward in rewards.items()}
+    return {name: Guarded(name, reward, limit, advice) for name, reward in rewards.items()}

@@ -59,8 +59,10 @@ def _own(name: str) -> Reward:
         sys.path.append(os.getcwd())  # noqa: PTH109  (a file next to where the command is run)
     try:
         reward = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"reward {name!r}: cannot import it as module:function ({error})") from error
+    except Exception as error:  # importing the user's module runs any code
+        raise ValueError(
+            f"reward {name!r}: cannot import it as module:function ({type(error).__name__}: {error})"
+        ) from error
     if not callable(reward):
         raise ValueError(f"reward {name!r} is a {type(reward).__name__}: it must be a function of images and prompts")
     return reward  # pyright: ignore[reportReturnType]  (its results are checked at every call)

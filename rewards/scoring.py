@@ -21,6 +21,7 @@ from ..artifacts.files import flush_folder, temporary_file, write_atomically, wr
 from ..artifacts.pictures import read_picture
 from ..artifacts.workers import Worker
 from .command import ScoreConfig, Work, check
+from .guarded import RewardFailed, guard
 from .load import load_rewards
 from .protocol import Reward, score
 
@@ -30,6 +31,7 @@ MOST_PRINTED = 200
 """Rows of the printed table; of more pictures only the means are printed."""
 EXPIRY = 300.0
 """Seconds without a sign of life after which another process takes over a part."""
+ADVICE = "Fix the reward and run the command again"
 
 Row = dict[str, Any]
 
@@ -38,18 +40,25 @@ def score_files(config: ScoreConfig) -> list[Row]:
     """Score picture files: a row per picture with ``image``, ``prompt`` and a number per reward.
 
     Raises:
-        ValueError: see `command.check`; or an unreadable picture, or a reward that cannot be had.
+        ValueError: see `command.check`; or an unreadable picture, or a reward that cannot be had or returned the wrong thing.
+        RewardFailed: a reward raised an error.
     """
-    work, worker = check(config), Worker.of_environment()
-    rewards = load_rewards(config.rewards, config.reward_folders, worker.device, allow_download=config.allow_download)
-    return _score_part(rewards, work, range(len(work.files)))
+    work = check(config)
+    return _score_part(_rewards(config), work, range(len(work.files)))
+
+
+def _rewards(config: ScoreConfig) -> dict[str, Reward]:
+    device, download = Worker.of_environment().device, config.allow_download
+    return guard(load_rewards(config.rewards, config.reward_folders, device, allow_download=download), advice=ADVICE)
 
 
 def score_work(work: Work) -> str:
     """Score pictures, write the table if an output was asked for, and return it as text.
 
     Raises:
-        ValueError: a reward that cannot be had, an unreadable picture, or parts of another run beside the output.
+        ValueError: a reward that cannot be had or returned the wrong thing, an unreadable picture, or parts of another run
+            beside the output.
+        RewardFailed: a reward raised an error.
         FileNotFoundError: the folder of the parts was deleted.
     """
     if work.config.output:
@@ -60,11 +69,10 @@ def score_work(work: Work) -> str:
 
 
 def _score_into(work: Work, folder: Path, output: Path | None) -> str:
-    worker, parts = Worker.of_environment(), Parts(folder, work)
+    parts = Parts(folder, work)
     parts.open()
-    config = work.config
-    rewards = load_rewards(config.rewards, config.reward_folders, worker.device, allow_download=config.allow_download)
     try:
+        rewards = _rewards(work.config)
         for part in Claims(folder / "claims", EXPIRY).each(parts.all(), str, parts.is_done):
             parts.write(part, _score_part(rewards, work, parts.pictures(part)))
         text = printed_table(parts.rows(), len(work.files))
@@ -76,6 +84,9 @@ def _score_into(work: Work, folder: Path, output: Path | None) -> str:
         if output is None or not (parts.are_gone and output.exists()):
             raise
         return f"{output} is written"
+    except (ValueError, RewardFailed):
+        parts.remove_if_unused()
+        raise
     return text
 
 
@@ -134,6 +145,11 @@ class Parts:
         for part in self.all():
             yield from json.loads((self.folder / f"{part:06d}.json").read_text(encoding="utf-8"))
 
+    def remove_if_unused(self) -> None:
+        """Remove the folder if no part has been scored and no other process works on one."""
+        if not any(self.folder.glob("[0-9]*.json")) and not any(self.folder.glob("claims/*")):
+            self.remove()
+
     def remove(self) -> None:
         """Remove the folder; the settings go first, so that waiting processes know."""
         self._settings.unlink(missing_ok=True)
@@ -144,7 +160,11 @@ def _score_part(rewards: dict[str, Reward], work: Work, numbers: range) -> list[
     rows: list[Row] = []
     for first, pictures in _batches(work, numbers):
         prompts = work.prompts[first : first + len(pictures)]
-        scores = score(rewards, torch.stack(pictures), prompts)
+        try:
+            scores = score(rewards, torch.stack(pictures), prompts)
+        except (ValueError, RewardFailed) as error:
+            kind = RewardFailed if isinstance(error, RewardFailed) else ValueError
+            raise kind(f"{_named(work.files[first : first + len(pictures)])}: {error}") from error
         for i, prompt in enumerate(prompts):
             rows.append(
                 {
@@ -154,6 +174,10 @@ def _score_part(rewards: dict[str, Reward], work: Work, numbers: range) -> list[
                 }
             )
     return rows
+
+
+def _named(files: Sequence[Path]) -> str:
+    return str(files[0]) if len(files) == 1 else f"{files[0]} to {files[-1].name} ({len(files)} pictures)"
 
 
 def _batches(work: Work, numbers: range) -> Iterator[tuple[int, list[Tensor]]]:

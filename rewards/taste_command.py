@@ -16,11 +16,9 @@ from typing import Any, NoReturn
 
 from ..artifacts.command_line import parse_settings, run_command
 from ..artifacts.files import check_folder, write_atomically
-from ..preference_learning.votes import EQUAL, FIRST, SECOND, Vote, read
+from ..preference_learning.votes import EQUAL, FIRST, PICTURE_OPTION, SECOND, Vote, read
 from .catalogue import check_names
 
-OPTION = "diffusion_blend_option"
-"""The text chunk of a kept picture."""
 _MODULE = '''"""A reward made of votes by ``diffusion-blend taste``; the trainer's name for it is ``taste_reward:reward``."""
 
 from pathlib import Path
@@ -149,7 +147,7 @@ def _option_of(file: Path) -> str:
     from PIL import Image
 
     with Image.open(file) as picture:
-        return str(picture.info.get(OPTION, ""))
+        return str(picture.info.get(PICTURE_OPTION, ""))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -210,13 +208,15 @@ def _fit(pairs: Sequence[Pair], config: TasteConfig) -> Any:
     import torch
 
     from ..artifacts.pictures import read_picture
+    from .guarded import guard
     from .load import load_rewards
     from .protocol import score
     from .taste import fit_taste
 
-    rewards = load_rewards(
+    loaded = load_rewards(
         config.rewards, config.reward_folders, torch.device("cpu"), allow_download=config.allow_download
     )
+    rewards = guard(loaded, advice="Fix the reward and run the command again")
     columns: dict[Path, torch.Tensor] = {}
     for file in {file for pair in pairs for file in (pair.first, pair.second)}:
         scores = score(rewards, read_picture(file)[None], [config.prompt])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import sys
 import traceback
@@ -62,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logger.setLevel(logging.INFO)
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if words[-2:] == ["--preset", "list"]:
+    if "--preset=list" in words or ("--preset", "list") in itertools.pairwise(words):
         sys.stdout.write("\n".join(preset_names()) + "\n")
         return 0
     return run_command("train", lambda: _train(parse(words)))

@@ -43,8 +43,8 @@ def geneval_prompts(count: int, seed: int) -> list[str]:
     """
     if not 1 <= count <= MOST:
         raise ValueError(
-            f"{count} GenEval prompts: ask for at least 1 and at most {MOST}, the number of different ones (the benchmark itself "
-            "has 553)"
+            f"{count} GenEval prompts (prompts.count): ask for at least 1 and at most {MOST}, the number of different ones (the "
+            "benchmark itself has 553)"
         )
     generator = random.Random(seed)
     prompts: dict[str, None] = {}

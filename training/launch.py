@@ -24,6 +24,7 @@ from .models.diffusers_model import Base, DiffusersModel
 from .resume import SETTINGS, check_resumed
 from .start_adapter import begin_with
 from .trainer import Trainer
+from .unused_settings import warn_of_unused
 
 
 def launch(checked: CheckedRun) -> Path:
@@ -36,6 +37,8 @@ def launch(checked: CheckedRun) -> Path:
         project_dir=config.output,
         kwargs_handlers=[InitProcessGroupKwargs(timeout=patience(config))],
     )
+    if accelerator.is_main_process:
+        warn_of_unused(config)
     if config.resume:
         check_resumed(config, accelerator.num_processes)
     rewards = load_rewards(

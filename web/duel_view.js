@@ -5,13 +5,14 @@
 
 import { api } from '../../scripts/api.js'
 import { app } from '../../scripts/app.js'
-import { numberOf, numbered } from './pad/adapters.js'
+import { numbered } from './pad/adapters.js'
+import { instancesOf } from './pad/links.js'
 import { followLife } from './pad/live.js'
-import { writeNumber } from './pad/numbers.js'
+import { stuckNumber, writeNumber } from './pad/numbers.js'
 import { slotsOf } from './pad/places.js'
 import { KL_SCALE } from './pad/state.js'
 import { changing } from './pad/undo.js'
-import { say as sayOfPad } from './pad/words.js'
+import { matched } from './duel/matching.js'
 import { Session, sessions } from './duel/session.js'
 import './duel/shading.js'
 import { DuelView, MIN_HEIGHT, MIN_WIDTH } from './duel/view.js'
@@ -20,6 +21,7 @@ import { say, setLanguage } from './duel/words.js'
 
 const NODE = 'PreferenceDuelView'
 const ENDS = ['execution_error', 'execution_interrupted', 'execution_success']
+const QUEUE = ['status', 'reconnected'] // a run that is deleted from the queue has no end of its own
 
 /** @type {(session: Session, refresh: () => void) => import('./duel/view.js').DuelActions} */
 function actionsOf(session, refresh) {
@@ -44,7 +46,7 @@ function actionsOf(session, refresh) {
     run: () => void session.run().then(refresh),
     take() {
       const { duel, target } = session
-      session.note = duel && target ? takeBest(duel, target) : say('takeNone')
+      session.note = duel && target ? takeBest(duel, target) : say(session.targetIsUnclear ? 'takeUnclear' : 'takeNone')
       refresh()
     },
     narrow() {
@@ -70,22 +72,17 @@ function actionsOf(session, refresh) {
  *
  * @type {(duel: import('./duel/view.js').Duel, target: any) => string} what to tell the artist
  */
-function takeBest({ best }, target) {
+function takeBest(duel, target) {
   const slots = slotsOf(target).slots
-  const left = [...best.weights]
-  const wanted = numbered(target, 'weight').map((name, i) => {
-    const used = slots ? Boolean(slots[i]?.used) : true
-    return { name, value: used ? (left.shift() ?? 0) : 0, used }
-  })
-  wanted.push({ name: KL_SCALE, value: best.kl_scale, used: true })
-  const stuck = wanted.find(({ name, value, used }) => {
-    const now = numberOf(target, name)
-    return used && now.linked && now.value !== value
-  })
-  if (stuck) return sayOfPad('linked', { weight: stuck.name })
+  const { shareOf, byOrder } = matched(duel, slots)
+  const wanted = numbered(target, 'weight').map((name, i) => ({ name, value: shareOf(i), used: slots ? Boolean(slots[i]?.used) : true }))
+  wanted.push({ name: KL_SCALE, value: duel.best.kl_scale, used: true })
+  const stuck = stuckNumber(target, Object.fromEntries(wanted.flatMap(({ name, value, used }) => (used ? [[name, value]] : []))))
+  if (stuck) return stuck
   changing(() => wanted.forEach(({ name, value }) => writeNumber(target, name, value)))
   app.canvas?.setDirty(true, true)
-  return say('taken', { title: target.title })
+  const copies = instancesOf(target.graph)
+  return say(byOrder ? 'takenByOrder' : copies > 1 ? 'takenShared' : 'taken', { title: target.title, number: copies })
 }
 
 /** @param {any} node */
@@ -126,17 +123,20 @@ function showPairs(node, session, refresh) {
 
 /** @type {(node: any, session: Session, view: import('./pad/live.js').LivePad) => void} Follow the runs while the node is in a graph. */
 function followSession(node, session, view) {
-  const ended = () => {
-    session.running = false
+  const ended = (/** @type {any} */ { detail }) => {
+    session.ended(detail?.prompt_id)
     view.refresh()
   }
+  const queueChanged = () => void session.checkQueue().then(view.refresh)
   const added = () => {
     sessions.add(session)
     ENDS.forEach((event) => api.addEventListener(event, ended))
+    QUEUE.forEach((event) => api.addEventListener(event, queueChanged))
   }
   const removed = () => {
     sessions.delete(session)
     ENDS.forEach((event) => api.removeEventListener(event, ended))
+    QUEUE.forEach((event) => api.removeEventListener(event, queueChanged))
     session.running = false // the end of the run is not heard
   }
   followLife(node, view, added, removed)

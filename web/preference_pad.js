@@ -10,11 +10,12 @@ import { layersVersion } from './pad/layers.js'
 import { PAD_WIDGET, tendHost } from './pad/host_pads.js'
 import { markLabels, markNumbers } from './pad/marks.js'
 import { openMenu, runsOnRelease } from './pad/menu.js'
-import { showNames, writeNumber } from './pad/numbers.js'
-import { onRemembered } from './pad/remembered.js'
+import { showNames, stuckNumber, writeNumber } from './pad/numbers.js'
+import { isNamed, onRemembered } from './pad/remembered.js'
 import { watchRuns } from './pad/runs.js'
 import { KL_SCALE, readState } from './pad/state.js'
 import { takeSeedsBack } from './pad/thumbnails.js'
+import { warn } from './pad/toast.js'
 import { changed } from './pad/undo.js'
 import { MIN_HEIGHT, PreferencePad } from './pad/view.js'
 import { say, setLanguage } from './pad/words.js'
@@ -33,6 +34,14 @@ function actionsOf(node, pad, refresh) {
     refresh()
     app.canvas?.setDirty(true, true)
   }
+  /** @type {(numbers: Record<string, number>) => void} A number that cannot be written here stays, with a message. */
+  const write = (numbers) => {
+    const stuck = stuckNumber(node, numbers)
+    if (stuck) warn(stuck)
+    Object.entries(numbers).forEach(([name, value]) => writeNumber(node, name, value))
+    redraw()
+    actions.commit()
+  }
   /** @type {import('./pad/view.js').PadActions} */
   const actions = {
     setWeights(weights) {
@@ -48,19 +57,14 @@ function actionsOf(node, pad, refresh) {
       if (runsOnRelease(node)) void app.queuePrompt(0)
     },
     openMenu(event) {
-      const write = (/** @type {Record<string, number>} */ numbers) => {
-        Object.entries(numbers).forEach(([name, value]) => writeNumber(node, name, value))
-        redraw()
-        actions.commit()
-      }
       const adapters = adaptersOf(node, pad())
       openMenu(node, event, { reset: () => pad().reset('weights'), adapters, read: () => readNumbers(node), write })
     },
     takeBack(image, weights) {
+      const shares = numbered(node, 'weight').map((name, i) => [name, Math.round((weights[i] ?? 0) * 10000) / 10000])
+      if (!isNamed(image, pad().state?.slots ?? [])) warn(say('byOrder'))
       takeSeedsBack(image)
-      actions.setWeights(weights.map((weight) => Math.round(weight * 10000) / 10000))
-      actions.setKlScale(image.klScale)
-      actions.commit()
+      write({ ...Object.fromEntries(shares), [KL_SCALE]: image.klScale })
     }
   }
   return actions

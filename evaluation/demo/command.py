@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 
 from ...artifacts.command_line import EARLIER, check_options, present_spelling, run_command
 from ...artifacts.files import check_folder
+from ...artifacts.settings_parser import SettingsParser
 from ...miniature.reward_names import REWARD_NAMES, SHIPPED_BASE
 
 RENAMED = {**EARLIER, "divisions": "grid", "images": "images_per_point"}
@@ -52,8 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_command("demo", work)
 
 
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="diffusion-blend demo", description=__doc__)
+def _parser() -> SettingsParser:
+    parser = SettingsParser(prog="diffusion-blend demo", description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("demo"), help="folder of the results; goes on there (demo)")
     parser.add_argument("--rewards", nargs=3, choices=list(REWARD_NAMES), help="three of the shipped adapters to blend")
     parser.add_argument("--grid", type=int, default=4, help="steps along an edge of the triangle (4: 15 preferences)")

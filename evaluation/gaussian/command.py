@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 
 from ...artifacts.command_line import EARLIER, check_options, present_spelling, run_command
 from ...artifacts.files import check_folder, write_atomically
+from ...artifacts.settings_parser import SettingsParser
 from ...artifacts.tables import json_bytes, markdown_table
 
 
@@ -39,34 +40,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_command(f"evaluate {chosen.subcommand}", work)
 
 
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="diffusion-blend evaluate", description=__doc__)
+def _parser() -> SettingsParser:
+    parser = SettingsParser(prog="diffusion-blend evaluate", description=__doc__)
     commands = parser.add_subcommands(required=True)
-    exact = ArgumentParser(description="exact scores of a Gaussian mixture: blend against the known truth")
+    exact = SettingsParser(description="exact scores of a Gaussian mixture: blend against the known truth")
     exact.add_argument("--seed", type=int, default=0)
     exact.add_argument("--points", type=int, default=10_000, help="points a setting")
-    learned = ArgumentParser(description="trained networks and adapters: every method against the known truth")
+    learned = SettingsParser(description="trained networks and adapters: every method against the known truth")
     learned.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     learned.add_argument("--points", type=int, default=4000, help="points a setting and seed")
     learned.add_argument("--only_pairs", type=bool, default=False, help="leave out sets of more than two rewards")
-    stacked = ArgumentParser(description="adapters trained to be stacked against the adapter trained for each mixture")
+    stacked = SettingsParser(description="adapters trained to be stacked against the adapter trained for each mixture")
     stacked.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     stacked.add_argument("--points", type=int, default=4000, help="points a weight and seed")
     stacked.add_argument("--alpha", type=float, default=0.25, help="KL weight, reward units per nat")
-    taste = ArgumentParser(description="simulated people: how many duels find a hidden preference")
+    taste = SettingsParser(description="simulated people: how many duels find a hidden preference")
     taste.add_argument("--people", type=int, default=200, help="hidden utilities of each kind (200)")
     taste.add_argument("--adapters", type=int, nargs="+", default=[2, 3, 4, 8], help="numbers of adapters")
     ways = ["duels", "duels, quadratic", "random pairs", "random choice", "grid walk", "sliders"]
     taste.add_argument("--ways", nargs="+", choices=ways, default=ways, help="ways of asking (all)")
     taste.add_argument("--miniature", type=bool, default=True, help="also hidden mixes of the miniature's rewards")
-    corrected = ArgumentParser(
+    corrected = SettingsParser(
         description="path weights: the corrected blend and the sampler's noise; resumed where it stopped"
     )
     corrected.add_argument("--seeds", type=int, default=20, help="number of seeds; learned networks use the first 5")
     corrected.add_argument("--points", type=int, default=1000, help="points a setting and seed")
     parts = ("particles", "noise", "dimension", "learned")
     corrected.add_argument("--parts", type=str, nargs="+", choices=parts, default=list(parts), help="tables to make")
-    cross = ArgumentParser(
+    cross = SettingsParser(
         description="one call for every preference: cross and distilled adapters; resumed where it stopped"
     )
     cross.add_argument("--seeds", type=int, default=5, help="number of seeds")

@@ -9,10 +9,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 
 from ...artifacts.command_line import EARLIER, check_options, present_spelling, run_command
 from ...artifacts.files import check_folder, write_atomically
+from ...artifacts.settings_parser import SettingsParser
 from ..sweep.checks import check_config
 from .experiment import FOLDER, Experiment, experiment_names, load_experiment, trained_file
 
@@ -28,8 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run_command(f"paper {options.experiment}".strip(), lambda: _list() if options.list else _run(options))
 
 
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="diffusion-blend paper", description=__doc__)
+def _parser() -> SettingsParser:
+    parser = SettingsParser(prog="diffusion-blend paper", description=__doc__)
     known = f"one of {', '.join(experiment_names())}, or a YAML file like {FOLDER}/*.yaml"
     parser.add_argument("experiment", nargs="?", default="", help=known)
     parser.add_argument("--list", action="store_true", help="print the experiments that come with the package")

@@ -11,10 +11,10 @@ from ...artifacts.command_line import run_command
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    from jsonargparse import ArgumentParser
+    from ...artifacts.settings_parser import SettingsParser
 
     description = "Means over sweeps of several trainings, with intervals over the trainings."
-    parser = ArgumentParser(prog="diffusion-blend pool", description=description)
+    parser = SettingsParser(prog="diffusion-blend pool", description=description)
     parser.add_argument(
         "sweeps",
         nargs="+",

@@ -65,7 +65,7 @@ def _content(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise _not_a_summary(path, error) from error
+        raise _not_a_summary(path, getattr(error, "strerror", None) or error) from error
     if not isinstance(content, dict):
         raise _not_a_summary(path, "no table")
     return content
@@ -73,7 +73,7 @@ def _content(file: Path) -> dict[str, Any]:
 
 def _not_a_summary(path: Path, reason: object) -> ValueError:
     return ValueError(
-        f"{path} is no summary of a sweep ({reason!r}): give folders of finished sweeps, or their summary.json"
+        f"{path} is no summary of a sweep ({reason}): give folders of finished sweeps, or their summary.json"
     )
 
 

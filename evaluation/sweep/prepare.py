@@ -18,6 +18,7 @@ from ...artifacts.workers import Worker
 from ...blending.plans import Gates
 from ...blending.preference import Preference
 from ...pipelines.adapter_files import AdapterFile, fit_adapter, open_adapter
+from ...rewards.guarded import guard
 from ...rewards.load import load_rewards
 from ...rewards.protocol import Reward, check_differentiable
 from ...training.models.bases import load_base
@@ -222,7 +223,8 @@ def _load_rewards(wanted: Mapping[str, str], config: SweepConfig, worker: Worker
     loaded = load_rewards(
         dict.fromkeys(wanted.values()), config.reward_folders, worker.device, allow_download=config.allow_download
     )
-    return {name: _affine(loaded[reward], config.affine.get(name)) for name, reward in wanted.items()}
+    guarded = guard(loaded, advice="Fix the reward and run the command again; the finished pictures are kept")
+    return {name: _affine(guarded[reward], config.affine.get(name)) for name, reward in wanted.items()}
 
 
 def _affine(reward: Reward, numbers: Sequence[float] | None) -> Reward:

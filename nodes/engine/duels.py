@@ -16,8 +16,6 @@ from .sweep_points import labels
 
 KEPT = "diffusion_blend_taste/picture"
 """The prefix of kept pictures in the output folder."""
-OPTION = "diffusion_blend_option"
-"""The text chunk of a kept picture; `rewards.taste_command` reads it."""
 LARGEST_SEED = 0xFFFFFFFFFFFFFFFF
 SAME_NOISE, NEW_NOISE = SEED_MODES = ("same noise", "new noise")
 
@@ -35,6 +33,7 @@ class Duel:
         best: the preference that the votes favour.
         narrow: the line that a narrower search begins with.
         learned: see `landscape.landscape`.
+        files: the adapters' files, in order; none where they are not known.
     """
 
     names: tuple[str, ...]
@@ -45,6 +44,7 @@ class Duel:
     best: Preference
     narrow: str
     learned: dict[str, Any] = field(repr=False)
+    files: tuple[str, ...] = ()
 
     @property
     def labels(self) -> list[str]:
@@ -55,6 +55,7 @@ class Duel:
         """Plain data for the view in the browser."""
         return {
             "names": list(self.names),
+            "files": list(self.files),
             "votes": self.votes,
             "count": self.count,
             "options": list(self.texts),
@@ -114,12 +115,14 @@ def save_pictures(images: Tensor, option: str) -> None:
         images: float[B, H, W, 3] in 0..1.
         option: in the language of the votes.
     """
+    from ...preference_learning.votes import PICTURE_OPTION
+
     height, width = images.shape[1:3]
     place = folder_paths.get_save_image_path(KEPT, folder_paths.get_output_directory(), width, height)
     folder, name, counter = place[0], place[1], place[2]
     for number, image in enumerate(images, counter):
         chunk = PngInfo()
-        chunk.add_text(OPTION, option)
+        chunk.add_text(PICTURE_OPTION, option)
         picture(image).save(Path(folder) / f"{name}_{number:05}_.png", pnginfo=chunk)
 
 

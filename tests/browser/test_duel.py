@@ -66,6 +66,23 @@ def test_no_vote_is_taken_while_the_next_pair_is_made(duel: Duel) -> None:
     assert duel.waiting() == 0
 
 
+def test_a_run_that_is_deleted_from_the_queue_is_not_waited_for(duel: Duel) -> None:
+    duel.write("steps", 3000, "BlendedKSampler")
+    duel.page.evaluate("() => void app.queuePrompt(0)")  # a long run, behind which the next one waits
+    duel.page.wait_for_function("async () => (await (await app.api.fetchApi('/queue')).json()).queue_running.length")
+    duel.write("steps", 1, "BlendedKSampler")
+    duel.part("side-1").click()
+    duel.wait("waiting")
+    waiting = "async () => (await (await app.api.fetchApi('/queue')).json()).queue_pending[0]?.[1]"
+    run = duel.page.wait_for_function(waiting).json_value()
+    duel.page.evaluate("(id) => app.api.deleteItem('queue', id)", run)
+    duel.wait("stale")
+    duel.page.evaluate("() => app.api.interrupt()")
+    duel.runs()
+    duel.part("run").click()
+    duel.wait("choose")
+
+
 @pytest.mark.full
 def test_without_the_switch_a_vote_waits_for_run(duel: Duel) -> None:
     duel.part("auto").click()

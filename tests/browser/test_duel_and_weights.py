@@ -77,3 +77,39 @@ def test_a_link_that_gives_the_best_number_is_in_nobodys_way(front: FrontEnd) ->
     front.page.evaluate(LINK, [node, "weight_2", best()[1]])
     assert "Written into" in take(duel)
     assert preference_pad.read(front, node, "weight_1", "weight_3", "kl_scale") == [best()[0], *best()[2:]]
+
+
+def test_the_weights_go_to_their_loras_where_rows_have_moved(front: FrontEnd) -> None:
+    moved = [FILES[2], FILES[0], FILES[1]]
+    duel, node = make(front, files=moved)
+    assert "Written into" in take(duel)
+    expected = [best()[moved.index(file)] for file in FILES[:3]]
+    assert preference_pad.read(front, node, *NUMBERS[:3]) == expected
+
+
+def test_a_pair_of_other_loras_is_written_in_order_and_said_so(front: FrontEnd) -> None:
+    duel, node = make(front, files=[FILES[0], FILES[1], "other.safetensors"])
+    assert "in the order of its LoRAs" in take(duel)
+    assert preference_pad.read(front, node, *NUMBERS) == best()
+
+
+COPIES = """() => {
+    const loader = app.graph.nodes.find((each) => each.type === 'LoadRewardLoRAs')
+    const { subgraph, node: host } = app.graph.convertToSubgraph(new Set([loader]))
+    const copy = LiteGraph.createNode(subgraph.id), second = LiteGraph.createNode('PreferenceWeights')
+    for (const made of [copy, second]) app.graph.add(made)
+    copy.connect(0, second, second.findInputSlot('reward_loras'))
+    return second.id
+}"""
+
+
+def test_take_it_does_not_choose_between_the_copies_of_a_subgraph(front: FrontEnd) -> None:
+    duel, node = make(front)
+    second = front.page.evaluate(COPIES)
+    front.settle()
+    before = [preference_pad.read(front, each, *NUMBERS) for each in (node, second)]
+    duel.page.wait_for_function("() => document.querySelector('.diffusion-blend-duel [data-part=take]').disabled")
+    title = duel.page.locator(".diffusion-blend-duel [data-part=take]").get_attribute("title")
+    assert title == "The copies of a subgraph have a Preference Weights each: use the output best"
+    take(duel)
+    assert [preference_pad.read(front, each, *NUMBERS) for each in (node, second)] == before

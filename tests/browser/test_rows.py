@@ -2,37 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import preference_pad
 import pytest
-from comfy_browser import SQUASHED_MS, FrontEnd
+from comfy_browser import FrontEnd
+from lora_rows import ELEMENT, click, move, place
 from make_server_models import LORAS
 from PIL import Image
+from preference_pad import NAMES
 
-NAMES = [file.removesuffix(".safetensors") for file in LORAS]
-ELEMENT = "app.graph.getNodeById(id).widgets.find((w) => w.name === 'lora_rows').element"
 SHOWN = f"""(id) => [...{ELEMENT}.querySelectorAll('[data-part=row]')].map((row) => [
     row.querySelector('[data-part=name]').textContent, row.querySelector('[data-part=on]').checked,
     Number(row.querySelector('[data-part=strength]').value)])"""
 VALUES = """(id) => Object.fromEntries(app.graph.getNodeById(id).widgets
     .filter((w) => /^(lora|strength|on)_\\d/.test(w.name)).map((w) => [w.name, w.value]))"""
-PLACE = f"""([id, row, part]) => {{
-    const box = {ELEMENT}.querySelectorAll(`[data-part=${{part}}]`)[row].getBoundingClientRect()
-    return [box.x + box.width / 2, box.y + box.height / 2]
-}}"""
 
 HOST_WEIGHT = "app.graph.getNodeById(id).widgets.find((w) => w.name === `weight_${i + 1}`)"
-
-
-def place(front: FrontEnd, loader: Any, row: int, part: str) -> list[float]:
-    return front.page.evaluate(PLACE, [loader, row, part])
-
-
-def click(front: FrontEnd, loader: Any, row: int, part: str) -> None:
-    front.page.mouse.click(*place(front, loader, row, part))
-    front.settle()
-    front.pause(SQUASHED_MS)
 
 
 def test_a_row_for_each_lora(front: FrontEnd) -> None:
@@ -60,15 +44,7 @@ def test_switching_off_keeps_the_corner_and_undo_brings_it_back(front: FrontEnd)
 
 def test_reordering_takes_the_weights_along(front: FrontEnd) -> None:
     pad = preference_pad.make(front, LORAS, weight_1=0.2, weight_2=0.3, weight_3=0.5)
-    x, y = place(front, pad.loader, 0, "grip")
-    _, to = place(front, pad.loader, 2, "grip")
-    mouse = front.page.mouse
-    mouse.move(x, y)
-    mouse.down()
-    mouse.move(x, (y + to) / 2, steps=3)
-    mouse.move(x, to, steps=3)
-    mouse.up()
-    front.settle()
+    move(front, pad.loader, 0, 2)
     assert [name for name, *_ in front.page.evaluate(SHOWN, pad.loader)] == [*NAMES[1:], NAMES[0]]
     numbers = pad.numbers()
     assert [numbers[f"weight_{i}"] for i in (1, 2, 3)] == [0.3, 0.5, 0.2]

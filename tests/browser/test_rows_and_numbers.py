@@ -5,34 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from comfy_browser import SQUASHED_MS, FrontEnd
+from comfy_browser import FrontEnd
+from lora_rows import click, move
 from make_server_models import LORAS
 from preference_pad import NAMES, build, has, loader, node, read, set_mode, weights
 
-PART = """([id, row, part]) => {
-    const rows = app.graph.getNodeById(id).widgets.find((w) => w.name === 'lora_rows').element
-    const box = rows.querySelectorAll(`[data-part=${part}]`)[row].getBoundingClientRect()
-    return [box.x + box.width / 2, box.y + box.height / 2]
-}"""
 WEIGHTS = [f"weight_{i}" for i in range(1, 6)]
 
 
 def remove(front: FrontEnd, number: Any, row: int) -> None:
-    front.page.mouse.click(*front.page.evaluate(PART, [number, row, "remove"]))
-    front.settle()
-    front.pause(SQUASHED_MS)
-
-
-def move(front: FrontEnd, number: Any, start: int, end: int) -> None:
-    (x, y), (_, to) = (front.page.evaluate(PART, [number, row, "grip"]) for row in (start, end))
-    mouse = front.page.mouse
-    mouse.move(x, y)
-    mouse.down()
-    mouse.move(x, (y + to) / 2, steps=3)
-    mouse.move(x, to, steps=3)
-    mouse.up()
-    front.settle()
-    front.pause(SQUASHED_MS)
+    click(front, number, row, "remove")
 
 
 def test_weights_that_are_connected_through_the_sampler_only(front: FrontEnd) -> None:

@@ -21,6 +21,11 @@ WRAP = """([ids, promoted]) => {
     return { host: host.id, inner: Object.fromEntries(subgraph.nodes.map((node) => [node.type, node.id])) }
 }"""
 ENTER = "(id) => { app.canvas.openSubgraph(app.graph.getNodeById(id).subgraph, app.graph.getNodeById(id)) }"
+COPY = """(id) => {
+    const host = app.graph.getNodeById(id), copy = LiteGraph.createNode(host.subgraph.id)
+    app.graph.add(copy)
+    return copy.id
+}"""
 VALUES = """(id) => Object.fromEntries(app.rootGraph.getNodeById(id).widgets
     .filter((w) => w.name !== 'preference_pad').map((w) => [w.name, w.value]))"""
 
@@ -108,3 +113,27 @@ def test_promoted_numbers_are_those_of_the_subgraphs_own_node(front: FrontEnd) -
     )
     sent = next(item for item in front.prompt().values() if item["class_type"] == "PreferenceWeights")["inputs"]
     assert [sent["weight_1"], sent["weight_2"]] == pytest.approx([0.25, 0.75], abs=0.011)
+
+
+def test_numbers_that_differ_between_copies_are_not_written_inside(front: FrontEnd) -> None:
+    """The copies of a subgraph share the node inside, so the pad there cannot know whose numbers are meant."""
+    pad = preference_pad.make(front, LORAS[:2])
+    made = wrap(front, pad.node, promoted=("weight_1", "weight_2"))
+    copy = front.page.evaluate(COPY, made["host"])
+    front.page.evaluate("(id) => { app.graph.getNodeById(id).widgets[0].value = 0.9 }", copy)
+    front.settle()
+    before = [front.page.evaluate(VALUES, host) for host in (made["host"], copy)]
+    enter(front, copy)
+    inside = preference_pad.Pad(front, made["inner"]["PreferenceWeights"])
+    inside.wait("look.message === 'Set weight_1 on the node of each copy of this subgraph'")
+    inside.drag(MIDDLE, QUARTER)
+    assert [front.page.evaluate(VALUES, host) for host in (made["host"], copy)] == before
+
+
+def test_numbers_that_copies_share_are_called_so(front: FrontEnd) -> None:
+    pad = preference_pad.make(front, LORAS[:2])
+    made = wrap(front, pad.node, pad.loader)
+    front.page.evaluate(COPY, made["host"])
+    enter(front, made["host"])
+    inside = preference_pad.Pad(front, made["inner"]["PreferenceWeights"])
+    inside.wait("look.message === '2 copies of this subgraph share these numbers'")

@@ -5,11 +5,15 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
+from diffusion_blend.artifacts.command_line import CommandFailed
+from diffusion_blend.artifacts.workers import Worker
 from diffusion_blend.evaluation.sweep.checks import check_config, check_files
+from diffusion_blend.evaluation.sweep.prepare import _load_rewards
 from diffusion_blend.training.config import BaseConfig
 from sweeps import settings, sweep, write_adapter
 from tiny_pipelines import save_tiny_sd
@@ -119,3 +123,13 @@ def test_wrong_files_and_weights_are_named(world: World, tmp_path: Path) -> None
         sweep(settings(tmp_path / "out", *world, methods=["morl"], morl={"1": "x"}))
     with pytest.raises(ValueError, match=r"a.safetensors is not a table in UTF-8 text"):
         sweep(settings(tmp_path / "out", *world, external_scores=[str(world[1]["a"])]))
+
+
+def test_a_reward_that_fails_is_named_with_its_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_failing.py").write_text("def reward(images, prompts):\n    raise KeyError('tone')\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config = cast("Any", SimpleNamespace(reward_folders={}, allow_download=False, affine={"a": [2.0, 1.0]}))
+    rewards = _load_rewards({"a": "own_failing:reward"}, config, Worker(torch.device("cpu"), is_first=True))
+    said = r"'own_failing:reward' raised KeyError: 'tone' \(own_failing.py, line 2\)\. Fix the reward and run the command again"
+    with pytest.raises(CommandFailed, match=said):
+        rewards["a"](torch.zeros(1, 3, 8, 8), ["x"])

@@ -43,6 +43,12 @@ def test_typed_votes_and_written_votes_lead_to_the_same_pair():
     assert duel(written)[3].count == 5
 
 
+def test_the_view_knows_the_files_of_the_pair():
+    """With them it finds the LoRAs again when their rows have moved."""
+    loras = adapters(3)
+    assert duel(loras=loras)[3].described()["files"] == [adapter.file for adapter in loras]
+
+
 def test_the_best_follows_the_votes():
     """A person who wants the second adapter and a large KL scale gets them."""
     votes = ""

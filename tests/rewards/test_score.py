@@ -167,6 +167,73 @@ def test_an_interrupted_table_goes_on_and_is_the_same(
     assert not list(folder.glob(".*"))
 
 
+OWN = """
+def raises(images, prompts):
+    if images.shape[-1] == 24:
+        raise KeyError("no blue")
+    return images.mean((1, 2, 3))
+
+def short(images, prompts):
+    return images.mean((1, 2, 3))[:1]
+"""
+
+
+@pytest.mark.parametrize(
+    ("reward", "message"),
+    [
+        (
+            "own_scores:raises",
+            r"c\.png: reward 'own_scores:raises' raised KeyError: 'no blue' \(own_scores\.py, line 4\)\. Fix",
+        ),
+        (
+            "own_scores:short",
+            r"a\.png to b\.png \(2 pictures\): reward 'own_scores:short' returned shape \(1,\) for 2 images",
+        ),
+        ("own_broken:reward", r"own_broken:reward': cannot import it as module:function \(NameError"),
+    ],
+)
+def test_a_reward_that_fails_is_named_with_its_pictures(
+    reward: str, message: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(str(folder))
+    (folder / "own_scores.py").write_text(OWN)
+    (folder / "own_broken.py").write_text("reward = undefined\n")
+    before = {file.name for file in folder.iterdir()}
+    assert command.main([*words(folder), "--rewards", f"[{reward}]"]) == 1
+    error = capsys.readouterr().err
+    assert re.search(message, error) and error.count("\n") == 1, error
+    assert {file.name for file in folder.iterdir()} - {"__pycache__"} == before
+
+
+def test_parts_that_are_scored_stay_when_the_reward_fails(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(scoring, "PART", 1)
+    monkeypatch.syspath_prepend(str(folder))
+    (folder / "own_parts.py").write_text(OWN)
+    chosen = [*words(folder), "--rewards", "[own_parts:raises]"]
+    assert command.main(chosen) == 1 and "c.png: reward" in capsys.readouterr().err
+    assert sorted(file.name for file in (folder / ".table.csv.parts").glob("0*")) == ["000000.json", "000001.json"]
+
+
+@pytest.mark.parametrize("content", ["image,prompt,label\na.png,a,1\n", "image,prompt\n", "notes\n", "\x89PNG\n"])
+def test_a_file_that_is_no_table_of_scores_is_not_replaced(
+    content: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "table.csv").write_bytes(content.encode("latin-1"))
+    assert command.main(words(folder)) == 1
+    assert "table.csv exists and is no table of this command: choose another name, or remove" in capsys.readouterr().err
+    assert (folder / "table.csv").read_bytes() == content.encode("latin-1")
+
+
+@pytest.mark.parametrize("content", ["", "image,prompt,colourfulness,own:reward\nx.png,x,1,2\n"])
+def test_an_earlier_table_of_scores_is_replaced(content: str, folder: Path) -> None:
+    (folder / "table.csv").write_text(content)
+    assert command.main(words(folder)) == 0
+    assert (folder / "table.csv").read_text().startswith("image,prompt,colourfulness\n")
+
+
 def test_parts_of_other_pictures_are_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / ".table.csv.parts").mkdir()
     (folder / ".table.csv.parts/settings.json").write_text("other")

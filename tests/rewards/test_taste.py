@@ -10,7 +10,7 @@ import pytest
 import torch
 from diffusion_blend.artifacts.pictures import read_picture
 from diffusion_blend.artifacts.shares import wilson_interval
-from diffusion_blend.preference_learning.votes import Option
+from diffusion_blend.preference_learning.votes import PICTURE_OPTION, Option
 from diffusion_blend.rewards import taste_command
 from diffusion_blend.rewards.load import load_rewards
 from diffusion_blend.rewards.pixels import colourfulness
@@ -74,7 +74,7 @@ def voted(tmp_path):
             pixels = rng.uniform(0, 255, (16, 16, 3))
             grey = pixels.mean(axis=-1, keepdims=True)
             chunk = PngInfo()
-            chunk.add_text(taste_command.OPTION, option)
+            chunk.add_text(PICTURE_OPTION, option)
             picture = Image.fromarray((grey + strength * (pixels - grey)).astype(np.uint8))
             picture.save(folder / f"picture_{len(list(folder.iterdir())):05}_.png", pnginfo=chunk)
         lines.append(f"{options[0]} {'>' if strengths[0] > strengths[1] else '<'} {options[1]}")

@@ -13,6 +13,7 @@ from diffusion_blend.training.checks import check_config
 from diffusion_blend.training.command import main, parse
 from diffusion_blend.training.models.family import FAMILIES
 from diffusion_blend.training.presets import preset_names, read_preset
+from diffusion_blend.training.unused_settings import unused_settings
 
 WORDS = ["--rewards.colourfulness", "1"]
 
@@ -26,6 +27,7 @@ def test_every_algorithm_runs_alone_and_with_every_preset(
     config = parse(["--output", str(tmp_path / "run"), *WORDS, "--algorithm.name", name, "--preset", preset])
     check_config(config)
     assert config.algorithm.name == name
+    assert unused_settings(config) == {}
 
 
 def test_ddpo_has_the_published_numbers(tmp_path: Path) -> None:

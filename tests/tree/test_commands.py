@@ -42,7 +42,26 @@ HELP = [["--help"], ["--version"], *([name, "--help"] for name in command.COMMAN
 SWEEP = ["sweep", "--output", "out", "--adapters.a", "a.safetensors", "--rewards.a", "colourfulness"]
 TRAIN = ["train", "--output", "out", "--rewards.colourfulness", "1"]
 REFUSED = {
-    "'out' is required|output": ["train"],
+    "diffusion-blend train: needs --output.": ["train"],
+    "there is no option --ouput: did you mean --output?": ["train", "--ouput", "out", "--rewards.colourfulness", "1"],
+    "no option --steps: did you mean --sampling.steps?": [*TRAIN, "--steps", "5"],
+    "--rewards is colourfulness: give a value for each name, such as --rewards.colourfulness 1": [
+        "train", "--output", "out", "--rewards", "colourfulness",
+    ],
+    "--rewards is high: give a number": ["train", "--output", "out", "--rewards.colourfulness", "high"],
+    "--algorithm is rwr: it is a group of settings, such as --algorithm.name rwr": [*TRAIN, "--algorithm", "rwr"],
+    "--base.precision is half: choose one of fp32, bf16, fp16": [*TRAIN, "--base.precision", "half"],
+    "--images is file.txt: give a list, such as '[file.txt]'": [
+        "score", "--images", "file.txt", "--prompts", "file.txt", "--rewards", "[colourfulness]",
+    ],
+    "write the prompts into one": ["score", "--images", "[file.txt]", "--prompts", "a dog", "--rewards", "[colourfulness]"],
+    "diffusion-blend train: does not take 'help'": [*TRAIN, "help"],
+    "diffusion-blend pool: needs sweeps.": ["pool"],
+    "diffusion-blend miniature: render needs --output.": ["miniature", "render"],
+    "diffusion-blend miniature: needs a command: one of train, check": ["miniature"],
+    "--weights is half: give a number": ["bake", "--base", "b", "--adapters", "a", "--output", "x", "--weights", "half"],
+    "--seed is x: give a whole number": ["miniature", "check", "--seed", "x"],
+    "no command 'traim': did you mean train?": ["traim"],
     "sampling.steps is 0": [*TRAIN, "--sampling.steps", "0"],
     "unknown reward 'beauty'": ["train", "--output", "out", "--rewards.beauty", "1"],
     "file.txt is a file and not a folder": ["train", "--output", "file.txt/out", "--rewards.colourfulness", "1"],
@@ -57,6 +76,7 @@ REFUSED = {
         "score", "--images", "[file.txt]", "--prompts", "file.txt", "--rewards", "[colourfulness]", "--output", ".",
     ],
     "--count is 2000: this world has": ["miniature", "prompts", "--output", "p.txt", "--count", "2000"],
+    "file.txt exists and holds no prompts of this world": ["miniature", "prompts", "--output", "file.txt", "--count", "2"],
     "--count is 0": ["miniature", "check", "--count", "0"],
     "No miniature model in none": ["miniature", "check", "--model", "none"],
     "--columns is 0": ["miniature", "render", "--output", "x.png", "--columns", "0"],

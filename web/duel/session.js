@@ -2,8 +2,9 @@
 
 import { app } from '../../../scripts/app.js'
 import { widgetOf } from '../pad/adapters.js'
-import { origin } from '../pad/links.js'
+import { instancesOf, origin } from '../pad/links.js'
 import { ownersOfWeights } from '../pad/places.js'
+import { newestRun, runsInQueue } from '../pad/tabs.js'
 import { theme } from '../pad/theme.js'
 import { changing } from '../pad/undo.js'
 import { duelOf } from './saved.js'
@@ -25,6 +26,8 @@ export class Session {
     /** @type {Map<string, import('./view.js').Duel>} The pairs of this page by the votes before them, for undo. */
     this.pairs = new Map()
     this.running = false
+    /** @type {string} The id of the run that was asked for; empty while it is not known. */
+    this.runId = ''
     this.gone = false
     this.note = ''
   }
@@ -50,8 +53,18 @@ export class Session {
   get target() {
     const start = origin(this.duelNode, 'start')
     if (start?.comfyClass === WEIGHTS) return start
+    return this.targetIsUnclear ? null : (this.owners[0] ?? null)
+  }
+
+  /** @returns {any[]} the Preference Weights that are connected to the duel's loader */
+  get owners() {
     const loader = origin(this.duelNode, 'reward_loras')
-    return loader ? (ownersOfWeights(loader)[0] ?? null) : null
+    return loader ? [...new Set(ownersOfWeights(loader))] : []
+  }
+
+  /** @returns {boolean} whether the copies of the loader's subgraph have a Preference Weights each */
+  get targetIsUnclear() {
+    return this.owners.length > 1 && instancesOf(origin(this.duelNode, 'reward_loras').graph) > 1
   }
 
   /** @returns {import('./view.js').DuelState['phase']} */
@@ -80,6 +93,7 @@ export class Session {
       canUndo: Boolean(this.votes?.value?.trim()) && !this.running,
       auto: this.auto,
       target: this.target?.title ?? '',
+      unclear: this.targetIsUnclear,
       note: this.note,
       theme: theme()
     }
@@ -107,7 +121,24 @@ export class Session {
   async run() {
     if (this.running) return
     this.running = true
+    this.runId = ''
+    const before = newestRun()
     const queued = await app.queuePrompt(0).catch(() => false)
-    if (queued === false) this.running = false
+    if (queued === false || newestRun() === before) this.running = false // the host refused the prompt
+    else this.runId = newestRun()
+    await this.checkQueue()
+  }
+
+  /** @type {(id: unknown) => void} A run has ended, perhaps another one than this session's. */
+  ended(id) {
+    if (!this.runId || !id || id === this.runId) this.running = false
+  }
+
+  /** Do not wait for a run that is no longer in the queue: it was deleted there, or it ended while the page was offline. */
+  async checkQueue() {
+    const id = this.runId
+    if (!this.running || !id) return
+    const queued = await runsInQueue().catch(() => null)
+    if (queued && id === this.runId && !queued.includes(id)) this.running = false
   }
 }

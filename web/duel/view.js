@@ -3,7 +3,7 @@
  *
  * @typedef {import('./votes.js').Key} Key
  * @typedef {import('./learned.js').Learned & { votes: string, count: number, options: string[], labels: string[], narrow: string,
- *   sides: { filename: string, subfolder: string, type: string }[][] }} Duel
+ *   files?: string[], sides: { filename: string, subfolder: string, type: string }[][] }} Duel
  *
  * @typedef {object} DuelState
  * @property {Duel | null} duel
@@ -11,6 +11,7 @@
  * @property {boolean} canUndo
  * @property {boolean} auto the next pair is made by itself
  * @property {string} target the title of the node that takes the best preference, or empty
+ * @property {boolean} unclear the copies of a subgraph have such a node each
  * @property {string} note a message, or empty
  * @property {import('../pad/theme.js').Theme} theme
  *
@@ -161,7 +162,7 @@ export class DuelView {
   }
 
   /** @type {(state: DuelState) => void} */
-  showLearned({ duel, target, note, theme }) {
+  showLearned({ duel, target, unclear, note, theme }) {
     const known = duel !== null && duel.count > 0
     this.learned.style.visibility = known ? 'visible' : 'hidden'
     if (!known) return
@@ -171,7 +172,7 @@ export class DuelView {
     this.picture.replaceChildren(...drawLearned(duel, theme))
     this.take.textContent = say('take')
     this.take.disabled = !target
-    this.take.title = target ? say('takeHelp', { title: target }) : say('takeNone')
+    this.take.title = target ? say('takeHelp', { title: target }) : say(unclear ? 'takeUnclear' : 'takeNone')
     this.narrow.textContent = say('narrow')
     this.narrow.title = say('narrowHelp')
   }

@@ -10,7 +10,8 @@
  *
  * @typedef {object} Numbered
  * @property {number | null} value null when only the run can tell
- * @property {boolean} linked a node's output gives it
+ * @property {boolean} linked a node's output gives it, or the copies of a subgraph differ in it
+ * @property {boolean} [several] the copies of a subgraph differ in it
  * @property {any} widget the one that holds it
  * @property {any} owner the widget's node
  */
@@ -68,7 +69,7 @@ export const shortName = (file) =>
   file
     .split(/[\\/]/)
     .pop()
-    ?.replace(/\.safetensors$/i, '') ?? file
+    ?.replace(/\.(safetensors|sft)$/i, '') ?? file
 
 /** @type {(node: any, name: string) => number} */
 const inputIndex = (node, name) => node.inputs?.findIndex((/** @type {any} */ input) => input.widget?.name === name) ?? -1
@@ -78,7 +79,7 @@ const inputIndex = (node, name) => node.inputs?.findIndex((/** @type {any} */ in
  *
  * @param {any} node
  * @param {string} name the input's name
- * @returns {{ widget: any, owner: any } | null} null where the output of a node gives the value
+ * @returns {{ widget: any, owner: any } | null} null where the output of a node gives the value, or the copies of a subgraph differ
  */
 export function holderOf(node, name) {
   const index = inputIndex(node, name)
@@ -109,5 +110,6 @@ export function numberOf(node, name) {
   const holder = holderOf(node, name)
   if (holder) return { value: Number(holder.widget?.value), linked: false, ...holder }
   const value = givingWidget(node, name)?.widget.value
-  return { value: typeof value === 'number' ? value : null, linked: true, widget: null, owner: null }
+  const several = Boolean(sourceOf(node, inputIndex(node, name))?.several)
+  return { value: typeof value === 'number' ? value : null, linked: true, several, widget: null, owner: null }
 }

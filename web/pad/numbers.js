@@ -3,6 +3,7 @@
 import { app } from '../../../scripts/app.js'
 import { holderOf, numberOf, numbered, widgetOf } from './adapters.js'
 import { plain } from './context_menu.js'
+import { say } from './words.js'
 
 /** @type {WeakMap<object, string | undefined>} The labels that the host gave, in its language. */
 const labels = new WeakMap()
@@ -33,6 +34,15 @@ export function showHolder(node, name) {
   if (!holder || holder.owner === node) return false
   setHidden(holder.widget, false)
   return true
+}
+
+/** @type {(node: any, numbers: Record<string, number>) => string} What to say of a number that has another value and cannot be written. */
+export function stuckNumber(node, numbers) {
+  const stuck = Object.keys(numbers).find((name) => {
+    const { linked, value } = numberOf(node, name)
+    return linked && value !== numbers[name]
+  })
+  return stuck ? say(numberOf(node, stuck).several ? 'several' : 'linked', { weight: stuck }) : ''
 }
 
 /** @type {(node: any, name: string, value: number) => void} Write a number as typing it into the widget would. */

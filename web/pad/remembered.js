@@ -50,6 +50,10 @@ function replace(key, kept, dropped) {
   listeners.forEach((listener) => listener(key))
 }
 
+/** @type {(image: Remembered, slots: import('./adapters.js').Slot[]) => boolean} Whether names tell which weight belongs to which corner. */
+export const isNamed = ({ names, weights }, slots) =>
+  Boolean(names) && weights.every((weight, i) => !weight || names?.[i]) && !slots.some(({ unknown }) => unknown)
+
 /**
  * The weights of a remembered image, one per corner of a pad.
  *
@@ -57,9 +61,9 @@ function replace(key, kept, dropped) {
  * @param {import('./adapters.js').Slot[]} slots the pad's corners
  * @returns {number[] | null} sum 1; null where the image has an adapter that the pad lacks
  */
-export function weightsFor({ names, weights }, slots) {
-  const named = names && weights.every((weight, i) => !weight || names[i])
-  const byName = named && !slots.some(({ unknown }) => unknown)
+export function weightsFor(image, slots) {
+  const { names, weights } = image
+  const byName = isNamed(image, slots)
   const found = slots.map(() => 0)
   for (const [i, weight] of weights.entries()) {
     if (!weight) continue

@@ -2,6 +2,7 @@
 
 import { numberOf, numbered, upToLastAdapter } from './adapters.js'
 import { CORNERS } from './layout.js'
+import { instancesOf } from './links.js'
 import { lockedWeight } from './menu.js'
 import { idleLoader, slotsOf } from './places.js'
 import { theme } from './theme.js'
@@ -32,7 +33,7 @@ export function readState(node, atLeast) {
     weightsLocked: own.some(({ linked }) => linked),
     klScale: kl.value,
     klLocked: kl.linked,
-    ...(messageOfLoaders(node, found, numbers, known) ?? messageOfWeights(names, numbers, known, found.other)),
+    ...(messageOfLoaders(node, found, numbers, known) ?? messageOfWeights(node, numbers, known, found.other)),
     theme: theme()
   }
 }
@@ -64,21 +65,23 @@ function messageOfLoaders(node, { slots, muted, left }, numbers, known) {
 }
 
 /**
- * @param {string[]} names of the weights
- * @param {import('./adapters.js').Numbered[]} numbers
+ * @param {any} node
+ * @param {import('./adapters.js').Numbered[]} numbers of the weights
  * @param {import('./adapters.js').Slot[] | null} known the slots up to the last adapter
  * @param {boolean} other the run uses other adapters than the node is connected to
  * @returns {Said}
  */
-function messageOfWeights(names, numbers, known, other) {
+function messageOfWeights(node, numbers, known, other) {
+  const names = numbered(node, 'weight')
   const counted = numbers.filter((_, i) => known?.[i]?.used ?? !known)
   if (counted.every(({ value }) => value === 0)) return problem(say('allZero'))
   if (other) return note(say('otherLoras'))
   const linked = numbers.findIndex((number, i) => number.linked && (known?.[i]?.used ?? !known))
-  if (linked >= 0) return note(say('linked', { weight: names[linked] }))
+  if (linked >= 0) return note(say(numbers[linked].several ? 'several' : 'linked', { weight: names[linked] }))
   const ignored = numbers.findIndex(({ value }, i) => known && !known[i]?.used && (value ?? 0) > 0)
   const name = known?.[ignored]?.name
   if (name) return note(say('switchedOff', { weight: names[ignored], name }))
   if (ignored >= 0) return note(say('emptySlot', { weight: names[ignored], number: ignored + 1 }))
-  return note('')
+  const copies = instancesOf(node.graph)
+  return note(copies > 1 ? say('shared', { number: copies }) : '')
 }

@@ -9,6 +9,7 @@ import { app } from '../../../scripts/app.js'
 /** @type {WeakMap<object, string>} */
 const names = new WeakMap()
 let count = 0
+let newest = ''
 
 /** @type {Map<string, string>} The tab of each run, by the run's id. */
 const runs = new Map()
@@ -28,9 +29,18 @@ export function watchQueue() {
   api.queuePrompt = async function (/** @type {any[]} */ ...args) {
     const tab = openTab()
     const queued = await queuePrompt.apply(this, /** @type {any} */ (args))
-    if (queued?.prompt_id) runs.set(queued.prompt_id, tab)
+    if (queued?.prompt_id) runs.set((newest = queued.prompt_id), tab)
     return queued
   }
+}
+
+/** @type {() => string} The id of the run that this page queued last; empty before the first. */
+export const newestRun = () => newest
+
+/** @type {() => Promise<string[]>} The ids of the runs that are running or waiting on the host. */
+export async function runsInQueue() {
+  const { queue_running: running, queue_pending: waiting } = await (await api.fetchApi('/queue')).json()
+  return [...running, ...waiting].map(([, id]) => id)
 }
 
 /** @type {(run: string) => string} The tab of a run that has ended; the open one where another page queued the run. */

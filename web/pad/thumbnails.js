@@ -4,12 +4,13 @@
  */
 
 import { app } from '../../../scripts/app.js'
-import { givingWidget } from './adapters.js'
+import { givingWidget, numberOf } from './adapters.js'
 import { svg } from './drawing.js'
 import { hidePictures, showPictures } from './floating.js'
 import { addLayer } from './layers.js'
 import { keyOfNode, nodeOf } from './node_ids.js'
 import { rememberedOf, versionOf, weightsFor } from './remembered.js'
+import { warn } from './toast.js'
 import { say } from './words.js'
 
 /** @typedef {import('./coordinates.js').Point} Point */
@@ -96,6 +97,7 @@ export { hidePictures }
 export function takeSeedsBack({ seeds }) {
   for (const { node: id, name, value } of seeds) {
     const node = nodeOf(id)
+    if (node && numberOf(node, name).several) warn(say('several', { weight: name }))
     const { widget, owner } = (node && givingWidget(node, name)) ?? {}
     if (!widget || widget.value === value) continue
     widget.value = value
