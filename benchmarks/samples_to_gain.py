@@ -134,6 +134,18 @@ def samples_to_gain(rows: Sequence[tuple[int, float]], gain: float) -> int | Non
     return None
 
 
+def crossing(rows: Sequence[tuple[int, float]], gain: float) -> float | None:
+    """The same, interpolated linearly between the look at which it is reached and the look before.
+
+    The looks are ``EVERY`` iterations apart, so the number of `samples_to_gain` is rounded up to the next of them.
+    """
+    reached = samples_to_gain(rows, gain)
+    if reached is None:
+        return None
+    (before, low), (after, high) = next(pair for pair in itertools.pairwise(rows) if pair[1][0] == reached)
+    return before + (after - before) * (rows[0][1] + gain - low) / (high - low)
+
+
 def finished(folder: Path, name: str, seed: int, iterations: int, gain: float) -> bool:
     """Whether a run has reached its gain or its last iteration, or has collapsed."""
     rows = watched(folder, name, seed)
@@ -143,16 +155,20 @@ def finished(folder: Path, name: str, seed: int, iterations: int, gain: float) -
 
 def report(folder: Path, names: Sequence[str], seeds: Sequence[int], gain: float) -> list[str]:
     """A table in Markdown: pictures to the gain for every seed, and their median."""
-    lines = [f"| algorithm | pictures until +{gain:g}, by seed | median | largest gain seen |", "|---|---|---|---|"]
+    lines = [
+        f"| algorithm | pictures until +{gain:g}, by seed | median | interpolated between the looks | median |",
+        "|---|---|---|---|---|",
+    ]
     for name in names:
         found = {seed: watched(folder, name, seed) for seed in seeds}
         runs = {seed: rows for seed, rows in found.items() if rows}
         reached = [samples_to_gain(rows, gain) for rows in runs.values()]
         tried = [rows[-1][0] for rows in runs.values()]
         cells = [_cell(folder / f"{name}-{seed}", n, last) for seed, n, last in zip(runs, reached, tried, strict=True)]
-        gains = [max(reward for _, reward in rows) - rows[0][1] for rows in runs.values()]
-        largest = f"{max(gains):+.2f}" if gains else "-"
-        lines.append(f"| {name} | {', '.join(cells) or '-'} | {_median(reached, tried)} | {largest} |")
+        between = [crossing(rows, gain) for rows in runs.values()]
+        exact = [f"{n:.0f}" if n is not None else cell for n, cell in zip(between, cells, strict=True)]
+        counts = f"{', '.join(cells) or '-'} | {_median(reached, tried)}"
+        lines.append(f"| {name} | {counts} | {', '.join(exact) or '-'} | {_median(between, tried)} |")
     return lines
 
 
@@ -162,14 +178,14 @@ def _cell(folder: Path, reached: int | None, tried: int) -> str:
     return f"> {tried}" + (" (collapsed)" if (folder / COLLAPSED).exists() else "")
 
 
-def _median(reached: Sequence[int | None], tried: Sequence[int]) -> str:
+def _median(reached: Sequence[float | None], tried: Sequence[int]) -> str:
     """The median over the seeds; where it is censored, a number that it exceeds."""
     if not reached:
         return "-"
     median = statistics.median([float("inf") if n is None else n for n in reached])
     if median < float("inf"):
-        return f"{median:g}"
-    return f"> {statistics.median([n if n is not None else last for n, last in zip(reached, tried, strict=True)]):g}"
+        return f"{median:.0f}"
+    return f"> {statistics.median([n if n is not None else last for n, last in zip(reached, tried, strict=True)]):.0f}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

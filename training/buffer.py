@@ -23,6 +23,7 @@ class Transitions:
         log_prob: under the policy that took it, float64[N], nats.
         returns: the step's return (dpok), its advantage (ddpo) or the image's reward (rwr), float64[N].
         base_mean: mean of the step under the base, as `latents`; float32[N, 0, H, W] where it was not measured.
+        baseline: return that was expected in the state before the step's own return was seen, float64[N] (dpok; otherwise 0).
     """
 
     latents: Tensor
@@ -32,6 +33,7 @@ class Transitions:
     log_prob: Tensor
     returns: Tensor
     base_mean: Tensor
+    baseline: Tensor
 
     def __len__(self) -> int:
         return len(self.step)
@@ -78,14 +80,16 @@ def denoising_steps(data: Collection, returns: Tensor, steps: PolicySteps) -> Tr
         N times the number of noisy steps, trajectory by trajectory.
     """
     noisy = steps.noisy
+    chosen = returns[:, noisy].flatten()
     return Transitions(
         latents=data.latents[:, noisy].flatten(0, 1),  # [N, T, C, H, W] -> [N T, C, H, W]
         next_latents=data.latents[:, noisy + 1].flatten(0, 1),
         step=noisy.repeat(len(data.prompt)),
         prompt=data.prompt.repeat_interleave(len(noisy)),
         log_prob=data.log_prob[:, noisy].flatten(),
-        returns=returns[:, noisy].flatten(),
+        returns=chosen,
         base_mean=_base_means(data, noisy),
+        baseline=torch.zeros_like(chosen),
     )
 
 
@@ -111,4 +115,5 @@ def clean_latents(data: Collection, reward: Tensor) -> Transitions:
         log_prob=torch.zeros(count, dtype=torch.float64),
         returns=reward,
         base_mean=data.latents[:, -1, :0],
+        baseline=torch.zeros_like(reward),
     )

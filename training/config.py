@@ -121,7 +121,7 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class ValueConfig:
-    """The value function (dpok).
+    """The value function (dpok). It is fitted after the adapter's update, so no advantage reads a fit to its own return.
 
     Attributes:
         updates: optimiser steps per iteration. 0 leaves it at the mean return of the first iteration.
@@ -130,9 +130,9 @@ class ValueConfig:
         hidden: width of its two hidden layers.
     """
 
-    updates: int = bounded(5, minimum=0)
+    updates: int = bounded(20, minimum=0)
     batch: int = bounded(256, minimum=1)
-    learning_rate: float = bounded(1e-4, above=0)
+    learning_rate: float = bounded(1e-3, above=0)
     hidden: int = bounded(256, minimum=1)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -79,13 +80,23 @@ class ValueRegression:
             self.value = ValueFunction(context.model.latent_shape, features, self.config.hidden).to(context.device)
         self.optimizer = torch.optim.AdamW(self.value.parameters(), lr=self.config.learning_rate)
 
+    @torch.no_grad()
+    def with_baseline(self, steps: Transitions) -> Transitions:
+        """Denoising steps with the return that is expected in their states.
+
+        It makes the advantage, return minus baseline, an unbiased estimate only for steps whose returns the value function has
+        not been fitted to. Only its unit is taken from the first steps' returns.
+        """
+        self.value.scale_to(steps.returns)
+        parts = torch.arange(len(steps)).split(self.config.batch)
+        return replace(steps, baseline=torch.cat([self._predicted(steps[rows]).double().cpu() for rows in parts]))
+
     def fit(self, buffer: Transitions, iteration: int) -> float:
         """Make one iteration's updates.
 
         Returns:
             The mean squared error of the last update, reward units squared.
         """
-        self.value.scale_to(buffer.returns)
         error = 0.0
         for update in range(self.config.updates):
             loss = self._loss(buffer[self._rows(len(buffer), iteration, update)])
@@ -104,14 +115,15 @@ class ValueRegression:
 
     def _loss(self, batch: Transitions) -> Tensor:
         """Mean squared error in units of the returns' spread, so that the learning rate fits any reward."""
+        returns = batch.returns.to(self.context.device, torch.float32)
+        return ((self._predicted(batch) - returns) / self.value.return_std).square().mean()
+
+    def _predicted(self, batch: Transitions) -> Tensor:
+        """The value of each step's state, float32[B], on the network's device."""
         device = self.context.device
-        predicted = self.value(
-            batch.latents.to(device),
-            self.context.steps.timesteps[batch.step].to(device),
-            self.context.prompts.conditioning(batch.prompt).features.to(device),
-        )
-        residual = (predicted - batch.returns.to(device, torch.float32)) / self.value.return_std
-        return residual.square().mean()
+        timesteps = self.context.steps.timesteps[batch.step].to(device)
+        features = self.context.prompts.conditioning(batch.prompt).features.to(device)
+        return self.value(batch.latents.to(device), timesteps, features)
 
     def state_dict(self) -> dict[str, Any]:
         """The state of the value function and of its optimizer."""

@@ -47,12 +47,15 @@ class Dpok:
         context, settings = self.context, self.context.config.algorithm
         data = self.collector.from_policy(iteration, measure_kl=settings.kl_in_return)
         reward, figures = total_reward(context, data)
-        fresh = denoising_steps(
-            data, returns_to_go(reward, data.kl, settings.kl_weight), context.sampling_steps(iteration)
+        fresh = self.value.with_baseline(
+            denoising_steps(
+                data, returns_to_go(reward, data.kl, settings.kl_weight), context.sampling_steps(iteration)
+            )
         )
         self.buffer = join(self.buffer, fresh, settings.buffer * context.processes.count)
-        figures["value_loss"] = self.value.fit(self.buffer, iteration)
         figures |= self._update(self.buffer, iteration, only_fresh=len(self.buffer) == len(fresh))
+        # After the update: a value function that has seen a return explains it, and takes it out of the advantage.
+        figures["value_loss"] = self.value.fit(self.buffer, iteration)
         if settings.kl_in_return:
             figures["kl"] = float(data.kl.sum(1).mean())
         return figures
@@ -79,18 +82,10 @@ class Dpok:
         if base_mean.shape[1] == 0:  # with kl_in_return the sampler has measured the base already
             base_mean, _ = recorded_step(self.context, batch, base=True)
         mean, std = recorded_step(self.context, batch, base=False)
-        loss, figures = clipped_loss(self.context, batch, mean, std, self._advantage(batch))
+        advantage = (batch.returns - batch.baseline).to(self.context.exact_device)
+        loss, figures = clipped_loss(self.context, batch, mean, std, advantage)
         kl = gaussian_kl(mean, base_mean, std).mean()
         return loss + self.context.config.algorithm.kl_weight * kl, {**figures, "step_kl": float(kl.detach())}
-
-    @torch.no_grad()
-    def _advantage(self, batch: Transitions) -> Tensor:
-        """Return minus value, float64[B], reward units."""
-        context = self.context
-        timesteps = context.steps.timesteps[batch.step].to(context.device)
-        features = context.prompts.conditioning(batch.prompt).features.to(context.device)
-        value = self.value.value(batch.latents.to(context.device), timesteps, features)
-        return batch.returns.to(context.exact_device) - value.to(context.exact_device)
 
     def state_dict(self) -> dict[str, Any]:
         """See `protocol.Algorithm.state_dict`."""
@@ -101,6 +96,8 @@ class Dpok:
         self.optimizer.load_state_dict(saved)
         self.value.load_state_dict(saved)
         self.buffer = restored_buffer(saved["buffer"])
+        if self.buffer is not None and bool(self.buffer.baseline.isnan().any()):
+            self.buffer = self.value.with_baseline(self.buffer)
         recorded = self.context.config.algorithm.kl_in_return
         if recorded and self.buffer is not None and self.buffer.base_mean.shape[1] == 0:
             self.buffer = with_base_means(self.context, self.buffer)

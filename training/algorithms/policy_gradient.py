@@ -147,8 +147,14 @@ def buffer_state(buffer: Transitions | None) -> dict[str, Any]:
 
 
 def restored_buffer(saved: dict[str, Any]) -> Transitions | None:
-    """A buffer from `buffer_state`. Buffers of older versions do not have the means under the base."""
-    return Transitions(**{"base_mean": saved["latents"][:, :0], **saved}) if saved else None
+    """A buffer from `buffer_state`. Buffers of older versions have neither the means under the base nor baselines (NaN)."""
+    if not saved:
+        return None
+    absent = {
+        "base_mean": saved["latents"][:, :0],
+        "baseline": torch.full_like(saved["returns"], torch.nan),
+    }
+    return Transitions(**{**absent, **saved})
 
 
 @torch.no_grad()
