@@ -10,6 +10,7 @@ from adapter_makers import KERNEL, LINEAR, boft, difference_of, dora, glora, loh
 from comfy_adapters import write
 from comfy_world import blend_model, difference, preference
 from dense_updates import assert_same, changes
+from diffusion_blend.nodes import from_model
 from diffusion_blend.nodes.adapters.base_weights import BaseWeights
 from diffusion_blend.nodes.adapters.chain import adapter_of_chain
 from diffusion_blend.nodes.adapters.fitting import fit_adapter
@@ -26,6 +27,8 @@ KINDS = {
     "BOFT": boft(LINEAR, alpha=random(1)[0].abs()),
     "differences": difference_of(LINEAR) | put(NORM, w_norm=random(320), b_norm=random(320)),
     "weights that replace": put(LINEAR, set_weight=random(320, 768)),
+    "other shapes": put(LINEAR, set_weight=random(768))
+    | put(NORM, lora_up__weight=random(320, 2) / 5, lora_down__weight=random(2, 1)),
 }
 
 
@@ -66,6 +69,17 @@ def changes_on(plain, updates):
         network.load_state_dict(before, strict=False)
 
 
+def test_a_patch_of_a_chain_that_the_host_leaves_out_does_not_take_others_along(sd15):
+    key = f"diffusion_model.{LINEAR}.weight"
+    chained = after(comfy_models.load("sd15"), lora(LINEAR))
+    chained.add_patches({key: ("diff", (random(3, 768),))}, 1.0)
+    adapter = adapter_of_chain(comfy_models.load("sd15"), chained, "two of them")
+    updates, _ = fit_adapter(adapter, chained.model, {}, BaseWeights(comfy_models.load("sd15")))
+    own = chained.model.state_dict()[key].float()
+    expected = comfy.lora.calculate_weight(chained.patches[key], own.clone(), key) - own
+    assert_same(changes(chained.model, updates), {key: expected})
+
+
 def test_two_chains_blend_as_copies_that_the_host_patched(sd15):
     loras = None
     for number, tensors in enumerate(sd15.adapters):
@@ -91,6 +105,29 @@ def test_a_stack_of_files_is_one_adapter_a_file(sd3, loras_folder):
         RewardLoRAsFromStack.execute([("stacked-0.safetensors", 1.0, float("nan"))])
     with pytest.raises(ValueError, match="holds no LoRA"):
         RewardLoRAsFromStack.execute([("None", 1.0, 1.0)])
+
+
+def test_a_file_of_a_stack_that_was_trained_on_is_read_again(folder, monkeypatch):
+    """The host gives this check no linked input, so the files are those that the running prompt names."""
+    for name in ("stack-own", "stack-other"):
+        write(folder, name, lora(LINEAR))
+
+    def state():
+        return RewardLoRAsFromStack.fingerprint_inputs(lora_stack=None, reward_loras=None)
+
+    def changes_with(name):
+        before = state()
+        assert state() == before and str(folder) not in before
+        write(folder, name, lora(LINEAR, rank=len(before) % 7 + 5))
+        (folder / f"{name}.safetensors").touch()
+        return state() != before
+
+    assert changes_with("stack-own") and changes_with("stack-other")  # without a server every file counts
+    prompt = {"1": {"class_type": "LoRA Stacker", "inputs": {"lora_name_1": "stack-own.safetensors"}}}
+    monkeypatch.setattr(from_model, "running_prompts", lambda: [prompt])
+    assert changes_with("stack-own") and not changes_with("stack-other")
+    monkeypatch.setattr(from_model, "running_prompts", lambda: [{"1": {"inputs": {"text": "<lora:stack-other:1>"}}}])
+    assert changes_with("stack-other") and not changes_with("stack-own")
 
 
 def test_what_is_no_chain_is_refused_in_words(sd15, sd3):
