@@ -89,7 +89,7 @@ def check_sizes(patch: Any, target: Target) -> None:
     """
     part = target.part
     if isinstance(patch, tuple):
-        if patch[0] == "set" and not _spreads(patch[1][0], part):
+        if patch[0] == "set" and (patch[1][0].ndim > len(part) or not _spreads(patch[1][0], part)):
             raise OtherShape(
                 f"it replaces a weight of {list(patch[1][0].shape)}, but the model's part is {list(part)}."
             )
@@ -106,9 +106,9 @@ def check_sizes(patch: Any, target: Target) -> None:
 
 
 def _spreads(tensor: Tensor, shape: tuple[int, ...]) -> bool:
-    """Whether torch spreads a tensor over a weight that keeps its shape."""
-    sizes = zip(reversed(tensor.shape), reversed(shape), strict=False)
-    return tensor.ndim <= len(shape) and all(one in (1, other) for one, other in sizes)
+    """Whether torch spreads a tensor over a weight without more numbers than the weight has."""
+    sizes = zip(reversed(tensor.shape), (*reversed(shape), *[1] * tensor.ndim), strict=False)
+    return all(one in (1, other) for one, other in sizes)
 
 
 def _no_way(patch: Any, target: Target) -> OtherShape:
