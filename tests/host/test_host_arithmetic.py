@@ -77,7 +77,8 @@ APPLIED = {
     "a LoHa of a matrix and a column": loha(PROJ, (128, 128), (128, 1)),
     "a LoKr of other sides": named(PROJ, lokr_w1=random(8, 4), lokr_w2=random(8, 64) / 5),
     "a LoKr of three axes": named(PROJ, lokr_w1=random(1, 4, 4), lokr_w2=random(32, 32) / 5),
-    "a LoKr of a number": named(PROJ, lokr_w1=torch.tensor(0.5), lokr_w2=random(128, 128) / 5),
+    "a LoKr of a number and a matrix": named(PROJ, lokr_w1=torch.tensor(0.5), lokr_w2=random(128, 128) / 5),
+    "a LoKr of a matrix and a number": named(PROJ, lokr_w1=random(128, 128) / 5, lokr_w2=torch.tensor(0.5)),
     "a LoKr that divides the kernel": named(KERNEL, lokr_w1=random(8, 32), lokr_w2=random(16, 2) / 5),
 }
 OF_OTHER_MODELS = {
@@ -124,6 +125,13 @@ def test_what_the_host_leaves_alone_is_skipped_by_name(name):
     assert set(hosts) == {f"{PROJ}.weight"}
     assert_same(ours, hosts)
     assert "1 of 2 layers applied. Skipped: 1 of another shape (diffusion_model." in report.text()
+
+
+def test_a_factor_that_is_one_number_and_no_matrix_is_refused():
+    """Found by the fuzzer."""
+    tensors = named(PROJ, lokr_w1=random(4, 4), lokr_w2_a=random(32, 2), lokr_w2_b=torch.tensor(1.0))
+    with pytest.raises(ValueError, match=r"a\.safetensors: .*a factor of it is a single number"):
+        fit(comfy_models.load("sd3"), tensors)
 
 
 def test_a_replaced_weight_that_stops_the_host_is_skipped_by_name():
