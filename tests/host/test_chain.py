@@ -1,19 +1,26 @@
 """Adapters made of other packs' loaders: a chain of LoRA nodes on a MODEL, and a LORA_STACK."""
 
+import asyncio
+import copy
+from types import SimpleNamespace
+
 import comfy.lora
 import comfy.sd
 import comfy_adapters
 import comfy_models
+import execution
+import nodes as host_nodes
 import pytest
 import torch
 from adapter_makers import KERNEL, LINEAR, boft, difference_of, dora, glora, loha, lokr, lora, oft, put, random
 from comfy_adapters import write
+from comfy_execution.graph import DynamicPrompt
 from comfy_world import blend_model, difference, preference
 from dense_updates import assert_same, changes
-from diffusion_blend.nodes import from_model
 from diffusion_blend.nodes.adapters.base_weights import BaseWeights
 from diffusion_blend.nodes.adapters.chain import adapter_of_chain
 from diffusion_blend.nodes.adapters.fitting import fit_adapter
+from diffusion_blend.nodes.engine import server
 from diffusion_blend.nodes.from_model import RewardLoRAFromModel, RewardLoRAsFromStack
 
 NORM = "input_blocks.1.0.in_layers.0"
@@ -107,27 +114,33 @@ def test_a_stack_of_files_is_one_adapter_a_file(sd3, loras_folder):
         RewardLoRAsFromStack.execute([("None", 1.0, 1.0)])
 
 
+def hosts_fingerprint(prompt):
+    """What the host's own cache sees of the node "2". The host gives this check no linked input."""
+    return asyncio.run(execution.IsChangedCache("a prompt", DynamicPrompt(copy.deepcopy(prompt)), None).get("2"))
+
+
 def test_a_file_of_a_stack_that_was_trained_on_is_read_again(folder, monkeypatch):
-    """The host gives this check no linked input, so the files are those that the running prompt names."""
+    monkeypatch.setitem(host_nodes.NODE_CLASS_MAPPINGS, "RewardLoRAsFromStack", RewardLoRAsFromStack)
+    prompt = {
+        "1": {"class_type": "LoRA Stacker", "inputs": {"loras": "<lora:stack-own:0.8>"}},
+        "2": {"class_type": "RewardLoRAsFromStack", "inputs": {"lora_stack": ["1", 0]}},
+    }
     for name in ("stack-own", "stack-other"):
         write(folder, name, lora(LINEAR))
 
-    def state():
-        return RewardLoRAsFromStack.fingerprint_inputs(lora_stack=None, reward_loras=None)
+    def changes_with(name, rank):
+        before = hosts_fingerprint(prompt)
+        assert hosts_fingerprint(prompt) == before and str(folder) not in str(before)
+        write(folder, name, lora(LINEAR, rank))
+        return hosts_fingerprint(prompt) != before
 
-    def changes_with(name):
-        before = state()
-        assert state() == before and str(folder) not in before
-        write(folder, name, lora(LINEAR, rank=len(before) % 7 + 5))
-        (folder / f"{name}.safetensors").touch()
-        return state() != before
-
-    assert changes_with("stack-own") and changes_with("stack-other")  # without a server every file counts
-    prompt = {"1": {"class_type": "LoRA Stacker", "inputs": {"lora_name_1": "stack-own.safetensors"}}}
-    monkeypatch.setattr(from_model, "running_prompts", lambda: [prompt])
-    assert changes_with("stack-own") and not changes_with("stack-other")
-    monkeypatch.setattr(from_model, "running_prompts", lambda: [{"1": {"inputs": {"text": "<lora:stack-other:1>"}}}])
-    assert changes_with("stack-other") and not changes_with("stack-own")
+    assert changes_with("stack-own", 5) and changes_with("stack-other", 5)  # without a server every file counts
+    running = SimpleNamespace(queue_updated=lambda: None)
+    running.prompt_queue = execution.PromptQueue(running)
+    monkeypatch.setattr(server, "running_server", lambda: running)
+    running.prompt_queue.put((0, "a prompt", prompt, {}, []))
+    running.prompt_queue.get()
+    assert changes_with("stack-own", 6) and not changes_with("stack-other", 6)
 
 
 def test_what_is_no_chain_is_refused_in_words(sd15, sd3):
