@@ -146,8 +146,10 @@ def _lokr(
     scale = 1.0 if factored is None else _scale(alpha, factored.shape[0])
     if w2 is None:
         up, right = _composed(w2_a, w2_b, core, sides)
-    else:
+    elif w2.ndim:
         up, right = None, w2
+    else:
+        raise _wrong_shapes("LoKr", w2)
     rows2 = right.shape[0] if up is None else up.shape[0]
     left = _whole(w1, w1_a, w1_b, (sides[0] // max(rows2, 1), inputs[0]))
     if left.ndim != 2 or right.ndim not in (2, 4, len(inputs) + 1) or not left.numel() or not right.numel():

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
+import folder_paths
 from comfy_api.latest import io
 
 from .adapters.chain import adapter_of_chain
 from .adapters.files import RewardLoRAs, read_lora
 from .adapters.groups import loaded
-from .inputs import NONE, file_path
+from .engine.server import running_prompts
+from .inputs import NONE, file_path, fingerprint
 from .schema import RewardLoRAsType, make_schema, reward_loras_input
 
 LoraStackType = io.Custom("LORA_STACK")
@@ -69,6 +73,18 @@ class RewardLoRAsFromStack(io.ComfyNode):
             for file, strength, *clip in entries
         )
         return io.NodeOutput(_joined(reward_loras, adapters))
+
+    @classmethod
+    def fingerprint_inputs(cls, **_: Any) -> str:
+        """A file that was trained on is read again.
+
+        The host does not give the stack here, because another node makes it. So every file that the running prompt names counts.
+        """
+        prompts = running_prompts()
+        named = "" if prompts is None else json.dumps(prompts, ensure_ascii=False, default=str)
+        files = [file for file in folder_paths.get_filename_list("loras") if not named or Path(file).stem in named]
+        paths = (folder_paths.get_full_path("loras", file) for file in files)
+        return fingerprint(path for path in paths if path is not None)
 
 
 def _joined(earlier: RewardLoRAs | None, adapters: tuple[Any, ...]) -> RewardLoRAs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -105,9 +106,7 @@ class LoadRewardLoRAs(io.ComfyNode):
     def fingerprint_inputs(cls, **inputs: Any) -> str:
         """A file that was trained on is read again. Hashed: the host writes this into every image, and paths are private."""
         files = [_chosen(inputs, number)[0] for number in SLOTS]
-        paths = [Path(file_path(file)) for file in files if file != NONE]
-        state = [(str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in paths]
-        return hashlib.sha256(repr(state).encode()).hexdigest()
+        return fingerprint(file_path(file) for file in files if file != NONE)
 
 
 class PreferenceWeights(io.ComfyNode):
@@ -198,6 +197,12 @@ def file_path(file: str) -> str:
     if path is None:
         path = shipped_adapters().get(file)
     return str(path or folder_paths.get_full_path_or_raise("loras", file))
+
+
+def fingerprint(paths: Iterable[str]) -> str:
+    """A text that changes when one of the files is written again. It names none of them."""
+    state = [(path, Path(path).stat().st_mtime_ns, Path(path).stat().st_size) for path in paths]
+    return hashlib.sha256(repr(state).encode()).hexdigest()
 
 
 def adapter_files() -> list[str]:

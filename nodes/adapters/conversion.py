@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-import comfy.lora
 import comfy.weight_adapter
 import torch
 from torch import Tensor
 
 from ...blending.kinds import OtherShape, check_size, factored_form
-from ...blending.updates import (
-    BiasDifference,
-    Difference,
-    HadamardProduct,
-    KroneckerProduct,
-    LowRank,
-    ParameterDifference,
-    RotatedOutput,
-    ScaledOutput,
-    Slice,
-    Update,
-)
-from .base_weights import BaseWeights
-from .patches import FACTORED, NEEDS_OUTPUTS, adds, dora_scale, has_flat_scale, has_other_axes, holds_numbers
+from ...blending.updates import HadamardProduct, KroneckerProduct, LowRank, RotatedOutput, ScaledOutput, Update
+from .base_weights import BaseWeights, Unreadable
+from .differences import Updates, difference, host_difference, part_of, patched, sliced
+from .patches import FACTORED, adds, dora_scale, has_other_axes, has_product_of
 from .targets import Target, locate
-
-Updates = list[tuple[str, Update]]
-"""Names of layers (or of parameters) and their updates."""
 
 
 def convert(patch: Any, target: Target, strength: float, weights: BaseWeights, magnitude: Tensor | None) -> Updates:
@@ -49,30 +36,67 @@ def convert(patch: Any, target: Target, strength: float, weights: BaseWeights, m
         return _plain(patch, target, strength, weights)
     _check(patch, target)
     scale = magnitude if magnitude is not None else dora_scale(patch)
+    plain = target.takes_factors and target.function is None
     if patch.name in FACTORED and scale is None:
-        return _factored(patch, target, strength, weights)
-    # As the host decides: a DoRA scale is one number per output, or else one per input. It spreads one axis over the inputs.
-    by_output = magnitude is not None or (scale is not None and scale.ndim > 1 and scale.shape[0] == target.part[0])
-    if patch.name == "lora" and target.takes_factors and target.function is None and by_output:
-        return _dora(patch, target, strength, weights, scale, magnitude is not None)
-    if patch.name == "oft" and scale is None and target.takes_factors and target.function is None:
+        return _or_as_host(partial(_factored, patch, target, strength, weights), patch, target, strength, weights)
+    if patch.name == "lora" and plain and magnitude is not None:
+        return _dora(patch, target, strength, weights, magnitude, True)
+    if patch.name == "lora" and plain and scale is not None and _is_by_output(scale, target.part):
+        make = partial(_dora, patch, target, strength, weights, scale, False)
+        return _or_as_host(make, patch, target, strength, weights)
+    if patch.name == "oft" and plain and scale is None:
         return _oft(patch, target, strength, weights)
     if magnitude is not None:
         raise ValueError("its magnitude vector belongs to a layer that no DoRA trainer changes.")
-    return _dense(patch, target, strength, weights)
+    return host_difference(patch, target, strength, weights)
+
+
+def _is_by_output(scale: Tensor, part: tuple[int, ...]) -> bool:
+    """Whether a DoRA scale is one number for each output. The host spreads other shapes over the weight as torch does."""
+    return tuple(scale.shape) == (*part[:1], *[1] * (len(part) - 1))
+
+
+def _or_as_host(
+    make: Callable[[], Updates], patch: Any, target: Target, strength: float, weights: BaseWeights
+) -> Updates:
+    """The updates in their small form; for factors of other shapes what the host makes of them.
+
+    The host gives any product the weight's shape that has as many numbers, also for a bias or a norm.
+    """
+    try:
+        return make()
+    except Unreadable:
+        raise
+    except ValueError as error:
+        if not has_product_of(patch, target.part):
+            raise
+        try:
+            updates = host_difference(patch, target, strength, weights)
+        except Unreadable:
+            raise
+        except ValueError:
+            raise error from None
+        if not updates and strength != 0:
+            raise
+        return updates
 
 
 def _check(patch: Any, target: Target) -> None:
     """Refuse an update that cannot be computed, or whose layer has another shape with it."""
     if any(isinstance(part, Tensor) and not bool(torch.isfinite(part.float()).all()) for part in patch.weights):
         raise ValueError("it holds NaN or infinite numbers.")
-    if any(isinstance(part, Tensor) and part.ndim == 0 for part in patch.weights):
+    matrices = (
+        patch.weights[2:] if patch.name == "lokr" else patch.weights
+    )  # a whole factor of a LoKr may be one number
+    if any(isinstance(part, Tensor) and part.ndim == 0 for part in matrices):
         raise ValueError("a factor of it is a single number.")
     shape = patch.weights[5] if patch.name == "lora" else None
     if shape is None:
         return
     if not isinstance(shape, list):
         raise ValueError("its reshape_weight is a single number, not a shape.")
+    if target.offset is not None:
+        raise OtherShape("ComfyUI finds no way to apply a reshape_weight to a part of a weight.")
     if tuple(shape) != target.shape:
         raise OtherShape(
             f"it changes the layer's shape from {list(target.shape)} to {shape}, as control LoRAs do, which have their effect on "
@@ -93,12 +117,18 @@ def convert_chain(entries: list[Any], key: str, network: Any, weights: BaseWeigh
         ValueError: as `convert`.
     """
     if all(strength == 1 and adds(patch) for _, patch, strength, *_ in entries):
-        return [
-            update
-            for strength, patch, _, offset, function in entries
-            for update in convert(patch, locate(network, (key, offset, function)), strength, weights, None)
-        ]
-    return _patched(entries, locate(network, key), weights.read(key))
+        try:
+            return [
+                update
+                for strength, patch, _, offset, function in entries
+                for update in convert(patch, locate(network, (key, offset, function)), strength, weights, None)
+            ]
+        except OtherShape:  # of one of them, and the host applies the others
+            updates = patched(entries, locate(network, key), weights.read(key))
+            if not updates:
+                raise
+            return updates
+    return patched(entries, locate(network, key), weights.read(key))
 
 
 def _plain(patch: Any, target: Target, strength: float, weights: BaseWeights) -> Updates:
@@ -107,34 +137,33 @@ def _plain(patch: Any, target: Target, strength: float, weights: BaseWeights) ->
     value = values[0].float()
     if not bool(torch.isfinite(value).all()):
         raise ValueError("it holds NaN or infinite numbers.")
+    if kind == "set":  # which the host copies into the weight, at any strength
+        return host_difference(patch, target, strength, weights)
     if tuple(value.shape) != target.part:
         raise OtherShape(f"its update is {list(value.shape)}, but the model's part is {list(target.part)}.")
-    if kind == "set":
-        # The host puts such a weight in place at any strength, but Load LoRA with strength 0 applies nothing of a file.
-        return [] if strength == 0 else _dense(patch, target, strength, weights)
     if kind != "diff":
         raise ValueError(f"an update of kind {kind!r} is unknown here.")
     value = value * strength
-    return _difference(value if target.function is None else target.function(value), target)
+    return difference(value if target.function is None else target.function(value), target)
 
 
 def _factored(patch: Any, target: Target, strength: float, weights: BaseWeights) -> Updates:
     if has_other_axes(patch):
-        return _dense(patch, target, strength, weights)
+        return host_difference(patch, target, strength, weights)
     update = _checked_form(patch, target)
     if not target.takes_factors:
-        return _dense(patch, target, strength, weights)
+        return host_difference(patch, target, strength, weights)
     if isinstance(update, LowRank):
         update = LowRank(update.down, update.up * strength)
         check_size(update.up, update.down, "its alpha or its strength makes")
         return [(target.name, _placed(update, target))]
     if target.function is not None:
-        return _dense(patch, target, strength, weights)
+        return host_difference(patch, target, strength, weights)
     if isinstance(update, KroneckerProduct):
         update = KroneckerProduct(update.left * strength, update.right, update.up)
     elif isinstance(update, HadamardProduct):
         update = HadamardProduct(update.up1 * strength, update.down1, update.up2, update.down2)
-    return [(target.name, _sliced(update, target))]
+    return [(target.name, sliced(update, target))]
 
 
 def _checked_form(patch: Any, target: Target) -> Update:
@@ -147,17 +176,17 @@ def _checked_form(patch: Any, target: Target) -> Update:
 
 
 def _dora(
-    patch: Any, target: Target, strength: float, weights: BaseWeights, scale: Tensor | None, of_the_sum: bool
+    patch: Any, target: Target, strength: float, weights: BaseWeights, scale: Tensor, of_the_sum: bool
 ) -> Updates:
     """``W_i = s (W + up @ down)`` as a factor on the output and a low-rank pair.
 
     The host, as LyCORIS by default, takes ``s = m / ||W||`` by output; PEFT takes ``s = m / ||W + up @ down||``.
     """
     pair = _checked_form(patch, target)
-    assert isinstance(pair, LowRank) and scale is not None
+    assert isinstance(pair, LowRank)
     if scale.numel() != target.part[0]:
         raise OtherShape(f"its scale has {scale.numel()} numbers, but the layer has {target.part[0]} outputs.")
-    weight = _part(weights.read(target.key), target).flatten(1)
+    weight = part_of(weights.read(target.key), target).flatten(1)
     normed = weight + (pair.up @ pair.down.flatten(1)).to(weight) if of_the_sum else weight
     factor = scale.to(weight).flatten() / (normed.norm(dim=1) + torch.finfo(torch.float32).eps)
     factor = factor.cpu()
@@ -166,7 +195,7 @@ def _dora(
     pair = LowRank(pair.down, pair.up * (strength * factor[:, None]))
     check_size(pair.up, pair.down, "its alpha, its scale or its strength makes")
     output = ScaledOutput(strength * (factor - 1), _bias(target, weights))
-    return [(target.name, _placed(pair, target)), (target.name, _sliced(output, target))]
+    return [(target.name, _placed(pair, target)), (target.name, sliced(output, target))]
 
 
 def _oft(patch: Any, target: Target, strength: float, weights: BaseWeights) -> Updates:
@@ -183,7 +212,7 @@ def _oft(patch: Any, target: Target, strength: float, weights: BaseWeights) -> U
     rotation = (one + skew) @ torch.linalg.inv(one - skew)
     # The host sums over the rotation's first index, so its transpose acts on the outputs.
     update = RotatedOutput(strength**2 * (rotation - one).transpose(1, 2), _bias(target, weights))
-    return [(target.name, _sliced(update, target))]
+    return [(target.name, sliced(update, target))]
 
 
 def _bias(target: Target, weights: BaseWeights) -> Tensor | None:
@@ -192,81 +221,6 @@ def _bias(target: Target, weights: BaseWeights) -> Tensor | None:
         return None
     bias = weights.read(key).cpu()
     return bias if target.offset is None or target.offset[0] != 0 else bias.narrow(*target.offset)
-
-
-def _dense(patch: Any, target: Target, strength: float, weights: BaseWeights) -> Updates:
-    """The difference that the host's own patching makes."""
-    adapter: Any = None if isinstance(patch, tuple) else patch
-    multiplies = adapter is None or adapter.name not in FACTORED or dora_scale(adapter) is not None
-    _check_sizes(patch, target)
-    weight = weights.read(target.key) if multiplies else torch.zeros(target.shape)
-    if adapter is not None and adapter.name == "boft" and adapter.weights[2] is None:
-        # The host fails on a BOFT without alpha, which has no bound on its norm: alpha 0 says the same.
-        patch = type(adapter)(adapter.loaded_keys, (*adapter.weights[:2], 0.0, *adapter.weights[3:]))
-    updates = _patched([(strength, patch, 1.0, target.offset, target.function)], target, weight)
-    if not updates and strength != 0 and adapter is not None and holds_numbers(adapter):
-        why = NEEDS_OUTPUTS if has_flat_scale(adapter) else ""
-        raise OtherShape(f"ComfyUI finds no way to apply it to a weight of {list(target.part)}{why}.")
-    return updates
-
-
-def _patched(entries: list[Any], target: Target, weight: Tensor) -> Updates:
-    """The difference of a whole parameter that the host makes by some patches; nothing if there is none."""
-    try:
-        patched = comfy.lora.calculate_weight(entries, weight.clone(), target.key)
-    except (RuntimeError, IndexError, AttributeError, TypeError, ValueError) as error:
-        raise ValueError(f"the host cannot apply it: {error}") from error
-    if patched.shape != weight.shape:
-        raise ValueError(f"it changes the shape from {list(weight.shape)} to {list(patched.shape)}.")
-    change = (patched - weight).cpu()
-    if not bool(torch.isfinite(change).all()):
-        raise ValueError("it makes NaN or infinite numbers.")
-    whole = Target(target.key, None, None, target.module, target.layer, target.shape)
-    return _difference(change, whole) if bool(change.any()) else []
-
-
-def _check_sizes(patch: Any, target: Target) -> None:
-    """Refuse factors whose product would be larger than the weight, before the host makes it."""
-    if isinstance(patch, tuple):
-        return
-    if has_other_axes(patch):
-        left, right, _, up, down, *_ = patch.weights
-        count = right.numel() * (up.shape[0] * down.shape[-1] if left is None else left.numel())
-        if count != math.prod(target.part):
-            raise OtherShape(f"its factors make {count} numbers, but the model's part is {list(target.part)}.")
-    elif patch.name in FACTORED:
-        _checked_form(patch, target)
-    elif patch.name == "glora":
-        most = max(target.part[0], math.prod(target.part[1:]))
-        if any(max(part.shape[0], part.shape[1:].numel()) > most for part in patch.weights[:4]):
-            raise OtherShape(f"its factors are larger than the model's part, {list(target.part)}.")
-
-
-def _difference(value: Tensor, target: Target) -> Updates:
-    if target.layer is None or (target.is_bias and target.offset is not None):
-        return [(target.key, ParameterDifference(_padded(value, target)))]
-    if target.is_bias:
-        return [(target.name, BiasDifference(value.flatten()))]
-    if target.offset is not None and not target.takes_factors:
-        return [(target.name, Difference(_padded(value, target)))]
-    return [(target.name, _sliced(Difference(value), target))]
-
-
-def _padded(value: Tensor, target: Target) -> Tensor:
-    """A slice's difference over the whole parameter."""
-    if target.offset is None:
-        return value
-    whole = value.new_zeros(target.shape)
-    _part(whole, target).copy_(value)
-    return whole
-
-
-def _part(weight: Tensor, target: Target) -> Tensor:
-    return weight if target.offset is None else weight.narrow(*target.offset)
-
-
-def _sliced(update: Update, target: Target) -> Update:
-    return update if target.offset is None else Slice(update, *target.offset)
 
 
 def _placed(pair: LowRank, target: Target) -> LowRank:

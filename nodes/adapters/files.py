@@ -78,6 +78,11 @@ class RewardLoRA:
         return strength * (1.0 if self.scales[1] is None else self.scales[1])
 
     @property
+    def is_off(self) -> bool:
+        """Whether all strengths are 0. Load LoRA leaves such a file alone; at one of them it still replaces weights."""
+        return self.strength == 0 and self.strength_clip in (None, 0)
+
+    @property
     def record(self) -> dict[str, Any]:
         """What images and files say about an adapter: name, file and strength, and that on the text encoders if it is another."""
         own = {} if self.strength_clip in (None, self.strength) else {"strength_clip": self.strength_clip}

@@ -22,7 +22,8 @@ from ..engine.module_tree import ModuleTree
 from ..engine.notices import notify
 from ..host import Network, Patcher
 from .base_weights import BaseWeights, Unreadable, patches_of
-from .conversion import Updates, convert, convert_chain
+from .conversion import convert, convert_chain
+from .differences import Updates
 from .files import RewardLoRA, RewardLoRAs
 from .overlaps import overlapping
 from .own_modules import own_modules
@@ -183,7 +184,7 @@ def _groups(
         for target in targets:
             patch = content.patches[target]
             key, magnitude = content.magnitudes.get(target, (None, None))
-            make = partial(_convert, patch, network, target, adapter.network_strength, weights, magnitude)
+            make = partial(_convert, patch, network, target, adapter, weights, magnitude)
             group.append(Part(target, kind_of(patch), patch, make, key))
         yield group
 
@@ -212,7 +213,7 @@ def _converted(
         (adapter.network_strength, part.patch, 1.0, offset_of(part.target), function_of(part.target))
         for part, _ in fitting
     ]
-    if adapter.network_strength == 0:  # weights that replace the model's have no strength
+    if adapter.is_off:  # weights that replace the model's have no strength
         entries = []
     together = tried(key, partial(convert_chain, entries, key, network, weights), adapter, report)
     if together is not None:
@@ -262,9 +263,10 @@ def _finite(updates: Updates) -> Updates:
 
 
 def _convert(
-    patch: Any, network: Any, target: Any, strength: float, weights: BaseWeights, magnitude: Tensor | None
+    patch: Any, network: Any, target: Any, adapter: RewardLoRA, weights: BaseWeights, magnitude: Tensor | None
 ) -> Updates:
-    return convert(patch, locate(network, target), strength, weights, magnitude)
+    updates = convert(patch, locate(network, target), adapter.network_strength, weights, magnitude)
+    return [] if adapter.is_off and kind_of(patch) == "set" else updates
 
 
 def _bytes_to_say(kinds: list[str], updates: Updates, itemsize: int) -> int:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import comfy.weight_adapter
+import torch
 from torch import Tensor
 
 FACTORED = ("lora", "loha", "lokr")
@@ -51,6 +53,44 @@ def has_other_axes(patch: Any) -> bool:
     return left and patch.weights[1].ndim not in (2, 4)
 
 
-def holds_numbers(patch: Any) -> bool:
-    """Whether an update is expected to change anything: no factor is all zeros."""
-    return all(bool(part.float().any()) for part in patch.weights if isinstance(part, Tensor))
+CORES = {"lora": (3,), "loha": (5, 6), "lokr": (7,)}
+"""Where the Tucker cores are among a patch's tensors."""
+
+
+def has_product_of(patch: Any, shape: tuple[int, ...]) -> bool:
+    """Whether a product's factors make as many numbers as a weight has. The host gives them the weight's shape then.
+
+    Args:
+        patch: a LoRA, LoHa or LoKr.
+        shape: of the weight.
+    """
+    cores = [core for core in (patch.weights[i] for i in CORES[patch.name]) if core is not None]
+    # The product with a core larger than the weight takes more memory on the way than the weight.
+    too_large = any(side > max(shape, default=1) for core in cores for side in core.shape)
+    return not too_large and count_numbers(patch) == math.prod(shape)
+
+
+def count_numbers(patch: Any) -> int:
+    """Return how many numbers the product of a LoRA, LoHa or LoKr has, 0 for factors that are no matrices."""
+    try:
+        return _count(patch.name, patch.weights)
+    except (IndexError, RuntimeError, AttributeError):
+        return 0
+
+
+def _count(name: str, weights: Any) -> int:
+    if name == "lora":
+        up, down, _, core, *_ = weights
+        return up.shape[0] * down.shape[1:].numel() * (1 if core is None else core.shape[2:].numel())
+    if name == "loha":
+        a1, b1, _, a2, b2, core1, core2, _ = weights
+        return torch.broadcast_shapes(_product(a1, b1, core1), _product(a2, b2, core2)).numel()
+    left, right, _, a1, b1, a2, b2, core, _ = weights
+    first = _product(a1, b1, None) if left is None else left.shape
+    second = _product(a2, b2, core) if right is None else right.shape
+    return first.numel() * second.numel()
+
+
+def _product(a: Tensor, b: Tensor, core: Tensor | None) -> torch.Size:
+    """The shape of ``a @ b``, or of LyCORIS' Tucker form with a core."""
+    return torch.Size((a.shape[0], b.shape[1]) if core is None else (a.shape[1], b.shape[1], *core.shape[2:]))

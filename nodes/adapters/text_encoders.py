@@ -13,16 +13,17 @@ from torch import Tensor
 from ..engine.notices import notify
 from ..engine.refusals import CLIP_WEIGHTS_ONLY, refuse_weights
 from ..host import Patcher
-from .base_weights import BaseWeights
-from .conversion import Updates, convert
+from .base_weights import BaseWeights, Unreadable
+from .conversion import convert
+from .differences import Updates, patched
 from .encoded_text import Owner, bundle
 from .files import RewardLoRA, RewardLoRAs
 from .fitting import tried
 from .leftovers import leftovers, live_keys
-from .patches import has_flat_scale, has_other_axes, kind_of
+from .patches import adds, has_flat_scale, has_other_axes, kind_of
 from .reader import converted, read_patches
 from .report import TEXT_ENCODER, Report
-from .targets import locate, parameter_of
+from .targets import function_of, locate, offset_of, parameter_of
 
 KEY = "diffusion_blend_texts"
 """The entry of a conditioning's options that says for whom the text was encoded, an `Owner`."""
@@ -142,18 +143,49 @@ def blended_clip(
     having = tuple(name for name, some in zip(loras.names, patches, strict=True) if some)
     if not having:
         return clip, having, skipped
-    texts = [adapter.text_strength for adapter in loras]
-    changes = tuple(_changes([some], [strength]) for some, strength in zip(patches, texts, strict=True))
+    changes = tuple(_changes(adapter, some) for adapter, some in zip(loras, patches, strict=True))
     together = None
     if soup is not None:
-        together = (soup, _changes(patches, [c * strength for c, strength in zip(soup, texts, strict=True)]))
+        weights = BaseWeights(clip.patcher)
+        mixed = [_mixed(adapter, some, c, weights) for adapter, some, c in zip(loras, patches, soup, strict=True)]
+        together = (soup, [part for parts in mixed for part in parts])
     blended = BlendedCLIP(clip, tuple(loras.names), changes, together)
     refuse_weights(blended.patcher, CLIP_WEIGHTS_ONLY)
     return blended, having, skipped
 
 
-def _changes(patches: Sequence[Mapping[Any, Any]], strengths: Sequence[float]) -> Changes:
-    return [(some, strength) for some, strength in zip(patches, strengths, strict=True) if some and strength]
+def _changes(adapter: RewardLoRA, patches: Mapping[Any, Any]) -> Changes:
+    """What Load LoRA adds: at strength 0 of the text encoders alone only the weights that replace the model's."""
+    strength = adapter.text_strength
+    if strength == 0:
+        replaced = {target: patch for target, patch in patches.items() if kind_of(patch) == "set"}
+        patches = {} if adapter.is_off else replaced
+    return [(patches, strength)] if patches else []
+
+
+def _mixed(adapter: RewardLoRA, patches: Mapping[Any, Any], coefficient: float, weights: BaseWeights) -> Changes:
+    """``coefficient * (W_i - W)``. A patch that does not only add to W becomes the difference that the host makes by it."""
+    found: list[tuple[Mapping[Any, Any], float]] = []
+    if coefficient == 0:
+        return found
+    for some, strength in _changes(adapter, patches):
+        others = {target: patch for target, patch in some.items() if not adds(patch)}
+        found.append(
+            ({target: patch for target, patch in some.items() if target not in others}, coefficient * strength)
+        )
+        for target, patch in others.items():
+            try:
+                found.append((_difference(target, patch, strength, weights), coefficient))
+            except Unreadable:
+                found.append(({target: patch}, coefficient * strength))
+    return [(some, strength) for some, strength in found if some]
+
+
+def _difference(target: Any, patch: Any, strength: float, weights: BaseWeights) -> dict[Any, Any]:
+    key = parameter_of(target)
+    entry = (strength, patch, 1.0, offset_of(target), function_of(target))
+    updates = patched([entry], locate(weights.model.model, key), weights.read(key))
+    return {key: ("diff", (updates[0][1].tensors()[0],))} if updates else {}
 
 
 def _copied(value: Any) -> Any:

@@ -12,6 +12,12 @@ def running_server() -> Any:
     return getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
 
 
+def running_prompts() -> list[Any] | None:
+    """Return the prompts that the server runs at present; None in a process without a server."""
+    queue = getattr(running_server(), "prompt_queue", None)
+    return None if queue is None else [item[2] for item in queue.get_current_queue_volatile()[0]]
+
+
 def on_prompt(handler: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
     """Register a handler of the requests to run a prompt, if there is a server.
 

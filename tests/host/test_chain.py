@@ -1,18 +1,26 @@
 """Adapters made of other packs' loaders: a chain of LoRA nodes on a MODEL, and a LORA_STACK."""
 
+import asyncio
+import copy
+from types import SimpleNamespace
+
 import comfy.lora
 import comfy.sd
 import comfy_adapters
 import comfy_models
+import execution
+import nodes as host_nodes
 import pytest
 import torch
 from adapter_makers import KERNEL, LINEAR, boft, difference_of, dora, glora, loha, lokr, lora, oft, put, random
 from comfy_adapters import write
+from comfy_execution.graph import DynamicPrompt
 from comfy_world import blend_model, difference, preference
 from dense_updates import assert_same, changes
 from diffusion_blend.nodes.adapters.base_weights import BaseWeights
 from diffusion_blend.nodes.adapters.chain import adapter_of_chain
 from diffusion_blend.nodes.adapters.fitting import fit_adapter
+from diffusion_blend.nodes.engine import server
 from diffusion_blend.nodes.from_model import RewardLoRAFromModel, RewardLoRAsFromStack
 
 NORM = "input_blocks.1.0.in_layers.0"
@@ -26,6 +34,8 @@ KINDS = {
     "BOFT": boft(LINEAR, alpha=random(1)[0].abs()),
     "differences": difference_of(LINEAR) | put(NORM, w_norm=random(320), b_norm=random(320)),
     "weights that replace": put(LINEAR, set_weight=random(320, 768)),
+    "other shapes": put(LINEAR, set_weight=random(768))
+    | put(NORM, lora_up__weight=random(320, 2) / 5, lora_down__weight=random(2, 1)),
 }
 
 
@@ -66,6 +76,17 @@ def changes_on(plain, updates):
         network.load_state_dict(before, strict=False)
 
 
+def test_a_patch_of_a_chain_that_the_host_leaves_out_does_not_take_others_along(sd15):
+    key = f"diffusion_model.{LINEAR}.weight"
+    chained = after(comfy_models.load("sd15"), lora(LINEAR))
+    chained.add_patches({key: ("diff", (random(3, 768),))}, 1.0)
+    adapter = adapter_of_chain(comfy_models.load("sd15"), chained, "two of them")
+    updates, _ = fit_adapter(adapter, chained.model, {}, BaseWeights(comfy_models.load("sd15")))
+    own = chained.model.state_dict()[key].float()
+    expected = comfy.lora.calculate_weight(chained.patches[key], own.clone(), key) - own
+    assert_same(changes(chained.model, updates), {key: expected})
+
+
 def test_two_chains_blend_as_copies_that_the_host_patched(sd15):
     loras = None
     for number, tensors in enumerate(sd15.adapters):
@@ -91,6 +112,35 @@ def test_a_stack_of_files_is_one_adapter_a_file(sd3, loras_folder):
         RewardLoRAsFromStack.execute([("stacked-0.safetensors", 1.0, float("nan"))])
     with pytest.raises(ValueError, match="holds no LoRA"):
         RewardLoRAsFromStack.execute([("None", 1.0, 1.0)])
+
+
+def hosts_fingerprint(prompt):
+    """What the host's own cache sees of the node "2". The host gives this check no linked input."""
+    return asyncio.run(execution.IsChangedCache("a prompt", DynamicPrompt(copy.deepcopy(prompt)), None).get("2"))
+
+
+def test_a_file_of_a_stack_that_was_trained_on_is_read_again(folder, monkeypatch):
+    monkeypatch.setitem(host_nodes.NODE_CLASS_MAPPINGS, "RewardLoRAsFromStack", RewardLoRAsFromStack)
+    prompt = {
+        "1": {"class_type": "LoRA Stacker", "inputs": {"loras": "<lora:stack-own:0.8>"}},
+        "2": {"class_type": "RewardLoRAsFromStack", "inputs": {"lora_stack": ["1", 0]}},
+    }
+    for name in ("stack-own", "stack-other"):
+        write(folder, name, lora(LINEAR))
+
+    def changes_with(name, rank):
+        before = hosts_fingerprint(prompt)
+        assert hosts_fingerprint(prompt) == before and str(folder) not in str(before)
+        write(folder, name, lora(LINEAR, rank))
+        return hosts_fingerprint(prompt) != before
+
+    assert changes_with("stack-own", 5) and changes_with("stack-other", 5)  # without a server every file counts
+    running = SimpleNamespace(queue_updated=lambda: None)
+    running.prompt_queue = execution.PromptQueue(running)
+    monkeypatch.setattr(server, "running_server", lambda: running)
+    running.prompt_queue.put((0, "a prompt", prompt, {}, []))
+    running.prompt_queue.get()
+    assert changes_with("stack-own", 6) and not changes_with("stack-other", 6)
 
 
 def test_what_is_no_chain_is_refused_in_words(sd15, sd3):

@@ -5,15 +5,17 @@ The network is the miniature, whose MODEL and CLIP are the host's own classes.
 
 import math
 
+import comfy.lora
 import comfy.sd
 import nodes as host_nodes
 import pytest
 import torch
+from adapter_makers import random
 from comfy_adapters import write
 from comfy_world import blend_model, difference, load_loras, preference
 from diffusion_blend.nodes.from_model import RewardLoRAsFromStack
 from diffusion_blend.nodes.text_encoder import BlendTextEncoder
-from small_text_encoder import STRENGTH, adapter, by_the_host, encode, image, sample
+from small_text_encoder import STRENGTH, adapter, by_the_host, encode, image, low_rank, sample
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +146,62 @@ def test_a_stacks_strengths_on_model_and_clip_are_load_loras(small, files, stren
         expected = comfy.sd.load_lora_for_models(*expected, dict(tensors), *(weight * strength for strength in own))
     found = image(blend_model(model, loras, soup, "soup"), BlendTextEncoder.execute(clip, loras, soup).args[0])
     assert difference(found, image(*expected)) < 1e-5
+
+
+FC2 = "clip_l.transformer.text_model.encoder.layers.0.mlp.fc2.weight"
+
+
+@pytest.mark.parametrize("strengths", [(0.0, 0.7), (0.7, 0.0), (0.0, 0.0)])
+def test_a_replaced_weight_is_put_in_place_unless_both_strengths_are_0(small, folder, strengths):
+    model, clip = small
+    key, own = next(one for one in model.model.state_dict().items() if one[0].endswith("attn2.to_k.weight"))
+    more = {
+        f"{key.removesuffix('.weight')}.set_weight": random(*own.shape) / 8,
+        "lora_te_text_model_encoder_layers_0_mlp_fc2.set_weight": random(64, 256) / 8,
+    }
+    write(folder, "replaces-both", adapter(small, 1) | more)
+    stack = [("replaces-both.safetensors", *strengths)]
+    expected = image(*host_nodes.LoraLoader().load_lora(model, clip, *stack[0]))
+    loras = RewardLoRAsFromStack.execute(stack).result[0]
+    found = image(blend_model(model, loras, preference(1.0)), BlendTextEncoder.execute(clip, loras).args[0])
+    assert difference(found, expected) < 1e-5
+    if any(strengths):
+        write(folder, "replaces-none", adapter(small, 1))
+        without = host_nodes.LoraLoader().load_lora(model, clip, "replaces-none.safetensors", *strengths)
+        assert difference(image(*without), expected) > 1e-3
+
+
+def test_a_soups_encoding_sums_differences_of_weights_also_for_kinds_that_do_not_add(small, folder):
+    _, clip = small
+    clip.load_model()  # the host leaves a clone's weights in place until another one is loaded
+    key = "lora_te_text_model_encoder_layers_0_mlp_fc2"
+    own = clip.cond_stage_model.state_dict()[FC2].float()
+    pair = low_rank(key, own.shape, torch.Generator().manual_seed(4))
+    scale = {f"{key}.dora_scale": 1.3 * own.norm(dim=1, keepdim=True)}
+    files = [
+        {f"{key}.set_weight": -own},
+        pair | scale,
+        {f"{key}.oft_blocks": torch.eye(4).roll(1, 0).repeat(len(own) // 4, 1, 1)},
+    ]
+    for number, tensors in enumerate(files):
+        write(folder, f"soup-{number}", tensors)
+    loras = load_loras([f"soup-{number}.safetensors" for number in range(3)], [STRENGTH] * 3)
+    encoded = (
+        BlendTextEncoder.execute(clip, loras, preference(0.5, 0.3, 0.2))
+        .args[0]
+        .encode_from_tokens(clip.tokenize("a dog"))
+    )
+    change = torch.zeros_like(own)
+    for coefficient, tensors in zip((0.5, 0.3, 0.2), files, strict=True):
+        (patch,) = comfy.lora.load_lora(dict(tensors), {key: FC2}).values()
+        alone = comfy.lora.calculate_weight([(STRENGTH, patch, 1.0, None, None)], own.clone(), FC2)
+        assert float((alone - own).abs().max()) > 1e-3
+        change += coefficient * (alone - own)
+    souped = clip.clone()
+    souped.add_patches({FC2: ("diff", (change,))}, 1.0)
+    expected = souped.encode_from_tokens(clip.tokenize("a dog"))
+    assert difference(encoded.others[-1], expected) < 1e-5
+    assert difference(encoded.plain, expected) > 1e-3
 
 
 def test_clip_nodes_behind_it_reach_every_adapters_encoding(small, files, loras):
