@@ -78,7 +78,9 @@ def test_prompt_statistics_use_the_prompts_own_rewards_once_there_are_enough() -
 def transitions(start: int, count: int) -> Transitions:
     column = torch.arange(start, start + count)
     picture = column.float().view(-1, 1, 1, 1)
-    return Transitions(picture, picture + 0.5, column, column, column.double(), column.double(), picture[:, :0], column.double())
+    return Transitions(
+        picture, picture + 0.5, column, column, column.double(), column.double(), picture[:, :0], column.double()
+    )
 
 
 @given(counts=st.lists(st.integers(1, 7), min_size=1, max_size=6), capacity=st.integers(1, 12))

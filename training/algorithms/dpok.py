@@ -48,9 +48,7 @@ class Dpok:
         data = self.collector.from_policy(iteration, measure_kl=settings.kl_in_return)
         reward, figures = total_reward(context, data)
         fresh = self.value.with_baseline(
-            denoising_steps(
-                data, returns_to_go(reward, data.kl, settings.kl_weight), context.sampling_steps(iteration)
-            )
+            denoising_steps(data, returns_to_go(reward, data.kl, settings.kl_weight), context.sampling_steps(iteration))
         )
         self.buffer = join(self.buffer, fresh, settings.buffer * context.processes.count)
         figures |= self._update(self.buffer, iteration, only_fresh=len(self.buffer) == len(fresh))
