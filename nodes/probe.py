@@ -82,10 +82,11 @@ def verdict(probe: Probe) -> str:
         f"{found} Measured here, one step takes {seconds['blend']} for the blend ({probe.calls} model calls), "
         f"{seconds['soup']} for plain stacking and {seconds['base']} for the base model."
     )
-    if probe.share is None:
+    if probe.share is None or probe.log_weights is None:
         return text
-    images = 0 if probe.log_weights is None else len(probe.log_weights)
+    images = len(probe.log_weights)
     return (
-        f"{text} By their path weights the blend's {images} images have an effective share of {probe.share:.0%}: the nearer to "
-        f"100 %, the nearer the blend is to the exact one, and the less Corrected Blend Sampler would change."
+        f"{text} By their path weights the blend's {images} images have an effective share of {probe.share:.0%} (at least "
+        f"{1 / images:.0%}, where one image has all the weight): the nearer to 100 %, the nearer the blend is to the exact one, "
+        f"and the less Corrected Blend Sampler would change."
     )

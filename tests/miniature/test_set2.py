@@ -110,7 +110,7 @@ def test_the_sweeps_name_the_parts(extra: list[str], tmp_path: Path) -> None:
     config = parse([*words, "--output", str(tmp_path)])
     made = {str(file) for part in parts(Path("runs/set2")) for file in part.files}
     named = [*config.adapters.values(), *config.stacked.values(), *config.cross]
-    named += [*config.morl.values(), *config.distilled.values(), config.conditioned]
+    named += [*config.morl.values(), *config.distilled.values()]
     assert set(named) <= made and list(config.adapters) == list(REWARDS)
     for method, given in (("morl", config.morl), ("distilled", config.distilled)):
         for weights, key in weights_of(method, given, config).items():
