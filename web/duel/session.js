@@ -4,7 +4,7 @@ import { app } from '../../../scripts/app.js'
 import { widgetOf } from '../pad/adapters.js'
 import { instancesOf, origin } from '../pad/links.js'
 import { ownersOfWeights } from '../pad/places.js'
-import { newestRun, runsInQueue } from '../pad/tabs.js'
+import { attemptsToQueue, newestRun, runsInQueue } from '../pad/tabs.js'
 import { theme } from '../pad/theme.js'
 import { changing } from '../pad/undo.js'
 import { duelOf } from './saved.js'
@@ -122,10 +122,12 @@ export class Session {
     if (this.running) return
     this.running = true
     this.runId = ''
-    const before = newestRun()
+    const [attempts, before] = [attemptsToQueue(), newestRun()]
     const queued = await app.queuePrompt(0).catch(() => false)
-    if (queued === false || newestRun() === before) this.running = false // the host refused the prompt
-    else this.runId = newestRun()
+    const id = newestRun()
+    const isRefused = queued === false || (id === before && attemptsToQueue() > attempts)
+    if (isRefused) this.running = false
+    else if (id !== before) this.runId = id // otherwise an extension has queued it in a way of its own
     await this.checkQueue()
   }
 

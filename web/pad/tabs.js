@@ -10,6 +10,7 @@ import { app } from '../../../scripts/app.js'
 const names = new WeakMap()
 let count = 0
 let newest = ''
+let attempts = 0
 
 /** @type {Map<string, string>} The tab of each run, by the run's id. */
 const runs = new Map()
@@ -28,6 +29,7 @@ export function watchQueue() {
   const queuePrompt = api.queuePrompt
   api.queuePrompt = async function (/** @type {any[]} */ ...args) {
     const tab = openTab()
+    attempts += 1
     const queued = await queuePrompt.apply(this, /** @type {any} */ (args))
     if (queued?.prompt_id) runs.set((newest = queued.prompt_id), tab)
     return queued
@@ -36,6 +38,9 @@ export function watchQueue() {
 
 /** @type {() => string} The id of the run that this page queued last; empty before the first. */
 export const newestRun = () => newest
+
+/** @type {() => number} How often this page has asked the host to queue a run, refused ones too. */
+export const attemptsToQueue = () => attempts
 
 /** @type {() => Promise<string[]>} The ids of the runs that are running or waiting on the host. */
 export async function runsInQueue() {
