@@ -89,7 +89,7 @@ class ValueRegression:
         """
         self.value.scale_to(steps.returns)
         parts = torch.arange(len(steps)).split(self.config.batch)
-        return replace(steps, baseline=torch.cat([self._predicted(steps[rows]).double().cpu() for rows in parts]))
+        return replace(steps, baseline=torch.cat([self._predicted(steps[rows]).cpu().double() for rows in parts]))
 
     def fit(self, buffer: Transitions, iteration: int) -> float:
         """Make one iteration's updates.

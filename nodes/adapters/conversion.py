@@ -85,9 +85,8 @@ def _check(patch: Any, target: Target) -> None:
     """Refuse an update that cannot be computed, or whose layer has another shape with it."""
     if any(isinstance(part, Tensor) and not bool(torch.isfinite(part.float()).all()) for part in patch.weights):
         raise ValueError("it holds NaN or infinite numbers.")
-    matrices = (
-        patch.weights[2:] if patch.name == "lokr" else patch.weights
-    )  # a whole factor of a LoKr may be one number
+    # A whole factor of a LoKr may be one number.
+    matrices = patch.weights[2:] if patch.name == "lokr" else patch.weights
     if any(isinstance(part, Tensor) and part.ndim == 0 for part in matrices):
         raise ValueError("a factor of it is a single number.")
     shape = patch.weights[5] if patch.name == "lora" else None

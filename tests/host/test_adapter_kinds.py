@@ -35,21 +35,13 @@ from adapter_makers import (
 )
 from comfy_adapters import low_rank, write
 from comfy_world import blend_model, difference, load_loras, preference
-from dense_updates import assert_same, changes, fit, host_changes
+from dense_updates import assert_same, changes, fit, fitted, host_changes
 
 DIFFUSERS = {
     LINEAR: "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k",
     KERNEL: "down_blocks.0.resnets.0.conv1",
 }
 NO_ALPHA = {"alpha": torch.tensor(0.0)}
-
-
-def fitted(kind, tensors, strength=0.7):
-    """Our changes of the model's parameters, the host's, and the report."""
-    model = comfy_models.load(kind)
-    updates, report = fit(model, tensors, strength)
-    hosts = host_changes(model, comfy.lora.model_lora_keys_unet(model.model, {}), tensors, strength)
-    return changes(model.model, updates), hosts, report
 
 
 @pytest.mark.parametrize("name", APPLIED)

@@ -8,7 +8,7 @@ import torch
 from adapter_makers import random
 from comfy_adapters import write
 from comfy_world import blend_model, difference, load_loras, preference
-from dense_updates import assert_same, changes, fit, host_changes
+from dense_updates import assert_same, fit, fitted, host_changes
 
 PROJ = "diffusion_model.joint_blocks.0.x_block.attn.proj"  # 128 x 128
 FC1 = "diffusion_model.joint_blocks.0.x_block.mlp.fc1"  # 512 x 128
@@ -91,14 +91,6 @@ OF_OTHER_MODELS = {
 CASES = {name: ("sd3", tensors) for name, tensors in APPLIED.items()} | OF_OTHER_MODELS
 
 
-def fitted(kind, tensors, strength=1.0):
-    """Our changes of the model's parameters, the host's, and the report."""
-    model = comfy_models.load(kind)
-    updates, report = fit(model, tensors, strength)
-    hosts = host_changes(model, comfy.lora.model_lora_keys_unet(model.model, {}), tensors, strength)
-    return changes(model.model, updates), hosts, report
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_what_the_host_makes_of_it_is_applied(name):
     kind, tensors = CASES[name]
@@ -121,7 +113,7 @@ WITHOUT_EFFECT = {
 
 @pytest.mark.parametrize("name", WITHOUT_EFFECT)
 def test_what_the_host_leaves_alone_is_skipped_by_name(name):
-    ours, hosts, report = fitted("sd3", lora(PROJ, 128, 128) | WITHOUT_EFFECT[name])
+    ours, hosts, report = fitted("sd3", lora(PROJ, 128, 128) | WITHOUT_EFFECT[name], 1.0)
     assert set(hosts) == {f"{PROJ}.weight"}
     assert_same(ours, hosts)
     assert "1 of 2 layers applied. Skipped: 1 of another shape (diffusion_model." in report.text()

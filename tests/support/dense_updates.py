@@ -11,6 +11,7 @@ from typing import Any
 
 import comfy.lora
 import comfy.lora_convert
+import comfy_models
 import torch
 from diffusion_blend.blending.layers import Layer
 from diffusion_blend.blending.updates import BiasDifference, Difference, ParameterDifference, Update
@@ -95,6 +96,14 @@ def host_changes(
             patched[name] = after
     found = {name: weight - weights[name].detach().float() for name, weight in patched.items()}
     return {name: change for name, change in found.items() if change.any()}
+
+
+def fitted(kind: str, tensors: Mapping[str, Tensor], strength: float = 0.7) -> tuple[dict, dict, Any]:
+    """Return our changes of a small MODEL's parameters by a file, the host's, and the report."""
+    model = comfy_models.load(kind)
+    updates, report = fit(model, tensors, strength)
+    hosts = host_changes(model, comfy.lora.model_lora_keys_unet(model.model, {}), tensors, strength)
+    return changes(model.model, updates), hosts, report
 
 
 def assert_same(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], tolerance: float = 1e-5) -> None:

@@ -25,6 +25,7 @@ from diffusion_blend.training.reward_mix import RewardMix, learning_rate
 from diffusion_blend.training.start_adapter import begin_with
 from diffusion_blend.training.state import adapter_copy
 from diffusion_blend.training.trainer import Trainer
+from no_float64 import WithoutFloat64
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
@@ -206,20 +207,6 @@ def test_stored_prompts_are_encoded_once_and_read_back(tiny_sdxl: Path, tiny_sd:
     assert asked == [["new"], [PROBE], ["new"]]
     PromptTable(model_of(tiny_sd), prompts, cache=str(tmp_path))  # other encoders: a folder of their own
     assert len(list(tmp_path.iterdir())) == 2
-
-
-class WithoutFloat64(Tensor):
-    """A tensor on a device that has no float64, as Apple's GPUs."""
-
-    @property
-    def device(self) -> torch.device:
-        return torch.device("mps")
-
-    def cpu(self) -> Tensor:  # type: ignore[override]
-        return self.as_subclass(Tensor)
-
-    def double(self) -> Tensor:
-        raise TypeError("Cannot convert a MPS Tensor to float64")
 
 
 def test_devices_without_float64_sum_on_the_cpu() -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from diffusion_blend.training.trainer import Trainer
 from gaussian_model import GaussianModel
+from no_float64 import WithoutFloat64
 from torch import Tensor
 from training_runs import make_trainer, same, settings
 
@@ -66,6 +67,14 @@ def test_baselines_stay_with_their_steps(tmp_path: Path) -> None:
     restored = trainer(tmp_path / "restored", buffer=3 * 5120).algorithm
     restored.load_state_dict(algorithm.state_dict())
     assert torch.equal(restored.buffer.baseline, algorithm.buffer.baseline)
+
+
+def test_baselines_need_no_float64_on_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    algorithm = iterated(trainer(tmp_path / "run"), 2)
+    wanted = algorithm.value.with_baseline(algorithm.buffer).baseline
+    predicted = algorithm.value._predicted
+    monkeypatch.setattr(algorithm.value, "_predicted", lambda steps: predicted(steps).as_subclass(WithoutFloat64))
+    assert torch.equal(algorithm.value.with_baseline(algorithm.buffer).baseline, wanted)
 
 
 def test_a_buffer_without_baselines_gets_them(tmp_path: Path) -> None:
