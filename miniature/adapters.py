@@ -83,16 +83,21 @@ def train_adapters(
 
 
 def train_group(
-    rewards: Sequence[str], out: Path, arguments: Sequence[str] = (), settings: Sequence[str] = (ADAPTER,)
+    rewards: Sequence[str],
+    out: Path,
+    arguments: Sequence[str] = (),
+    settings: Sequence[str] = (ADAPTER,),
+    times: int = 1,
 ) -> list[Path]:
     """Train a group of adapters that are made to be stacked, one for each reward (`training.stacking`).
 
-    The run has as many iterations for each reward as an adapter that is trained alone.
+    The run has ``times`` as many iterations for each reward as an adapter that is trained alone.
 
     Args:
         rewards: at least two.
         out: the run's folder is ``out/run``; a run found there goes on where it stopped.
         arguments, settings: see `train_adapters`.
+        times: at least 1.
 
     Returns:
         The adapter files, ``out/REWARD.safetensors``, in the order of the rewards.
@@ -107,7 +112,7 @@ def train_group(
     weights, run = dict.fromkeys(rewards, 1.0), out / "run"
     settings = _settings(weights, settings)
     given = _words(weights, run, settings)
-    iterations = len(rewards) * parse(given).run.iterations
+    iterations = times * len(rewards) * parse(given).run.iterations
     words = ["--algorithm.stacked", "true", "--run.iterations", str(iterations), *arguments]
     folder = _train(weights, run, settings, words)
     names = member_files(parse([*given, *words]))

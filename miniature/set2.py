@@ -28,6 +28,10 @@ SETTINGS = ("adapter.yaml", "set2.yaml")
 KL_WEIGHTS = {"half_kl": 0.5, "twice_kl": 2.0}
 """Folder -> factor on the KL weight. An adapter at half of it is the truth for KL scale 2, at twice for KL scale .5."""
 
+GROUP_TIMES = 2
+"""The group that is trained to be stacked has as many iterations as twice its rewards' adapters: half of what the adapters of the
+twelve mixtures have, which it replaces."""
+
 FIT = {
     "steps": "10",
     "eta": "1",
@@ -142,7 +146,7 @@ def _trained(folder: Path, mixture: Mixture, kl_weight: float, words: Sequence[s
 def _group(folder: Path, kl_weight: float, words: Sequence[str]) -> Part:
     content = f"one adapter each for {', '.join(REWARDS)}, trained to be stacked, at KL weight {kl_weight:g}"
     files = tuple(folder / f"{name}.safetensors" for name in REWARDS)
-    return Part(folder.name, content, files, (), partial(train_group, REWARDS, folder, words, SETTINGS))
+    return Part(folder.name, content, files, (), partial(train_group, REWARDS, folder, words, SETTINGS, GROUP_TIMES))
 
 
 def _conditioned(folder: Path, kl_weight: float, words: Sequence[str]) -> Part:

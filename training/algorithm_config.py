@@ -13,7 +13,7 @@ class AlgorithmConfig:
     """How the adapter learns.
 
     Attributes:
-        name: dpok (KL to the base, value function, replay buffer), ddpo (no KL, per-prompt statistics, fresh data), grpo
+        name: dpok (KL to the base, per-prompt means and a value function, replay buffer), ddpo (no KL, per-prompt statistics, fresh data), grpo
             (groups of images a prompt, fresh data), nft (DiffusionNFT: regression on better against worse images of a prompt,
             no log-probabilities), rwr (reward-weighted regression: score matching on the base's samples, weighted by
             exp(reward / kl_weight); no policy gradient, so far fewer samples, but only what the base already makes can be
@@ -42,7 +42,7 @@ class AlgorithmConfig:
             is the sampler's own error (rwr). False is plain regression, which shrinks and softens images
             at few steps.
         epochs: passes over the fresh data per iteration (ddpo, grpo).
-        statistics_window: rewards remembered per prompt (ddpo).
+        statistics_window: rewards remembered per prompt (dpok, ddpo).
         statistics_minimum: rewards of a prompt needed before its own statistics are used (ddpo).
         advantage_clip: largest advantage in standard deviations (ddpo, grpo). Small values mute outliers.
         group: images of one prompt that are compared with each other (grpo, nft). More give a better baseline.

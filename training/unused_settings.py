@@ -26,7 +26,7 @@ USERS = {
     "algorithm.draft_steps": ("draft",),
     "algorithm.draft_noises": ("draft",),
     "algorithm.epochs": ("ddpo", "grpo"),
-    "algorithm.statistics_window": ("ddpo",),
+    "algorithm.statistics_window": ("dpok", "ddpo"),
     "algorithm.statistics_minimum": ("ddpo",),
     "algorithm.advantage_clip": ("ddpo", "grpo"),
     "algorithm.group": ("grpo", "nft"),

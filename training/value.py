@@ -1,4 +1,4 @@
-"""The value function V(x_t, t, prompt), the expected return of a state, and its regression."""
+"""The value function V(x_t, t, prompt), what a state adds to the return that its prompt makes one expect, and its regression."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _MOST_FRAMES = 4
 class ValueFunction(nn.Module):
     """A small MLP on the (pooled) latent, the prompt's features and the timestep.
 
-    Its output is ``mean + std * MLP``, with the mean and standard deviation of the first returns it saw, and the
-    MLP's last layer starts at 0: at first it predicts the mean return everywhere, in any unit of the reward.
+    Its output is ``mean + std * MLP``, with the mean and standard deviation of the first values it saw, and the
+    MLP's last layer starts at 0: at first it predicts their mean everywhere, in any unit of the reward.
     """
 
     return_mean: Tensor
@@ -56,21 +56,21 @@ class ValueFunction(nn.Module):
         self.register_buffer("return_mean", torch.tensor(float("nan")))
         self.register_buffer("return_std", torch.tensor(float("nan")))
 
-    def scale_to(self, returns: Tensor) -> None:
-        """Take the unit from the first returns, float[N]; later calls change nothing."""
+    def scale_to(self, values: Tensor) -> None:
+        """Take the unit from the first values, float[N]; later calls change nothing."""
         if bool(self.return_mean.isnan()):
-            self.return_mean.copy_(returns.mean())
-            self.return_std.copy_(returns.std().clamp(min=1e-6) if len(returns) > 1 else torch.tensor(1.0))
+            self.return_mean.copy_(values.mean())
+            self.return_std.copy_(values.std().clamp(min=1e-6) if len(values) > 1 else torch.tensor(1.0))
 
     def forward(self, latents: Tensor, timesteps: Tensor, features: Tensor) -> Tensor:
-        """Expected return, float32[B], for latents float[B, C, (F,) H, W], timesteps int64[B], features float[B, F]."""
+        """Expected value, float32[B], for latents float[B, C, (F,) H, W], timesteps int64[B], features float[B, F]."""
         time = get_timestep_embedding(timesteps, _TIME_FEATURES)
         inputs = torch.cat([self.pool(latents.float()).flatten(1), features.float(), time], dim=1)
         return self.return_mean + self.return_std * self.layers(inputs).squeeze(1)
 
 
 class ValueRegression:
-    """Fits a value function to the returns in the buffer."""
+    """Fits a value function to the returns in the buffer, less what their prompts make one expect."""
 
     def __init__(self, context: RunContext) -> None:
         self.context, self.config = context, context.config.value
@@ -81,25 +81,36 @@ class ValueRegression:
         self.optimizer = torch.optim.AdamW(self.value.parameters(), lr=self.config.learning_rate)
 
     @torch.no_grad()
-    def with_baseline(self, steps: Transitions) -> Transitions:
-        """Denoising steps with the return that is expected in their states.
+    def with_baseline(self, steps: Transitions, expected: Tensor) -> Transitions:
+        """Denoising steps with the return that is expected in their states: of the prompt, plus V of the state.
 
         It makes the advantage, return minus baseline, an unbiased estimate only for steps whose returns the value function has
         not been fitted to. Only its unit is taken from the first steps' returns.
-        """
-        self.value.scale_to(steps.returns)
-        parts = torch.arange(len(steps)).split(self.config.batch)
-        return replace(steps, baseline=torch.cat([self._predicted(steps[rows]).cpu().double() for rows in parts]))
 
-    def fit(self, buffer: Transitions, iteration: int) -> float:
+        Args:
+            steps: N of them.
+            expected: the return that each step's prompt makes one expect, from other images, float64[N].
+        """
+        self.value.scale_to(steps.returns - expected)
+        parts = torch.arange(len(steps)).split(self.config.batch)
+        values = torch.cat([self._predicted(steps[rows]).cpu().double() for rows in parts])
+        return replace(steps, baseline=expected + values)
+
+    def fit(self, buffer: Transitions, expected: Tensor, iteration: int) -> float:
         """Make one iteration's updates.
+
+        Args:
+            buffer: N steps.
+            expected: see `with_baseline`.
+            iteration: decides the rows of each update.
 
         Returns:
             The mean squared error of the last update, reward units squared.
         """
         error = 0.0
         for update in range(self.config.updates):
-            loss = self._loss(buffer[self._rows(len(buffer), iteration, update)])
+            rows = self._rows(len(buffer), iteration, update)
+            loss = self._loss(buffer[rows], expected[rows])
             self.optimizer.zero_grad()
             loss.backward()
             self.context.processes.average_gradients(self.value.parameters())
@@ -113,10 +124,10 @@ class ValueRegression:
         order = torch.randperm(buffered, generator=keyed_generator(self.context.seed, "value", iteration, update))
         return order[: self.config.batch * processes.count].chunk(processes.count)[processes.rank]
 
-    def _loss(self, batch: Transitions) -> Tensor:
+    def _loss(self, batch: Transitions, expected: Tensor) -> Tensor:
         """Mean squared error in units of the returns' spread, so that the learning rate fits any reward."""
-        returns = batch.returns.to(self.context.device, torch.float32)
-        return ((self._predicted(batch) - returns) / self.value.return_std).square().mean()
+        rest = (batch.returns - expected).to(self.context.device, torch.float32)
+        return ((self._predicted(batch) - rest) / self.value.return_std).square().mean()
 
     def _predicted(self, batch: Transitions) -> Tensor:
         """The value of each step's state, float32[B], on the network's device."""

@@ -5,12 +5,14 @@ Fan et al. 2023, arXiv 2305.16381, with the exact return of later KLs (Diffusion
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from ..adapter_optimizer import AdapterOptimizer, mean_figures
+from ..advantages import PromptMeans
 from ..buffer import Transitions, denoising_steps, join
 from ..collection import Collector
 from ..context import RunContext
@@ -40,6 +42,7 @@ class Dpok:
         self.collector = Collector(context)
         self.optimizer = AdapterOptimizer(context)
         self.value = ValueRegression(context)
+        self.prompt_means = PromptMeans(context.config.algorithm.statistics_window)
         self.buffer: Transitions | None = None
 
     def iterate(self, iteration: int) -> dict[str, float]:
@@ -47,13 +50,14 @@ class Dpok:
         context, settings = self.context, self.context.config.algorithm
         data = self.collector.from_policy(iteration, measure_kl=settings.kl_in_return)
         reward, figures = total_reward(context, data)
-        fresh = self.value.with_baseline(
-            denoising_steps(data, returns_to_go(reward, data.kl, settings.kl_weight), context.sampling_steps(iteration))
-        )
+        returns = returns_to_go(reward, data.kl, settings.kl_weight)
+        fresh = denoising_steps(data, returns, context.sampling_steps(iteration))
+        expected = self._reward(self.prompt_means.update(context.prompts.texts(data.prompt), data.scores), data.prompt)
+        fresh = self.value.with_baseline(fresh, expected.repeat_interleave(len(fresh) // len(expected)))
         self.buffer = join(self.buffer, fresh, settings.buffer * context.processes.count)
         figures |= self._update(self.buffer, iteration, only_fresh=len(self.buffer) == len(fresh))
         # After the update: a value function that has seen a return explains it, and takes it out of the advantage.
-        figures["value_loss"] = self.value.fit(self.buffer, iteration)
+        figures["value_loss"] = self.value.fit(self.buffer, self._expected(self.buffer), iteration)
         if settings.kl_in_return:
             figures["kl"] = float(data.kl.sum(1).mean())
         return figures
@@ -85,9 +89,18 @@ class Dpok:
         kl = gaussian_kl(mean, base_mean, std).mean()
         return loss + self.context.config.algorithm.kl_weight * kl, {**figures, "step_kl": float(kl.detach())}
 
+    def _expected(self, steps: Transitions) -> Tensor:
+        """The reward that is expected of images of the steps' prompts, float64[N]."""
+        return self._reward(self.prompt_means.expected(self.context.prompts.texts(steps.prompt)), steps.prompt)
+
+    def _reward(self, scores: Mapping[str, Tensor], prompt: Tensor) -> Tensor:
+        """The trained reward of expected scores, which is the expected trained reward, because it is linear in the scores."""
+        return self.context.trained_reward(scores, prompt).double()
+
     def state_dict(self) -> dict[str, Any]:
         """See `protocol.Algorithm.state_dict`."""
-        return {**self.optimizer.state_dict(), **self.value.state_dict(), "buffer": buffer_state(self.buffer)}
+        means = {"prompt_means": self.prompt_means.state_dict()}
+        return {**self.optimizer.state_dict(), **self.value.state_dict(), "buffer": buffer_state(self.buffer), **means}
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Restore `state_dict`."""
@@ -95,7 +108,11 @@ class Dpok:
         self.value.load_state_dict(saved)
         self.buffer = restored_buffer(saved["buffer"])
         if self.buffer is not None and bool(self.buffer.baseline.isnan().any()):
-            self.buffer = self.value.with_baseline(self.buffer)
+            self.buffer = self.value.with_baseline(self.buffer, torch.zeros_like(self.buffer.returns))
+        if "prompt_means" in saved:
+            self.prompt_means.load_state_dict(saved["prompt_means"])
+        else:  # an earlier version's value function expects whole returns
+            self.value = ValueRegression(self.context)
         recorded = self.context.config.algorithm.kl_in_return
         if recorded and self.buffer is not None and self.buffer.base_mean.shape[1] == 0:
             self.buffer = with_base_means(self.context, self.buffer)
