@@ -13,12 +13,12 @@ class AlgorithmConfig:
     """How the adapter learns.
 
     Attributes:
-        name: dpok (KL to the base, per-prompt means and a value function, replay buffer), ddpo (no KL, per-prompt statistics, fresh data), grpo
-            (groups of images a prompt, fresh data), nft (DiffusionNFT: regression on better against worse images of a prompt,
-            no log-probabilities), rwr (reward-weighted regression: score matching on the base's samples, weighted by
-            exp(reward / kl_weight); no policy gradient, so far fewer samples, but only what the base already makes can be
-            reinforced), or draft (the gradient of reward and KL through the sampler: least noise by far, for differentiable
-            rewards only).
+        name: dpok (KL to the base, per-prompt means and a value function, replay buffer), ddpo (no KL, per-prompt statistics,
+            fresh data), grpo (groups of images a prompt, fresh data), nft (DiffusionNFT: regression on better against worse
+            images of a prompt, no log-probabilities), rwr (reward-weighted regression: score matching on the base's samples,
+            weighted by exp(reward / kl_weight); no policy gradient, so far fewer samples, but only what the base already makes
+            can be reinforced), or draft (the gradient of reward and KL through the sampler: least noise by far, for
+            differentiable rewards only).
         kl_weight: alpha of the objective reward - alpha * KL, in reward units per nat (grpo: standard deviations per nat;
             nft: factor of the squared x0 distance to the base), the KL summed over all steps
             and latent elements. 0 removes the penalty (over-optimisation); large values freeze the model. The value 0.1 of

@@ -113,7 +113,9 @@ NAMES = ["a", "b", "c", "d"]
 
 def per_prompt(images: Tensor, prompts: Sequence[str]) -> Tensor:
     """Brightness, with far more between the prompts than within."""
-    return brightness(images, prompts) + 10 * torch.tensor([NAMES.index(prompt) for prompt in prompts], dtype=torch.float64)
+    return brightness(images, prompts) + 10 * torch.tensor(
+        [NAMES.index(prompt) for prompt in prompts], dtype=torch.float64
+    )
 
 
 def test_what_prompts_differ_in_is_not_in_the_first_advantages(tmp_path: Path) -> None:
@@ -129,7 +131,9 @@ def test_what_prompts_differ_in_is_not_in_the_first_advantages(tmp_path: Path) -
     buffer = iterated(make_trainer(config, GaussianModel(0.5, 0.6), {"per_prompt": per_prompt}, NAMES), 1).buffer
     within = torch.stack([buffer.returns[buffer.prompt == i].var() for i in range(4)]).mean()
     advantage = buffer.returns - buffer.baseline
-    print(f"variance of returns {buffer.returns.var():.2f}, within prompts {within:.2f}, of advantages {advantage.var():.2f}")
+    print(
+        f"variance of returns {buffer.returns.var():.2f}, within prompts {within:.2f}, of advantages {advantage.var():.2f}"
+    )
     assert buffer.returns.var() > 50 * within
     assert advantage.var() < 3 * within
 
