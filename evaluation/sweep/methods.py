@@ -66,6 +66,12 @@ def is_scaled(method: str) -> bool:
     return METHODS[method].is_scaled
 
 
+def _particles(asked: Asked) -> str:
+    """The settings of a corrected blend in words; the default of the second one goes without saying."""
+    below = asked.config.resample_below
+    return f"{asked.config.particles} particles" + ("" if below == 0.5 else f", resampled below {below:g}")
+
+
 # Costs.
 
 
@@ -155,7 +161,7 @@ METHODS: dict[str, Method] = {
         "corrected blend",
         needs_transition="it weighs its candidates by the distributions of the adapters' steps",
         needs_noise=True,
-        settings=lambda asked: f"{asked.config.particles} particles",
+        settings=_particles,
     ),
 }
 """Method's name -> method, in the order of the tables."""

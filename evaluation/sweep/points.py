@@ -53,6 +53,11 @@ class Point:
         return f"{self.method}-{_digest([self.method, list(self.weights), self.kl_scale, self.folder, self.settings])}"
 
     @property
+    def label(self) -> tuple[Any, ...]:
+        """What tells points apart in the tables. Two points with the same label would be one mean."""
+        return self.method, self.settings, self.kl_scale, self.weights
+
+    @property
     def order(self) -> tuple[Any, ...]:
         """Sorts points for the tables: by method, settings, KL scale, then the first adapter's corner first."""
         return list(METHODS).index(self.method), self.settings, self.kl_scale, tuple(-w for w in self.weights)

@@ -126,6 +126,7 @@ def plan(config: SweepConfig) -> Plan:
     for file in config.external_scores:
         read_scores(Path(file))
     points, scales = make_points(config, files), reward_scales(config, files.adapters)
+    records.check_points(points)
     return Plan(config, prompts, files, points, scales, records, fingerprint)
 
 

@@ -107,6 +107,22 @@ class Records:
             if not file.exists():
                 write_once(file, json.dumps(content).encode())
 
+    def check_points(self, points: Sequence[Point]) -> None:
+        """Check that the folder holds no point of the same label whose pictures another recipe makes.
+
+        Raises:
+            ValueError: it does, so the tables would mix both.
+        """
+        known = {point.label: point for point in self.points()}
+        for point in points:
+            found = known.get(point.label)
+            if found is not None and found.folder != point.folder:
+                at = f" at {'/'.join(f'{weight:g}' for weight in point.weights)}" if point.weights else ""
+                raise ValueError(
+                    f"{self.folder} holds {point.method}{at} made in another way ({_difference(found.recipe, point.recipe)}), "
+                    "and its tables would mix both: give the files and settings of then, or a new folder"
+                )
+
     def points(self) -> list[Point]:
         """Every point that was ever asked for, with the largest number of pictures, in the order of the tables."""
         most: dict[str, int] = {}
@@ -167,6 +183,19 @@ def _read(file: Path, remedy: str = "remove it, and what it records is made agai
         return json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{file} is damaged ({error}): {remedy}") from error
+
+
+def _difference(known: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
+    """The first entry in which two recipes differ."""
+    name = next(key for key in {**known, **asked} if known.get(key) != asked.get(key))
+    return f"{name}: {_short(known.get(name))}, now {_short(asked.get(name))}"
+
+
+def _short(value: Any) -> str:
+    """A recipe's entry, with the first digits of a file's digest."""
+    if isinstance(value, str):
+        return value[:12]
+    return f"[{', '.join(map(_short, value))}]" if isinstance(value, Sequence) else str(value)
 
 
 def _check_same(known: Mapping[str, str], asked: Mapping[str, str], folder: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from diffusion_blend.blending.groups import KEY
-from diffusion_blend.evaluation.sweep.prepare import plan
+from diffusion_blend.evaluation.sweep.prepare import join, plan
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from sweeps import latents, settings, sweep, write_adapter
@@ -94,3 +94,29 @@ def test_switch_runs_each_adapter_in_its_steps(world: World, tmp_path: Path) -> 
     (short,) = made(world, tmp_path / "short", adapters, switch_steps=1, **over)
     torch.testing.assert_close(whole, ends[0], rtol=1e-5, atol=1e-6)
     assert all(float((short - end).abs().max()) > 0.01 for end in ends)
+
+
+def test_a_folder_with_pictures_of_other_files_is_refused(world: World, tmp_path: Path) -> None:
+    """Its tables would give the mean over both. Files of further preferences, and other settings, are further points."""
+    _, adapters, group = world
+    retrained = {name: write_adapter(tmp_path, world[0], f"r{name}", 9 + i) for i, name in enumerate(("a", "b"))}
+    retrained = {name: into_group(path, i, "again") for i, (name, path) in enumerate(retrained.items())}
+    morl, further = {"0.5,0.5": adapters["a"]}, {"0.3,0.7": adapters["b"]}
+    over: dict[str, Any] = {"methods": ["stacked", "morl", "switch"], "weights": [[0.3, 0.7], [0.5, 0.5]]}
+
+    def planned(**changed: Any) -> int:
+        given = {"stacked": group, "morl": morl, **over, **changed}
+        ready = plan(settings(tmp_path / "out", world[0], adapters, **given))
+        join(ready)
+        return len(ready.records.points())
+
+    first = planned()
+    assert planned() == first
+    with pytest.raises(
+        ValueError, match=r"holds stacked at 0\.[35]/0\.[57] made in another way \(files: .*a new folder"
+    ):
+        planned(stacked=retrained)
+    with pytest.raises(ValueError, match=r"holds morl at 0\.5/0\.5 made in another way \(file: .*a new folder"):
+        planned(morl={"0.5,0.5": adapters["b"]})
+    assert planned(morl=morl | further) == first + 1
+    assert planned(switch_steps=2) == first + 3

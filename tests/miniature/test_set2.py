@@ -76,7 +76,9 @@ def test_a_bake_without_its_adapters_and_an_unknown_part_are_refused(
     assert not (tmp_path / "new").exists()
 
 
-def test_a_group_has_the_iterations_of_its_adapters_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_group_has_twice_the_iterations_of_its_adapters_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[TrainConfig] = []
 
     def stop(config: TrainConfig) -> Path:
@@ -88,7 +90,7 @@ def test_a_group_has_the_iterations_of_its_adapters_alone(tmp_path: Path, monkey
         with pytest.raises(ValueError, match="stopped"):
             part.make()
     alone, group = asked
-    assert (alone.run.iterations, group.run.iterations) == (120, 360)
+    assert (alone.run.iterations, group.run.iterations) == (120, 720)
     assert [config.algorithm.stacked for config in asked] == [False, True]
     assert [(config.adapter.rank, config.algorithm.kl_weight) for config in asked] == [(16, 0.02)] * 2
     assert [name.rpartition(":")[2] for name in group.rewards] == [

@@ -1,6 +1,8 @@
-"""DPOK: a policy gradient with a KL penalty to the base, a value function and a replay buffer.
+"""DPOK: a policy gradient with a KL penalty to the base, a learned baseline and a replay buffer.
 
 Fan et al. 2023, arXiv 2305.16381, with the exact return of later KLs (Diffusion Blend, arXiv 2505.18547, eq. 4).
+The baseline is the mean of the prompt's other images plus DPOK's value function, which is fitted to what that mean leaves. A
+value function alone takes many iterations to find the differences between prompts, and until then they are in every advantage.
 """
 
 from __future__ import annotations
