@@ -29,8 +29,8 @@ def convert(patch: Any, target: Target, strength: float, weights: BaseWeights, m
         magnitude: of a DoRA in PEFT's spelling, ``s = m / ||W + up @ down||`` by output, which the host does not read; or None.
 
     Raises:
-        OtherShape: the update is for a weight of another shape.
-        ValueError: the file is damaged in a part that is used.
+        OtherShape: the host leaves the weight as it is: the update has another shape, or its factors do not fit together.
+        ValueError: the host fails on the update, or it makes numbers that are not finite.
     """
     if not isinstance(patch, comfy.weight_adapter.WeightAdapterBase):
         return _plain(patch, target, strength, weights)
@@ -69,22 +69,36 @@ def _or_as_host(
         raise
     except ValueError as error:
         if not has_product_of(patch, target.part):
-            raise
+            raise _as_left_alone(error, patch) from None
         try:
             updates = host_difference(patch, target, strength, weights)
         except Unreadable:
             raise
+        except OtherShape:
+            raise _as_left_alone(error, patch) from None
         except ValueError:
             raise error from None
         if not updates and strength != 0:
-            raise
+            raise OtherShape(str(error)) from None
         return updates
+
+
+def _as_left_alone(error: ValueError, patch: Any) -> ValueError:
+    """The error about factors that do not fit together: the host logs it for a LoRA and goes on, and fails on other kinds."""
+    return OtherShape(str(error)) if patch.name == "lora" and patch.weights[3] is None else error
 
 
 def _check(patch: Any, target: Target) -> None:
     """Refuse an update that cannot be computed, or whose layer has another shape with it."""
     if any(isinstance(part, Tensor) and not bool(torch.isfinite(part.float()).all()) for part in patch.weights):
         raise ValueError("it holds NaN or infinite numbers.")
+    if patch.name == "lora" and patch.weights[3] is None:
+        for part in patch.weights[:2]:
+            if part.ndim < 2:
+                raise OtherShape(f"a factor of it has the shape {list(part.shape)}, and ComfyUI applies matrices only.")
+        scale = dora_scale(patch)
+        if scale is not None and scale.ndim == 0:
+            raise OtherShape("its dora_scale is a single number, and ComfyUI applies one with an axis only.")
     # A whole factor of a LoKr may be one number.
     matrices = patch.weights[2:] if patch.name == "lokr" else patch.weights
     if any(isinstance(part, Tensor) and part.ndim == 0 for part in matrices):

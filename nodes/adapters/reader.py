@@ -10,7 +10,7 @@ import comfy.lora
 import comfy.lora_convert
 from torch import Tensor
 
-from .endings import BIASES, GROUPS, HALVES, LORA_FACTORS, MAGNITUDES, stem
+from .endings import BIASES, GROUPS, HALVES, MAGNITUDES, stem
 from .files import RewardLoRA
 from .leftovers import leftovers, live_keys, without_homeless
 from .spellings import key_maps
@@ -50,8 +50,7 @@ def read_content(adapter: RewardLoRA, network: Any, hosts: Mapping[str, Any]) ->
         hosts: ``comfy.lora.model_lora_keys_unet`` of the network.
 
     Raises:
-        ValueError: the file is damaged in a part that is used: half an update, a factor that is no matrix, an alpha of several
-            numbers.
+        ValueError: the host fails on the file: half an update without which it cannot go on, an alpha of several numbers.
     """
     tensors = converted(adapter)
     known, ours = key_maps(network, hosts, {stem(key) for key in tensors})
@@ -91,14 +90,14 @@ def read_patches(
         ValueError: as `read_content`.
     """
     used = {key: tensor for key, tensor in tensors.items() if stem(key) in names or key in names}
-    _check_complete(adapter, used)
     wanted = {stem(key) for key in used} | used.keys()
     # In the host's order, because of two updates of one weight it takes the last.
     order = {name: target for name, target in names.items() if name in wanted}
     try:
         patches = comfy.lora.load_lora(used, order, log_missing=False)
     except HOST_FAILURES as error:
-        raise ValueError(f"{adapter.file}: the host cannot read it ({error}); the file is damaged.") from error
+        why = _what_is_missing(used) or f"the host cannot read it ({error}); the file is damaged."
+        raise ValueError(f"{adapter.file}: {why}") from error
     return without_homeless(patches, used, order), used
 
 
@@ -114,18 +113,14 @@ def converted(adapter: RewardLoRA) -> dict[str, Tensor]:
         raise ValueError(f"{adapter.file}: the host cannot read it ({error}); the file is incomplete.") from error
 
 
-def _check_complete(adapter: RewardLoRA, tensors: Mapping[str, Tensor]) -> None:
-    """Refuse files that break the host's reader: half an update, a factor that is no matrix, an alpha of several numbers."""
+def _what_is_missing(tensors: Mapping[str, Tensor]) -> str:
+    """What breaks the host's reader: half an update, or an alpha of several numbers. Empty where it is something else."""
     needed = [(half, other) for pair in HALVES for half, other in (pair, pair[::-1])]
     needed += [(f".{one}", f".{other}") for group in GROUPS for one in group for other in group if one != other]
     for key, tensor in tensors.items():
         for have, need in needed:
             if key.endswith(have) and key.removesuffix(have) + need not in tensors:
-                raise ValueError(f"{adapter.file}: {key} has no {need.lstrip('.')} beside it; the file is incomplete.")
-        if key.endswith(LORA_FACTORS) and tensor.ndim < 2:
-            raise ValueError(
-                f"{adapter.file}: {key} has shape {list(tensor.shape)}; a factor of a LoRA has at least two sides. The file is "
-                "damaged: fetch it again."
-            )
+                return f"{key} has no {need.lstrip('.')} beside it; the file is incomplete."
         if key.endswith(".alpha") and tensor.numel() != 1:
-            raise ValueError(f"{adapter.file}: {key} has shape {list(tensor.shape)}; alpha is a single number.")
+            return f"{key} has shape {list(tensor.shape)}; alpha is a single number."
+    return ""

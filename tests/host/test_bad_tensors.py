@@ -28,10 +28,7 @@ BAD_TENSORS = {
         put("up", torch.full((384, 4), torch.nan).to(torch.float8_e5m2)),
         "holds NaN or infinite numbers",
     ),
-    "rank 0": (lambda t, up, down: t.update({up: torch.zeros(384, 0), down: torch.zeros(0, 128)}), "its rank is 0"),
-    "unequal ranks": (put("up", torch.ones(384, 3)), "no low-rank pair"),
     "missing down": (lambda t, up, down: t.pop(down), "has no lora_down.weight beside it"),
-    "missing up": (lambda t, up, down: t.pop(up), "has no lora_up.weight beside it"),
     "alpha of two numbers": (
         put("lora_unet_joint_blocks_0_x_block_attn_qkv.alpha", torch.ones(2)),
         "alpha is a single number",
@@ -57,6 +54,27 @@ def test_bad_tensors_are_refused_by_name_and_nothing_is_applied(sd3, loras_folde
     assert "bad.safetensors" in str(error.value)
     assert comfy_adapters.hooks_on(sd3.model) == 0
     assert torch.equal(sd3.sample(sd3.model), before)
+
+
+LEFT_ALONE = {
+    "rank 0": (lambda t, up, down: t.update({up: torch.zeros(384, 0), down: torch.zeros(0, 128)}), "its rank is 0"),
+    "unequal ranks": (put("up", torch.ones(384, 3)), "no low-rank pair"),
+    "one axis": (put("up", torch.ones(384)), "has the shape [384]"),
+    "missing up": (lambda t, up, down: t.pop(up), "1 of its tensors have no effect"),
+}
+
+
+@pytest.mark.parametrize("name", LEFT_ALONE)
+def test_a_damaged_layer_that_the_host_leaves_alone_is_skipped_and_named(sd3, loras_folder, caplog, name):
+    change, message = LEFT_ALONE[name]
+    tensors = damaged(change)
+    write(loras_folder, "damaged", tensors)
+    with caplog.at_level(logging.INFO, logger="diffusion_blend"):
+        blended = blend_model(sd3.model, load_loras(["damaged.safetensors"]), preference(1.0))
+    assert message in caplog.text and "damaged.safetensors" in caplog.text
+    # The host's own result; the damaged layer is one of its many.
+    assert difference(sd3.sample(blended), sd3.sample(sd3.patched.model(tensors))) < 1e-5
+    assert difference(sd3.sample(blended), sd3.sample(sd3.patched.model(kohya("sd3", 1)))) > 1e-4
 
 
 def test_an_adapter_for_another_architecture_is_refused(sd3, sd15, loras_folder):

@@ -108,6 +108,32 @@ WITHOUT_EFFECT = {
     "a LoRA of a bias of too few numbers": lora(BIAS, 256, 1),
     "zeros for another layer": {key: tensor * 0 for key, tensor in lora(FC1, 512, 256).items()},
     "a difference of one row": named(FC1, diff=random(128)),
+    "a LoRA of a factor with one axis": named(FC1, lora_up__weight=random(512), lora_down__weight=random(1, 128)),
+    "a LoRA of a factor that is one number": named(
+        FC1, lora_up__weight=random(512, 1), lora_down__weight=torch.tensor(1.0)
+    ),
+    "a LoRA of unequal ranks": named(FC1, lora_up__weight=random(512, 3), lora_down__weight=random(4, 128)),
+    "a LoRA of unequal ranks and sides": named(FC1, lora_up__weight=random(512, 3), lora_down__weight=random(4, 100)),
+    "a LoRA of rank 0": named(FC1, lora_up__weight=torch.zeros(512, 0), lora_down__weight=torch.zeros(0, 128)),
+    "a DoRA scale that is one number without an axis": lora(FC1, 512, 128) | named(FC1, dora_scale=torch.tensor(1.3)),
+}
+LONE = {
+    "a lone down": named(FC1, lora_down__weight=random(4, 128)),
+    "a lone second factor of a LoHa": named(FC1, hada_w1_b=random(3, 128)),
+    "a lone second factor of a GLoRA": named(FC1, a2__weight=random(4, 128)),
+}
+FAILS = {
+    "a lone up": (named(FC1, lora_up__weight=random(512, 4)), "has no lora_down.weight beside it"),
+    "a lone first factor of a LoHa": (named(FC1, hada_w1_a=random(512, 3)), "has no hada_w1_b beside it"),
+    "a lone LoKr": (named(FC1, lokr_w1=random(16, 4)), "it holds no lokr_w2"),
+    "an alpha of two numbers": (lora(FC1, 512, 128) | named(FC1, alpha=torch.ones(2)), "alpha is a single number"),
+    "a core of one axis": (lora(FC1, 512, 128) | named(FC1, lora_mid__weight=random(4)), "its factors have shapes"),
+    "a LoHa of unequal ranks": (
+        named(
+            FC1, hada_w1_a=random(512, 2), hada_w1_b=random(3, 128), hada_w2_a=random(512, 1), hada_w2_b=random(1, 128)
+        ),
+        "its factors have shapes",
+    ),
 }
 
 
@@ -117,6 +143,25 @@ def test_what_the_host_leaves_alone_is_skipped_by_name(name):
     assert set(hosts) == {f"{PROJ}.weight"}
     assert_same(ours, hosts)
     assert "1 of 2 layers applied. Skipped: 1 of another shape (diffusion_model." in report.text()
+
+
+@pytest.mark.parametrize("name", LONE)
+def test_half_an_update_that_the_host_does_not_read_is_named(name):
+    ours, hosts, report = fitted("sd3", lora(PROJ, 128, 128) | LONE[name], 1.0)
+    assert set(hosts) == {f"{PROJ}.weight"}
+    assert_same(ours, hosts)
+    assert f"1 of its tensors have no effect ({next(iter(LONE[name]))})" in report.text()
+
+
+@pytest.mark.parametrize("name", FAILS)
+def test_what_stops_the_host_is_refused_by_name(name):
+    tensors, message = FAILS[name]
+    tensors = lora(PROJ, 128, 128) | tensors
+    model = comfy_models.load("sd3")
+    with pytest.raises(ValueError, match=rf"a\.safetensors: .*{message}"):
+        fit(model, tensors)
+    with pytest.raises((KeyError, AttributeError, RuntimeError, IndexError)):
+        host_changes(model, comfy.lora.model_lora_keys_unet(model.model, {}), tensors, 1.0)
 
 
 def test_a_factor_that_is_one_number_and_no_matrix_is_refused():
