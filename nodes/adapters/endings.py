@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Iterable
 
 HALVES = (
     ("lora_up.weight", "lora_down.weight"),
@@ -67,3 +68,14 @@ _ENDING = re.compile("(?:" + "|".join(map(re.escape, _ENDINGS)) + ")$")
 def stem(key: str) -> str:
     """Return the layer's name in a key: the key without the ending that says which tensor of the layer it is."""
     return _ENDING.sub("", key)
+
+
+def missing_half(keys: Iterable[str], known: Collection[str]) -> str:
+    """Return, in words, the first key whose other half is not among the known ones; empty if there is none."""
+    needed = [(half, other) for pair in HALVES for half, other in (pair, pair[::-1])]
+    needed += [(f".{one}", f".{other}") for group in GROUPS for one in group for other in group if one != other]
+    for key in keys:
+        for have, need in needed:
+            if key.endswith(have) and key.removesuffix(have) + need not in known:
+                return f"{key} has no {need.lstrip('.')} beside it; the file is incomplete."
+    return ""

@@ -10,7 +10,7 @@ import comfy.lora
 import comfy.lora_convert
 from torch import Tensor
 
-from .endings import BIASES, GROUPS, HALVES, MAGNITUDES, stem
+from .endings import BIASES, MAGNITUDES, missing_half, stem
 from .files import RewardLoRA
 from .leftovers import leftovers, live_keys, without_homeless
 from .spellings import key_maps
@@ -96,9 +96,16 @@ def read_patches(
     try:
         patches = comfy.lora.load_lora(used, order, log_missing=False)
     except HOST_FAILURES as error:
-        why = _what_is_missing(used) or f"the host cannot read it ({error}); the file is damaged."
+        why = _what_is_wrong(used) or f"the host cannot read it ({error}); the file is damaged."
         raise ValueError(f"{adapter.file}: {why}") from error
-    return without_homeless(patches, used, order), used
+    patches = without_homeless(patches, used, order)
+    live = live_keys(used, patches)
+    # The host reads the second core of a LoHa only behind the first.
+    cores = {key for key in used if key.endswith(".hada_t2") and f"{stem(key)}.hada_w1_a" in live}
+    incomplete = missing_half(live | cores, used)
+    if incomplete:  # the host reads the rest, and fails where it patches
+        raise ValueError(f"{adapter.file}: {incomplete}")
+    return patches, used
 
 
 def converted(adapter: RewardLoRA) -> dict[str, Tensor]:
@@ -113,14 +120,9 @@ def converted(adapter: RewardLoRA) -> dict[str, Tensor]:
         raise ValueError(f"{adapter.file}: the host cannot read it ({error}); the file is incomplete.") from error
 
 
-def _what_is_missing(tensors: Mapping[str, Tensor]) -> str:
+def _what_is_wrong(tensors: Mapping[str, Tensor]) -> str:
     """What breaks the host's reader: half an update, or an alpha of several numbers. Empty where it is something else."""
-    needed = [(half, other) for pair in HALVES for half, other in (pair, pair[::-1])]
-    needed += [(f".{one}", f".{other}") for group in GROUPS for one in group for other in group if one != other]
     for key, tensor in tensors.items():
-        for have, need in needed:
-            if key.endswith(have) and key.removesuffix(have) + need not in tensors:
-                return f"{key} has no {need.lstrip('.')} beside it; the file is incomplete."
         if key.endswith(".alpha") and tensor.numel() != 1:
             return f"{key} has shape {list(tensor.shape)}; alpha is a single number."
-    return ""
+    return missing_half(tensors, tensors)

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from .endings import stem
+from .endings import missing_half, stem
 from .files import RewardLoRA
 from .headers import trained_scale
 
@@ -150,8 +150,8 @@ class Report:
             return ""
         return (
             f"{len(self.unread)} of its tensors have no effect ({_some(sorted(self.unread))}): ComfyUI reads nothing of that "
-            "kind for these layers."
-        )
+            f"kind for these layers. {missing_half(self.unread, self.unread)}"
+        ).rstrip()
 
     def _reasons(self) -> str:
         reasons = []
