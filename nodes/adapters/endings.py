@@ -77,5 +77,5 @@ def missing_half(keys: Iterable[str], known: Collection[str]) -> str:
     for key in keys:
         for have, need in needed:
             if key.endswith(have) and key.removesuffix(have) + need not in known:
-                return f"{key} has no {need.lstrip('.')} beside it; the file is incomplete."
+                return f"{key} comes without {need.lstrip('.')}; the file is incomplete."
     return ""

@@ -28,7 +28,7 @@ BAD_TENSORS = {
         put("up", torch.full((384, 4), torch.nan).to(torch.float8_e5m2)),
         "holds NaN or infinite numbers",
     ),
-    "missing down": (lambda t, up, down: t.pop(down), "has no lora_down.weight beside it"),
+    "missing down": (lambda t, up, down: t.pop(down), "comes without lora_down.weight"),
     "alpha of two numbers": (
         put("lora_unet_joint_blocks_0_x_block_attn_qkv.alpha", torch.ones(2)),
         "alpha is a single number",

@@ -123,8 +123,8 @@ LONE = {
     "a lone second factor of a GLoRA": named(FC1, a2__weight=random(4, 128)),
 }
 FAILS = {
-    "a lone up": (named(FC1, lora_up__weight=random(512, 4)), "has no lora_down.weight beside it"),
-    "a lone first factor of a LoHa": (named(FC1, hada_w1_a=random(512, 3)), "has no hada_w1_b beside it"),
+    "a lone up": (named(FC1, lora_up__weight=random(512, 4)), "comes without lora_down.weight"),
+    "a lone first factor of a LoHa": (named(FC1, hada_w1_a=random(512, 3)), "comes without hada_w1_b"),
     "a lone LoKr": (named(FC1, lokr_w1=random(16, 4)), "it holds no lokr_w2"),
     "an alpha of two numbers": (lora(FC1, 512, 128) | named(FC1, alpha=torch.ones(2)), "alpha is a single number"),
     "a core of one axis": (lora(FC1, 512, 128) | named(FC1, lora_mid__weight=random(4)), "its factors have shapes"),
