@@ -210,7 +210,7 @@ def test_factors_of_the_training_go_along(folder, strength_clip):
 def test_a_damaged_half_for_the_text_encoder_is_named(sd15, folder):
     tensors = lora(LINEAR) | {"lora_te_text_model_encoder_layers_0_mlp_fc1.lora_up.weight": torch.zeros(4, 2)}
     file = Path(write(folder, "bake-half", tensors)).name
-    with pytest.raises(ValueError, match=rf"{file}: .*fc1.lora_up.weight has no lora_down.weight beside it"):
+    with pytest.raises(ValueError, match=rf"{file}: .*fc1.lora_up.weight comes without lora_down.weight"):
         bake(sd15.model, load_loras([file]), preference(1.0))
 
 
